@@ -1,0 +1,140 @@
+"""The manifest: one utterance per line (JSONL), checked on reading with line numbers; and the corpus card beside it."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from dmlm import places
+from dmlm.errors import UserError
+
+Split = Literal["train", "val", "test"]
+NonEmpty = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+MEDIA = ("audio", "lips", "image")
+
+
+class Utterance(BaseModel):
+    """One spoken item. Media are paths relative to the manifest; `spans` are where noise may go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: NonEmpty
+    split: Split
+    text: NonEmpty
+    audio: NonEmpty
+    lips: NonEmpty | None = None
+    image: NonEmpty | None = None
+    ocr: str | None = None  # text known to be on the image; a reader recipe may use or ignore it
+    speaker: str | None = None
+    duration_s: float = Field(gt=0)
+    spans: tuple[tuple[float, float], ...] = ()  # start and end of each spoken sentence, in seconds
+
+    @model_validator(mode="after")
+    def _spans_lie_inside(self) -> "Utterance":
+        for start_s, end_s in self.spans:
+            if not 0 <= start_s < end_s <= self.duration_s + 1e-6:
+                raise ValueError(f"span [{start_s}, {end_s}] does not lie inside the clip of {self.duration_s} s")
+        return self
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus on disk: its utterances in manifest order and its card (`name, version, licence, digest, settings`)."""
+
+    folder: Path
+    utterances: tuple[Utterance, ...]
+    card: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the manifest and the bytes of every media file."""
+        return str(self.card["digest"])
+
+    @property
+    def label(self) -> str:
+        """Readable and unique: `name-digest8`."""
+        return f"{self.card['name']}-{self.digest[:8]}"
+
+    def split(self, split: str) -> list[Utterance]:
+        return [utterance for utterance in self.utterances if utterance.split == split]
+
+    @cached_property
+    def by_id(self) -> dict[str, Utterance]:
+        return {utterance.id: utterance for utterance in self.utterances}
+
+    def media(self, utterance: Utterance, kind: str) -> Path:
+        """Path of an utterance's `audio`, `lips` or `image`.
+
+        Raises:
+            UserError: the utterance has none.
+        """
+        name = getattr(utterance, kind)
+        if name is None:
+            raise UserError(f"{self.folder}/manifest.jsonl: utterance {utterance.id!r} has no {kind}; add it or drop that modality.")
+        return self.folder / name
+
+
+def _reason(error: ValidationError) -> str:
+    """First complaint of a validation, as `field: what is wrong`."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
+def read_utterances(path: Path) -> tuple[Utterance, ...]:
+    """Read and check a manifest.
+
+    Raises:
+        UserError: naming file and line: not JSON, a bad field, a repeated id, or a media file that is missing or empty.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no manifest at {path}; prepare the corpus first.")
+    utterances, lines_by_id = [], {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            utterance = Utterance.model_validate_json(line)
+        except ValidationError as error:
+            raise UserError(f"{path}, line {number}: {_reason(error)}; correct the line.") from None
+        if utterance.id in lines_by_id:
+            raise UserError(f"{path}, line {number}: id {utterance.id!r} stands already on line {lines_by_id[utterance.id]}; ids must differ.")
+        for kind in MEDIA:
+            name = getattr(utterance, kind)
+            if name and not ((file := path.parent / name).is_file() and file.stat().st_size):
+                raise UserError(f"{path}, line {number}: {kind} file {file} is missing or empty; restore it or remove the line.")
+        lines_by_id[utterance.id] = number
+        utterances.append(utterance)
+    if not utterances:
+        raise UserError(f"{path} holds no utterance.")
+    return tuple(utterances)
+
+
+def read_corpus(folder: Path) -> Corpus:
+    """Open a prepared corpus (a folder with `manifest.jsonl` and `corpus.json`)."""
+    card_path = folder / "corpus.json"
+    if not card_path.is_file():
+        raise UserError(f"{folder} has no corpus.json, so its preparation did not finish; run the same command again.")
+    return Corpus(folder, read_utterances(folder / "manifest.jsonl"), json.loads(card_path.read_text("utf-8")))
+
+
+def write_corpus(folder: Path, utterances: Iterable[Utterance], card: dict[str, Any]) -> Corpus:
+    """Write the manifest, then, last, the card with the content digest: the sign that the corpus is whole."""
+    lines = [utterance.model_dump_json(exclude_none=True) for utterance in utterances]
+    places.write_text(folder / "manifest.jsonl", "\n".join(lines) + "\n")
+    checked = read_utterances(folder / "manifest.jsonl")
+    digest = hashlib.sha256()
+    for line, utterance in zip(lines, checked, strict=True):
+        digest.update(line.encode())
+        for kind in MEDIA:
+            if name := getattr(utterance, kind):
+                digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    counts = {split: sum(u.split == split for u in checked) for split in ("train", "val", "test")}
+    full_card = {**card, "utterances": counts, "digest": digest.hexdigest()}
+    places.write_text(folder / "corpus.json", json.dumps(full_card, indent=2, ensure_ascii=False) + "\n")
+    return Corpus(folder, checked, full_card)

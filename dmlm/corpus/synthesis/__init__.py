@@ -1,0 +1,1 @@
+"""Speech, lips, pages and noises made from nothing but a seed, with exact timing."""

@@ -1,0 +1,47 @@
+"""Where things are: the checkout (or the installed copy of the recipes) and the one folder that is written to."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+IN_CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "sweeps").is_dir()
+
+
+def wing(name: str) -> Path:
+    """Folder of a wing (`tokenizers`, `datasets`, `sweeps`, `analysis`), in a checkout or in an installed wheel."""
+    return PACKAGE.parent / name if IN_CHECKOUT else PACKAGE / "wings" / name
+
+
+def home() -> Path:
+    """The folder that holds corpora, noise, tokens and runs: `DMLM_HOME`, else `var/` in the checkout (or here)."""
+    if named := os.environ.get("DMLM_HOME"):
+        return Path(named).expanduser().resolve()
+    return (PACKAGE.parent if IN_CHECKOUT else Path.cwd()) / "var"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; on success it is flushed and renamed to `path`, else removed.
+
+    A kill between any two instructions leaves the old file or the new one, never half of one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,44 @@
+"""Run a function over jobs in fresh processes, one process per job.
+
+A fresh process per job is what makes synthesis reproducible (the synthesiser keeps state between sentences), and it
+keeps any library's threads and memory out of the main process. Only names and plain data cross the border.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from typing import TypeVar
+
+J = TypeVar("J")
+R = TypeVar("R")
+PRELOAD = ["numpy", "scipy.signal", "scipy.fft", "dmlm.tokens.shards", "dmlm.corpus.noise"]
+
+
+def count() -> int:
+    """Worker processes to use: `DMLM_WORKERS`, else the cores this process may run on."""
+    if named := os.environ.get("DMLM_WORKERS"):
+        return max(1, int(named))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quiet_interrupt() -> None:
+    """Ctrl-C is handled by the main process; libraries get one thread each, since every core has a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+def run(function: Callable[[J], R], jobs: Iterable[J], workers: int | None = None) -> Iterator[R]:
+    """Yield `function(job)` as each job ends, in any order. The first exception stops the rest and is raised."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    pool = ProcessPoolExecutor(workers or count(), context, _quiet_interrupt, max_tasks_per_child=1)
+    try:
+        pending = {pool.submit(function, job) for job in jobs}
+        while pending:
+            ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in ended:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
