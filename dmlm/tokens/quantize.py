@@ -1,0 +1,64 @@
+"""A k-means codebook: learned once on the training split, then frozen.
+
+Shapes: N frames of the sample, T frames of one item, D features, K centroids.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from dmlm import places
+from dmlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """Centroids in normalised feature space and the normalisation that leads there."""
+
+    centroids: np.ndarray  # (K, D) float32
+    mean: np.ndarray  # (D,)
+    scale: np.ndarray  # (D,)
+
+    @property
+    def size(self) -> int:
+        return len(self.centroids)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(b"".join(array.tobytes() for array in (self.centroids, self.mean, self.scale))).hexdigest()
+
+    def assign(self, features: np.ndarray) -> np.ndarray:
+        """Nearest centroid of each frame, int32 (T,): argmin_k |x - c_k|^2."""
+        x = (features - self.mean) * self.scale  # (T, D)
+        score = 2.0 * x @ self.centroids.T - np.square(self.centroids).sum(axis=1)  # (T, K)
+        return score.argmax(axis=1).astype(np.int32)
+
+    def save(self, path: Path) -> None:
+        with places.atomic(path) as temporary:
+            save_file({"centroids": self.centroids, "mean": self.mean, "scale": self.scale}, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> "Codebook":
+        return cls(**load_file(path))
+
+
+def learn_codebook(frames: np.ndarray, clusters: int, seed: int = 0) -> Codebook:
+    """Mini-batch k-means on frames (N, D), each feature scaled to unit variance first.
+
+    Raises:
+        UserError: fewer distinct frames than clusters.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    if len(frames) < clusters:
+        raise UserError(f"A codebook of {clusters} clusters needs as many frames; the sample has {len(frames)}.")
+    mean, deviation = frames.mean(axis=0), frames.std(axis=0)
+    scale = (1.0 / np.maximum(deviation, 1e-6 + 1e-3 * deviation.max())).astype(np.float32)
+    means = MiniBatchKMeans(
+        clusters, batch_size=4096, n_init=1, max_iter=100, max_no_improvement=20, reassignment_ratio=0.01, random_state=seed
+    )
+    means.fit(((frames - mean) * scale).astype(np.float32))
+    return Codebook(means.cluster_centers_.astype(np.float32), mean.astype(np.float32), scale)
