@@ -1,0 +1,108 @@
+"""What the grid shows, in sentences that are computed from its numbers: one for each system."""
+
+import math
+from pathlib import Path
+
+from dmlm import places
+from dmlm.score.intervals import Estimate, wer_difference
+from dmlm.score.wer import mean_over_runs
+from dmlm.sweep import measures
+from dmlm.sweep.exhibit import Exhibit
+from dmlm.sweep.measures import Arm, level
+from dmlm.sweep.store import CLEAN_DB, GridResults
+from dmlm.sweep.tables import percent
+from dmlm.tokens.vocabulary import MODALITIES
+
+ORDER = 0
+NAME = "findings"
+LOUD_DB = 0.0  # loud noise is this SNR and below
+
+
+def _at(snr_db: float) -> str:
+    return "in clean speech" if snr_db == CLEAN_DB else f"at {level(snr_db)} dB"
+
+
+def _interval(estimate: Estimate) -> str:
+    if math.isnan(estimate.low):
+        return "no interval"
+    verdict = "yes" if estimate.excludes_zero else "no"
+    return f"95 % interval {percent(estimate.low)} to {percent(estimate.high)}, excludes zero: {verdict}"
+
+
+def _rise(results: GridResults, arm: Arm) -> str:
+    """How much noise costs a system."""
+    points = [measures.wer_point(results, arm, snr_db) for snr_db in results.snrs_db]
+    measured = [(point.snr_db, point.estimate.value) for point in points if point.estimate]
+    if len(measured) < 2:
+        return "not measured under two conditions yet"
+    (easy, low), (hard, high) = measured[0], measured[-1]
+    verb = "rises" if high > low else "goes"
+    return f"WER {verb} from {percent(low)} % {_at(easy)} to {percent(high)} % {_at(hard)}"
+
+
+def _gain(results: GridResults, arm: Arm) -> str:
+    """What further inputs gain in loud noise, against the baseline."""
+    loud = [snr_db for snr_db in results.snrs_db if snr_db <= LOUD_DB]
+    if not loud:
+        return ""
+    where = f"at {level(LOUD_DB)} dB and below" if len(loud) > 1 else _at(loud[0])
+    pairs = [found for snr_db in loud if (found := measures.pair(results, arm, snr_db))]
+    if len(pairs) < len(loud):
+        return f"{where}, the effect on WER is not measured yet"
+    baseline, added = (mean_over_runs(side) for side in zip(*pairs, strict=True))
+    gain = wer_difference(baseline, added)
+    verb = "lowers" if gain.value >= 0 else "raises"
+    if gain.value < 0:
+        gain = Estimate(-gain.value, -gain.high, -gain.low)
+    return f"{where}, it {verb} WER by {percent(gain.value)} points ({_interval(gain)})"
+
+
+def _best(results: GridResults, arm: Arm) -> str:
+    """Where further inputs gain most."""
+    points = [measures.benefit_point(results, arm, snr_db) for snr_db in results.snrs_db]
+    measured = [(p.estimate, p.snr_db) for p in points if p.estimate and not math.isnan(p.estimate.value)]
+    if len(measured) < 2:
+        return ""
+    best, snr_db = max(measured, key=lambda item: item[0].value)
+    return f"its relative benefit is largest {_at(snr_db)}, {percent(best.value, signed=True)} % ({_interval(best)})"
+
+
+def _use(results: GridResults, arm: Arm) -> list[str]:
+    """Whether the modalities are read, or only helped while training: at the hardest level that was permuted."""
+    said = []
+    for letter in measures.permuted_modalities(results, arm):
+        snr_db = measures.permuted_levels(results)[-1]
+        score = measures.perceptual(results, arm, letter, snr_db)[0].estimate
+        if not score:
+            continue
+        benefit = measures.benefit_point(results, arm, snr_db).estimate
+        verb = f"{'cost' if letter == 'L' else 'costs'} {percent(score.value)} points"
+        said.append(f"{_at(snr_db)}, {MODALITIES[letter]} of another utterance {verb} ({_interval(score)})")
+        if benefit and benefit.low > 0 and not score.excludes_zero:
+            said[-1] += ", which beside a positive relative benefit speaks for a benefit in training only"
+    return said
+
+
+def draw(results: GridResults, folder: Path) -> Exhibit:
+    """Write the sentences. What is not measured is left out or said to be so."""
+    notes: list[str] = []
+    for model in results.models:
+        for arm in measures.arms(results, model):
+            if arm.template == results.baseline:
+                notes.append(f"{model}, {arm.name} (baseline): {_rise(results, arm)}.")
+            elif arm in measures.compared(results, model):
+                parts = [_gain(results, arm), _best(results, arm), *_use(results, arm)]
+                notes.append(f"{model}, {arm.name}: {'; '.join(part for part in parts if part) or 'not measured yet'}.")
+            else:
+                notes.append(f"{model}, {arm.name}: {_rise(results, arm)}.")
+    places.write_text(folder / f"{NAME}.md", "".join(f"- {note}\n" for note in notes))
+    return Exhibit(
+        title="What it shows",
+        caption=(
+            "Sentences computed from the stored results. Letters: "
+            + ", ".join(f"{letter} {name}" for letter, name in MODALITIES.items())
+            + f". Benefits and gains are over {results.baseline} of the same model."
+        ),
+        files=(folder / f"{NAME}.md",),
+        notes=tuple(notes),
+    )

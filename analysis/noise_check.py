@@ -1,0 +1,42 @@
+"""Whether the noise was as loud as it should be: measured against nominal SNR, for every level."""
+
+import math
+from pathlib import Path
+
+from dmlm.sweep.exhibit import Exhibit, Table, number, write_csv
+from dmlm.sweep.measures import level
+from dmlm.sweep.store import MOST_DEVIATION_DB, GridResults
+
+ORDER = 80
+NAME = "noise_check"
+
+
+def draw(results: GridResults, folder: Path) -> Exhibit:
+    """Write the largest deviation of each level. A larger one than 0.1 dB is refused when the results are read."""
+    rows, numbers = [], []
+    for snr_db in results.snrs_db:
+        if not math.isfinite(snr_db):
+            continue
+        done = [e for cell in results.cells for e in cell.evaluations if e.snr_db == snr_db and e.done]
+        deviations = [evaluation.deviation_db(utterance) for evaluation in done for utterance in evaluation.utterances]
+        measured = [abs(deviation) for deviation in deviations if not math.isnan(deviation)]
+        largest = max(measured, default=math.nan)
+        unmeasured = len(deviations) - len(measured)
+        rows.append(
+            (level(snr_db), f"{len(done)}", f"{len(measured)}", f"{unmeasured}", f"{largest:.3f}" if measured else "—")
+        )
+        numbers.append([level(snr_db), len(done), len(measured), unmeasured, number(largest)])
+    head = ("snr_db", "evaluations", "utterances_measured", "utterances_unmeasured", "largest_deviation_db")
+    titles = ("SNR (dB)", "evaluations", "readings measured", "readings not measured", "largest deviation (dB)")
+    table = Table("Measured SNR inside the noisy span, against the nominal one", titles, tuple(rows))
+    return Exhibit(
+        title="SNR check",
+        caption=(
+            f"An evaluation with an utterance that is off by more than {MOST_DEVIATION_DB:g} dB is refused; none of"
+            " these is."
+            if any(row[1] != "0" for row in rows)
+            else "No noisy evaluation is finished yet."
+        ),
+        files=(write_csv(folder / f"{NAME}.csv", head, numbers),),
+        tables=(table,) if rows else (),
+    )

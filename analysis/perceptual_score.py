@@ -1,0 +1,72 @@
+"""Perceptual score of each added modality: what a model loses when the modality comes from another utterance."""
+
+from pathlib import Path
+
+from dmlm.sweep.drawing import INK, LINES, legend, panels, per_cent_axis, save, snr_axis, snr_line, style_of
+from dmlm.sweep.exhibit import Exhibit, Table, write_points
+from dmlm.sweep.measures import Arm, arms, level, perceptual, permuted_levels, permuted_modalities
+from dmlm.sweep.store import GridResults
+from dmlm.sweep.tables import MISSING, bracketed, percent
+
+ORDER = 30
+NAME = "perceptual_score"
+TITLE = "Perceptual score by SNR"
+
+
+def _probed(results: GridResults, model: str) -> list[tuple[Arm, str]]:
+    return [(arm, letter) for arm in arms(results, model) for letter in permuted_modalities(results, arm)]
+
+
+def draw(results: GridResults, folder: Path) -> Exhibit:
+    """Draw PS_M = E[WER_permuted(M)] - WER and write the numbers behind it."""
+    levels, models = permuted_levels(results), [model for model in results.models if _probed(results, model)]
+    if not models:
+        return Exhibit(title=TITLE, caption="Not measured: this grid permutes no modality.")
+    figure, columns = panels(models)
+    everything, rows = [], []
+    for model, (axis,) in zip(models, columns, strict=True):
+        axis.axhline(0, color=INK, linewidth=1.0)
+        lines = _probed(results, model)
+        for place, (arm, letter) in enumerate(lines):
+            found = [perceptual(results, arm, letter, snr_db) for snr_db in levels]
+            style = {**style_of(results, arm), "linestyle": LINES[permuted_modalities(results, arm).index(letter) % 4]}
+            shift = 1.6 * (place - (len(lines) - 1) / 2)
+            snr_line(axis, [point for point, _ in found], levels, style, f"{letter} in {arm.name}", shift)
+            everything += [point for point, _ in found]
+            rows += [
+                (
+                    *(model, f"{letter} in {arm.name}", level(point.snr_db), bracketed(point.estimate, signed=True)),
+                    *(
+                        bracketed(part, signed=True)
+                        for part in ((score.by_model, score.by_task) if score else (None, None))
+                    ),
+                    *(percent(score.draw_sd) if score and score.draws > 1 else MISSING, f"{point.runs}/{point.asked}"),
+                )
+                for point, score in found
+            ]
+        snr_axis(axis, levels)
+        per_cent_axis(axis, "perceptual score (points of WER)", signed=True)
+    legend(figure, columns)
+    files, svg = save(figure, folder, NAME)
+    head = (
+        "model",
+        "modality",
+        "SNR (dB)",
+        "PS (points)",
+        "PS / WER (%)",
+        "PS / baseline WER (%)",
+        "SD of draws",
+        "runs",
+    )
+    return Exhibit(
+        title=TITLE,
+        caption=(
+            "WER with one modality taken from other utterances (derangements of the test set), less the WER as it"
+            " is; above zero the model uses the modality. Near zero beside a positive relative benefit, training"
+            " with the modality helped and reading it does not. Bars: 95 % percentile intervals, paired bootstrap"
+            " over utterances of the mean over draws."
+        ),
+        files=(*files, write_points(folder / f"{NAME}.csv", "perceptual_score", everything)),
+        svg=svg,
+        tables=(Table("Perceptual score and its two normalisations", head, tuple(rows), words=2),),
+    )

@@ -1,0 +1,55 @@
+"""Where this grid differs from the paper that it follows (arXiv 2507.19037): every stand-in, by name."""
+
+from pathlib import Path
+
+from dmlm.sweep.exhibit import Exhibit, Table, write_csv
+from dmlm.sweep.store import GridResults
+from dmlm.tokens.vocabulary import MODALITIES
+
+ORDER = 90
+NAME = "stand_ins"
+PAPER_READERS = {
+    "A": ("audio_seamless", "Seamless units: XLSR-2 1B layer 35, 10,000 centroids"),
+    "L": ("lips_avhubert", "clusters of AV-HuBERT features"),
+    "I": ("image_dalle", "DALL-E's dVAE, 8,192 codes"),
+    "O": ("ocr_easyocr", "EasyOCR"),
+}
+PAPER_MODELS = {"opt-125m": "OPT-125M, pretrained", "mamba-130m": "Mamba-130M, pretrained"}
+PAPER_CORPUS = "3-Equations: 10,000 items (8,000/1,000/1,000), pyttsx3 speech, Wav2Lip faces, LaTeX images"
+
+
+def _rows(results: GridResults) -> list[tuple[str, str, str, str]]:
+    """Part, paper, this grid, and whether the grid's is a stand-in."""
+    sizes = results.corpus.get("utterances", {})
+    counts = "/".join(str(sizes.get(split, "?")) for split in ("train", "val", "test"))
+    corpus = f"{results.corpus['name']} {results.corpus['version']}: {counts} items"
+    rows = [("corpus", PAPER_CORPUS, corpus, "stand-in")]  # the authors' media are not distributed
+    letters = dict.fromkeys(letter for cell in results.cells for letter in cell.inputs)
+    for letter in letters:
+        recipe, words = PAPER_READERS.get(letter, ("", "not in the paper"))
+        used = results.readers.get(letter, "not recorded")
+        rows.append(
+            (f"{letter}, {MODALITIES[letter]}", words, used, "as in the paper" if used == recipe else "stand-in")
+        )
+    musan = "musan" in str(results.noise.get("set", "")).lower()
+    used = f"{results.noise.get('set')}, {str(results.noise.get('placement')).replace('_', ' ')}"
+    rows.append(("noise", "MUSAN clips on the second half of each equation", used, "" if musan else "stand-in"))
+    for model in results.models:
+        family = next((words for name, words in PAPER_MODELS.items() if name.split("-")[0] == model.split("-")[0]), "—")
+        rows.append(("backbone", family, model, "size of the paper" if model in PAPER_MODELS else "stand-in"))
+    return rows
+
+
+def draw(results: GridResults, folder: Path) -> Exhibit:
+    """Write the comparison."""
+    rows = _rows(results)
+    head = ("part", "paper", "this grid", "verdict")
+    return Exhibit(
+        title="Stand-ins",
+        caption=(
+            "No absolute WER of the paper is public, so this report is held to trends with intervals. A stand-in"
+            " can change a trend as well as a number; read the trend checks with this table beside them."
+        ),
+        files=(write_csv(folder / f"{NAME}.csv", head, rows),),
+        tables=(Table("The paper's setting and this one", head, tuple(rows), words=4),),
+    )

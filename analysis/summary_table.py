@@ -1,0 +1,123 @@
+"""The tables of a paper: WER and relative benefit by SNR, and what each model costs; as CSV, Markdown and LaTeX."""
+
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from dmlm import places
+from dmlm.score.intervals import RESAMPLES
+from dmlm.sweep.exhibit import Exhibit, Table, number, write_csv, write_points
+from dmlm.sweep.measures import Arm, Point, arms, benefit_point, compared, level, wer_point
+from dmlm.sweep.store import GridResults
+from dmlm.sweep.tables import MISSING, UNDEFINED, bracketed, mean_benefits
+
+ORDER = 40
+NAME = "summary"
+
+
+def _costs(results: GridResults, arm: Arm) -> tuple[str, ...]:
+    """Means over the finished trainings of an arm."""
+    cells = [c for c in results.cells if (c.model, c.template, c.variant) == (arm.model, arm.template, arm.variant)]
+    done = [cell.training for cell in cells if cell.training]
+    decoded = [e.result["decode_s"] / e.result["utterances"] for c in cells for e in c.evaluations if e.done]
+    trained = f"{len(done)}/{len(cells)}"
+    if not done:
+        return (trained, *[MISSING] * 5)
+    mean = {
+        key: statistics.fmean(run[key] for run in done) for key in ("steps", "train_s", "tokens_per_s", "final_loss")
+    }
+    return (
+        *(trained, f"{done[0]['parameters'] / 1e6:.2f}", f"{mean['steps']:.0f}", f"{mean['train_s']:.0f}"),
+        *(f"{mean['tokens_per_s']:.0f}", f"{1000 * statistics.fmean(decoded):.0f}" if decoded else MISSING),
+    )
+
+
+def _markdown(tables: Sequence[Table]) -> str:
+    parts = []
+    for table in tables:
+        rule = [":--" if place < table.words else "--:" for place in range(len(table.head))]
+        lines = [f"| {' | '.join(row)} |" for row in (table.head, rule, *table.rows)]
+        parts.append(f"### {table.title}\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _latex(tables: Sequence[Table]) -> str:
+    """Booktabs; needs \\usepackage{booktabs} only."""
+    marks = {"\\": r"\textbackslash{}", "—": "---", "±": r"$\pm$", "*": r"$^{*}$", "λ": r"$\lambda$"}
+    table_of = str.maketrans({**marks, **{sign: f"\\{sign}" for sign in "&%$#_{}"}})
+    parts = ["% needs \\usepackage{booktabs}"]
+    for table in tables:
+        columns = "l" * table.words + "r" * (len(table.head) - table.words)
+        rows = [[re.sub(r"(?<![\w-])-(?=\d)", "$-$", cell.translate(table_of)) for cell in row] for row in table.rows]
+        lines = [" & ".join(row) for row in ([cell.translate(table_of) for cell in table.head], *rows)]
+        body = " \\\\\n".join(lines[1:]) + " \\\\"
+        parts.append(
+            f"\\begin{{table}}\n\\caption{{{table.title.translate(table_of)}}}\n\\centering\\small\n"
+            f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]} \\\\\n\\midrule\n{body}\n\\bottomrule\n"
+            "\\end{tabular}\n\\end{table}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(title: str, results: GridResults, rows: Sequence[tuple[str, ...]], *more: str) -> Table:
+    head = [level(snr_db) if level(snr_db) == "clean" else f"{level(snr_db)} dB" for snr_db in results.snrs_db]
+    return Table(title, ("model", "inputs", *head, *more), tuple(rows), words=2)
+
+
+def draw(results: GridResults, folder: Path) -> Exhibit:
+    """Write the three tables in each format."""
+    wer = {arm: [wer_point(results, arm, snr_db) for snr_db in results.snrs_db] for arm in arms(results)}
+    benefits = {arm: [benefit_point(results, arm, snr_db) for snr_db in results.snrs_db] for arm in compared(results)}
+    means = {arm: mean_benefits(results, arm) for arm in benefits}
+    wer_rows = [
+        (a.model, a.name, *(bracketed(p.estimate, seed_sd=p.seed_sd) for p in points)) for a, points in wer.items()
+    ]
+    benefit_rows = [
+        (a.model, a.name, *(bracketed(e, signed=True) for e in (*(p.estimate for p in points), *means[a])))
+        for a, points in benefits.items()
+    ]
+    cost_head = (
+        "model",
+        "inputs",
+        "trained",
+        "parameters (M)",
+        "steps",
+        "training (s)",
+        "tokens/s",
+        "decoding (ms/utt.)",
+    )
+    cost_rows = [(arm.model, arm.name, *_costs(results, arm)) for arm in wer]
+    tables = (
+        _table("Word error rate (%)", results, wer_rows),
+        _table(f"Relative benefit over {results.baseline} (%)", results, benefit_rows, "mean", "pooled"),
+        Table("What the models cost", cost_head, tuple(cost_rows), words=2),
+    )
+    tables = tuple(table for table in tables if table.rows)
+    places.write_text(folder / f"{NAME}.md", _markdown(tables))
+    places.write_text(folder / f"{NAME}.tex", _latex(tables))
+    mean_rows = [
+        [a.model, a.template, a.variant, kind, *(map(number, (e.value, e.low, e.high)) if e else ("", "", ""))]
+        for a, pair in means.items()
+        for kind, e in zip(("mean_of_benefits", "benefit_of_pooled_wer"), pair, strict=True)
+    ]
+    points: list[Point] = [point for row in wer.values() for point in row]
+    head = ["model", "template", "variant", "measure", "value", "low_95", "high_95"]
+    costs = write_csv(
+        folder / f"{NAME}_cost.csv", cost_head, [[c.replace(MISSING, "") for c in row] for row in cost_rows]
+    )
+    return Exhibit(
+        title="Summary",
+        caption=(
+            f"In brackets the 95 % percentile interval of a paired bootstrap over the test utterances ({RESAMPLES}"
+            " resamples); ± is the standard deviation over training seeds, where there are several; * the interval"
+            " excludes zero (each taken alone, not corrected for the number of comparisons). Mean (of the RBs) and"
+            f" pooled (RB of the pooled WER) are over the noisy levels. {MISSING} missing; {UNDEFINED}: the baseline"
+            " makes no error, so the ratio has no value."
+        ),
+        files=(
+            *(folder / f"{NAME}.md", folder / f"{NAME}.tex", write_points(folder / f"{NAME}_wer.csv", "wer", points)),
+            *(write_csv(folder / f"{NAME}_benefit_means.csv", head, mean_rows), costs),
+        ),
+        tables=tables,
+    )

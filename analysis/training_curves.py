@@ -1,0 +1,69 @@
+"""Training loss by step: the weighted total, and the part of the transcript, which alone compares across templates."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dmlm.sweep.drawing import INK, legend, panels, save, style_of
+from dmlm.sweep.exhibit import Exhibit, number, write_csv
+from dmlm.sweep.measures import arms
+from dmlm.sweep.store import Cell, GridResults
+
+ORDER = 60
+NAME = "training_curves"
+WINDOW = 25  # logged steps in the running mean that is drawn over the raw values
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Running mean over at most a tenth of the curve, narrower towards its ends."""
+    most = min(WINDOW, len(values) // 10) // 2
+    halves = [min(most, at, len(values) - 1 - at) for at in range(len(values))]
+    return np.array([values[at - half : at + half + 1].mean() for at, half in enumerate(halves)])
+
+
+def _curves(cell: Cell) -> tuple[np.ndarray, np.ndarray]:  # steps (K,), losses (2, K): total, transcript
+    log = cell.log
+    losses = [[line["loss"], line.get("loss_by_modality", {}).get("T", float("nan"))] for line in log]
+    return np.array([line["step"] for line in log]), np.array(losses).reshape(-1, 2).T
+
+
+def _rows(results: GridResults) -> Iterator[list[object]]:
+    for cell in results.cells:
+        for line in cell.log:
+            parts = line.get("loss_by_modality", {})
+            named = " ".join(f"{letter}={number(value)}" for letter, value in parts.items())
+            where = [cell.model, cell.template, cell.variant, cell.seed]
+            yield [*where, line["step"], number(line["loss"]), number(parts.get("T", float("nan"))), named]
+
+
+def draw(results: GridResults, folder: Path) -> Exhibit:
+    """Draw every cell's curves, seeds of one template in one colour."""
+    figure, columns = panels(results.models, rows=2, height_in=2.8)
+    untrained = sum(not cell.log for cell in results.cells)
+    for model, axes in zip(results.models, columns, strict=True):
+        for arm in arms(results, model):
+            style = {key: value for key, value in style_of(results, arm).items() if key != "marker"}
+            cells = [c for c in results.cells if (c.model, c.template, c.variant) == (model, arm.template, arm.variant)]
+            for seed, cell in enumerate(cells):
+                steps, losses = _curves(cell)
+                for axis, values in zip(axes, losses, strict=True):
+                    axis.plot(steps, values, linewidth=0.5, alpha=0.25, color=style["color"])
+                    axis.plot(steps, _smooth(values), linewidth=1.4, label="" if seed else arm.name, **style)
+        for axis, label in zip(axes, ("weighted loss", "transcript loss (nats/token)"), strict=True):
+            axis.set_ylabel(label, fontsize=10, color=INK)
+            axis.set_ylim(bottom=0)
+        axes[-1].set_xlabel("training step", fontsize=10, color=INK)
+    legend(figure, columns)
+    files, svg = save(figure, folder, NAME)
+    head = ["model", "template", "variant", "seed", "step", "loss", "loss_transcript", "loss_by_modality"]
+    return Exhibit(
+        title="Training loss",
+        caption=(
+            "Above, the λ-weighted sum that is minimised: it has one term per modality, so templates with more"
+            " inputs lie higher. Below, the transcript's part, which compares across templates. Bold: running mean."
+            + (f" {untrained} of {len(results.cells)} cells have no curve yet." if untrained else "")
+        ),
+        files=(*files, write_csv(folder / f"{NAME}.csv", head, _rows(results))),
+        svg=svg,
+    )

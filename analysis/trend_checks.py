@@ -1,0 +1,201 @@
+"""The trends that the paper (arXiv 2507.19037) states, held against this grid.
+
+A trend holds where the 95 % interval of its statistic lies wholly on the stated side, does not hold where it lies
+wholly on the other, and is undecided in between.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmlm.score.benefit import Pair, benefit_statistic
+from dmlm.score.intervals import Estimate, wer_difference
+from dmlm.score.wer import Counts, mean_over_runs
+from dmlm.sweep.exhibit import Exhibit, Table, write_csv
+from dmlm.sweep.measures import Arm, arms, compared, level, pair
+from dmlm.sweep.store import GridResults
+from dmlm.sweep.tables import mean_benefits, percent
+
+ORDER = 50
+NAME = "trend_checks"
+HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "does not hold", "undecided", "not measured"
+LOW, HIGH = 0.031, 0.204  # range of relative benefits in the paper
+Row = tuple[str, str, str, str]  # trend, model, verdict, evidence
+Combine = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _verdict(*estimates: Estimate) -> str:
+    """Whether all statistics are positive, by their intervals."""
+    if any(estimate.high < 0 for estimate in estimates):
+        return FAILS
+    return HOLDS if all(estimate.low > 0 for estimate in estimates) else UNDECIDED
+
+
+def _points(estimate: Estimate) -> str:
+    return f"{percent(estimate.value, signed=True)} [{percent(estimate.low)}, {percent(estimate.high)}] points"
+
+
+def _arm(results: GridResults, model: str, template: str) -> Arm | None:
+    return next((arm for arm in arms(results, model) if arm.template == template), None)
+
+
+def _noisy(results: GridResults) -> list[float]:
+    return [snr_db for snr_db in results.snrs_db if math.isfinite(snr_db)]
+
+
+def _pairs(results: GridResults, arm: Arm | None, levels: Iterable[float]) -> list[Pair] | None:
+    """Baseline and arm at each level; None where the arm or a level is missing."""
+    found = [pair(results, arm, snr_db) for snr_db in levels] if arm else []
+    return [each for each in found if each] if found and all(found) else None
+
+
+def _grows(results: GridResults, model: str) -> Row:
+    """Lips are synchronous with the speech: the louder the noise, the more they help."""
+    name, levels = "1  Relative benefit of lips (A+L) grows with noise", _noisy(results)
+    pairs = _pairs(results, _arm(results, model, "A+L -> T"), levels)
+    if not pairs or len(levels) < 2:
+        return name, model, UNMEASURED, "needs A+L at two noisy levels"
+    rise = benefit_statistic(pairs, lambda b: b[..., -1] - b[..., 0])
+    falls = []
+    for place in range(len(levels) - 1):
+        step = benefit_statistic(pairs[place : place + 2], lambda b: b[..., 1] - b[..., 0])
+        falls += [f"{level(levels[place])} to {level(levels[place + 1])} dB"] if step.high < 0 else []
+    said = f"{level(levels[-1])} dB less {level(levels[0])} dB: {_points(rise)}; "
+    said += f"it falls from {', '.join(falls)}" if falls else "no step between neighbours is a clear fall"
+    return name, model, FAILS if falls else _verdict(rise), said
+
+
+def _peaks(results: GridResults, model: str, letter: str) -> Row:
+    """Image and recognised text cannot be tied to the speech where it is drowned: they help most in between."""
+    name = f"2  Relative benefit of A+{letter} is larger between +5 and -10 dB than at either end"
+    levels = _noisy(results)
+    middle = [place for place, snr_db in enumerate(levels) if -10 <= snr_db <= 5]
+    pairs = _pairs(results, _arm(results, model, f"A+{letter} -> T"), levels)
+    if not pairs or not middle or levels[0] <= 5 or levels[-1] >= -10:
+        return name, model, UNMEASURED, f"needs A+{letter} above +5, between, and below -10 dB"
+    ends = [benefit_statistic(pairs, lambda b, end=end: b[..., middle].mean(-1) - b[..., end]) for end in (0, -1)]
+    where = [f"middle less {level(levels[end])} dB: {_points(gap)}" for end, gap in zip((0, -1), ends, strict=True)]
+    return name, model, _verdict(*ends), "; ".join(where)
+
+
+def _together(results: GridResults, model: str) -> Row:
+    """Two further modalities help at least as much as the better one of them."""
+    name, levels = "3  Mean benefit of A+I+L is at least that of A+I and of A+L", _noisy(results)
+    both = next((arm for arm in compared(results, model) if sorted(arm.letters) == ["A", "I", "L"]), None)
+    all_pairs = [_pairs(results, arm, levels) for arm in (both, *(_arm(results, model, f"A+{x} -> T") for x in "IL"))]
+    if not all(all_pairs):
+        return name, model, UNMEASURED, "needs A+I, A+L and both together at every noisy level"
+    joint = [each for pairs in all_pairs for each in pairs or []]
+    count = len(levels)
+
+    def lead(start: int) -> Combine:
+        return lambda b: b[..., :count].mean(-1) - b[..., start : start + count].mean(-1)
+
+    leads = [benefit_statistic(joint, lead(start)) for start in (count, 2 * count)]
+    said = "; ".join(f"lead over {arm}: {_points(gap)}" for arm, gap in zip(("A+I", "A+L"), leads, strict=True))
+    return name, model, _verdict(*leads), said
+
+
+def _order(results: GridResults, model: str) -> Row:
+    """Audio first is better, and the more so in noise."""
+    name, levels = "5  A+L has a lower WER than L+A, and the gap widens with noise", _noisy(results)
+    first, second = (_arm(results, model, template) for template in ("A+L -> T", "L+A -> T"))
+    found = [pair(results, second, snr_db, against=first) for snr_db in levels] if first and second else []
+    pairs = [each for each in found if each]
+    if len(pairs) < 2 or len(pairs) < len(levels):
+        return name, model, UNMEASURED, "needs A+L and L+A at two noisy levels"
+    sides: Sequence[Counts] = [mean_over_runs(side) for side in zip(*pairs, strict=True)]
+    gap = wer_difference(sides[1], sides[0])
+    # the gap at the hardest level less the gap at the easiest: errors may be added, the references are the same
+    (easy_first, easy_second), (hard_first, hard_second) = pairs[0], pairs[-1]
+    widened = wer_difference(_sum(hard_second, easy_first), _sum(hard_first, easy_second))
+    said = f"WER(L+A) less WER(A+L): {_points(gap)}; widening to {level(levels[-1])} dB: {_points(widened)}"
+    return name, model, _verdict(gap, widened), said
+
+
+def _sum(one: Counts, other: Counts) -> Counts:
+    both = mean_over_runs([one, other])
+    return Counts(both.ids, 2 * both.errors, both.words)
+
+
+def _decode_s(results: GridResults, model: str) -> list[float]:
+    """Seconds per utterance of each finished evaluation."""
+    done = [e for cell in results.cells if cell.model == model for e in cell.evaluations if e.done]
+    return [e.result["decode_s"] / e.result["utterances"] for e in done]
+
+
+def _mamba(results: GridResults) -> Iterator[Row]:
+    """Mamba shows the trends of OPT, faster."""
+    families = [[m for m in results.models if m.startswith(prefix)] for prefix in ("opt", "mamba")]
+    signs = "7  Mamba: benefits have the signs of OPT's"
+    speed = "7  Mamba decodes about twice as fast (1.5 times or more)"
+    if not all(families):
+        return (yield from ((name, "—", UNMEASURED, "needs an OPT and a Mamba backbone") for name in (signs, speed)))
+    opt, mamba = (family[0] for family in families)
+    verdicts, said = [], []
+    for arm in compared(results, opt):
+        other = _arm(results, mamba, arm.template)
+        pooled = [mean_benefits(results, each)[1] if each else None for each in (arm, other)]
+        if all(pooled):
+            left, right = (e for e in pooled if e)
+            agree = left.value * right.value > 0
+            clear = left.excludes_zero and right.excludes_zero
+            verdicts.append((HOLDS if agree else FAILS) if clear else UNDECIDED)
+            said.append(f"{arm.name} {percent(left.value, signed=True)} and {percent(right.value, signed=True)} %")
+    order = (FAILS, UNDECIDED, HOLDS)
+    verdict = min(verdicts, key=order.index, default=UNMEASURED)
+    yield signs, f"{opt}, {mamba}", verdict, "; ".join(said) or "no pair is whole"
+    seconds = [_decode_s(results, model) for model in (opt, mamba)]
+    if not all(seconds):
+        yield speed, f"{opt}, {mamba}", UNMEASURED, "no evaluation is finished"
+        return
+    times = float(np.mean(seconds[0]) / np.mean(seconds[1])) if np.mean(seconds[1]) else math.nan
+    note = f"{times:.2f} times OPT's speed where this grid ran, at this size; without interval"
+    yield speed, f"{opt}, {mamba}", HOLDS if times >= 1.5 else FAILS, note
+
+
+def _ranges(results: GridResults, model: str) -> Iterator[Row]:
+    """The paper's benefits average +3.1 to +20.4 %."""
+    for arm in compared(results, model):
+        name = f"8  Mean benefit of {arm.name} lies in the paper's +3.1 to +20.4 %"
+        mean = mean_benefits(results, arm)[0]
+        if mean is None or math.isnan(mean.low):
+            yield name, model, UNMEASURED, "needs every noisy level, each with an error of the baseline"
+            continue
+        inside = mean.low >= LOW and mean.high <= HIGH
+        outside = mean.high < LOW or mean.low > HIGH
+        yield name, model, HOLDS if inside else FAILS if outside else UNDECIDED, _points(mean).replace("points", "%")
+
+
+def _rows(results: GridResults) -> Iterator[Row]:
+    for model in results.models:
+        yield _grows(results, model)
+        yield from (_peaks(results, model, letter) for letter in "IO")
+        yield _together(results, model)
+    yield "4  DALL-E tokens help more than ViT tokens", "—", UNMEASURED, "one grid has one image tokenizer; compare two"
+    yield from (_order(results, model) for model in results.models)
+    yield "6  Filtered OCR helps more than raw OCR", "—", UNMEASURED, "one grid has one reader of text; compare two"
+    yield from _mamba(results)
+    for model in results.models:
+        yield from _ranges(results, model)
+
+
+def draw(results: GridResults, folder: Path) -> Exhibit:
+    """Write every check with its verdict and evidence."""
+    rows = tuple(_rows(results))
+    head = ("trend", "model", "verdict", "evidence")
+    counts = ", ".join(f"{sum(row[2] == v for row in rows)} {v}" for v in (HOLDS, FAILS, UNDECIDED, UNMEASURED))
+    return Exhibit(
+        title="Trend checks",
+        caption=(
+            f"{counts}. A trend holds where the 95 % interval of its statistic lies wholly on the stated side, does"
+            " not hold where it lies wholly on the other, and is undecided in between; intervals are not corrected"
+            " for the number of checks. Lips may fall back where the audio alone is lost anyway: a fall at the"
+            " lowest SNR is not by itself a failure."
+        ),
+        files=(write_csv(folder / f"{NAME}.csv", head, rows),),
+        tables=(Table("Trends of the paper", head, rows, words=4),),
+    )

@@ -1,0 +1,68 @@
+"""The ten utterances that a system reads worst, aligned with their references; beside them what the baseline read."""
+
+import math
+from pathlib import Path
+
+from dmlm import places
+from dmlm.score.wer import align
+from dmlm.sweep.exhibit import Exhibit
+from dmlm.sweep.measures import Arm, baseline_of, compared, level, wer_point
+from dmlm.sweep.store import Evaluation, GridResults
+
+ORDER = 70
+NAME = "worst_utterances"
+TITLE = "Ten worst utterances"
+SHOWN = 10
+
+
+def _chosen(results: GridResults) -> tuple[Arm, float] | None:
+    """The best compared system of the grid at the level nearest 0 dB, where noise bites and speech is still there."""
+    levels = sorted(results.snrs_db, key=lambda snr_db: (abs(snr_db), snr_db))
+    for snr_db in levels:
+        points = [wer_point(results, arm, snr_db) for arm in compared(results)]
+        values = {point.arm: point.estimate.value for point in points if point.estimate}
+        if values:
+            return min(values, key=lambda arm: values[arm]), snr_db
+    return None
+
+
+def _reading(results: GridResults, arm: Arm, snr_db: float) -> Evaluation | None:
+    found = [e for e in results.find(arm.model, arm.template, snr_db, variant=arm.variant) if e.done]
+    return found[0] if found else None
+
+
+def draw(results: GridResults, folder: Path) -> Exhibit:
+    """Write the alignments as text."""
+    chosen = _chosen(results)
+    reading = _reading(results, *chosen) if chosen else None
+    if not chosen or not reading:
+        return Exhibit(title=TITLE, caption="Nothing to show yet: no evaluation with a further modality is finished.")
+    arm, snr_db = chosen
+    baseline = baseline_of(results, arm)
+    other = _reading(results, baseline, snr_db) if baseline else None
+    theirs = {utterance.id: utterance for utterance in other.utterances} if other else {}
+    worst = sorted(reading.utterances, key=lambda u: (-u.errors / u.reference_words, u.id))[:SHOWN]
+    blocks = []
+    for utterance in worst:
+        lines = [f"{utterance.id}"]
+        for name, heard in ((arm.name, utterance), (baseline.name if baseline else "", theirs.get(utterance.id))):
+            if heard:
+                aligned = align(heard.reference, heard.hypothesis)
+                lines += [f"  {name}: {heard.errors} errors in {heard.reference_words} words"]
+                lines += [
+                    f"    {tag}  {text}".rstrip() for tag, text in zip(("REF", "HYP", "   "), aligned, strict=True)
+                ]
+        blocks.append("\n".join(lines))
+    text = "\n\n".join(blocks) + "\n"
+    condition = f"at {level(snr_db)} dB" if math.isfinite(snr_db) else "in clean speech"
+    places.write_text(folder / f"{NAME}.txt", text)
+    return Exhibit(
+        title=TITLE,
+        caption=(
+            f"{arm.model} {arm.name} {condition} (the best system at that level, its first finished seed), by WER of"
+            " the utterance; beneath each, what the baseline read. Words in error are in capitals: S substituted, D"
+            " deleted, I inserted."
+        ),
+        files=(folder / f"{NAME}.txt",),
+        text=text,
+    )

@@ -1,0 +1,196 @@
+"""Speech by espeak-ng, called through ctypes: text and a speaker in, samples with phoneme and word times out.
+
+The library and its data come with the wheel `espeakng_loader`; nothing has to be installed on the system. What one has
+to know about it:
+
+- It is not reproducible within a process: the same sentence said twice differs by some milliseconds, because the voice
+  source keeps its state. Fresh processes that make the same calls in the same order agree to the bit.
+- It keeps one voice per process and is not thread-safe.
+- It cuts the path of its data at 160 bytes without a word; `_short_path` goes around that.
+"""
+
+import ctypes
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import firwin, resample_poly
+
+from dmlm.corpus.media import SAMPLE_RATE_HZ
+from dmlm.errors import UserError
+
+SYNCHRONOUS = 2
+PHONEME_EVENTS, PHONEME_IPA, DONT_EXIT = 0x0001, 0x0002, 0x8000
+END, WORD, PHONEME = 0, 1, 7
+UTF8 = 1
+RATE, PITCH, PITCH_RANGE = 1, 3, 4
+LONGEST_PATH = 150  # bytes; the library appends file names within char[160]
+STRESS = str.maketrans("", "", "ˈˌ")
+SPELLED = {"a": "eigh"}  # a lone "a" would be read as the article
+
+
+class _Id(ctypes.Union):
+    _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("unique", ctypes.c_uint),
+        ("text_position", ctypes.c_int),  # 1-based, in characters
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # milliseconds
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Id),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A voice of espeak-ng with its manner: words per minute, pitch and pitch range (0..99)."""
+
+    name: str
+    voice: str
+    rate_wpm: int
+    pitch: int
+    pitch_range: int
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What was said: `samples` float32 (N,) at 16 kHz in [-1, 1], and when.
+
+    `phones` are (start in seconds, IPA without stress marks) in order of time; an empty symbol is a pause, and the last
+    one ends the speech. `words` are (start in seconds, word), one for each word of the text.
+    """
+
+    samples: np.ndarray
+    phones: tuple[tuple[float, str], ...]
+    words: tuple[tuple[float, str], ...]
+
+    @property
+    def span_s(self) -> tuple[float, float]:
+        """Start of the first phoneme and end of the last one."""
+        return self.phones[0][0], self.phones[-1][0]
+
+
+def _pool() -> tuple[Speaker, ...]:
+    men = "adam Andy benjamin david ed Gene Lee Mario Michael paul robert victor".split()
+    women = "Alicia Andrea Annie anika aunty belinda f2 f3 f5 linda shelby steph".split()
+    speakers = []
+    for number, name in enumerate(name for pair in zip(men, women, strict=True) for name in pair):
+        rate_wpm = 150 + (number * 7) % 40  # 150 to 189 words per minute; the paper speaks at 175
+        manner = dict(rate_wpm=rate_wpm, pitch=38 + (number * 11) % 25, pitch_range=40 + (number * 5) % 20)
+        speakers.append(Speaker(name.lower(), f"en-us+{name}", **manner))
+    return tuple(speakers)
+
+
+SPEAKERS = _pool()
+
+
+def _short_path(path: Path) -> Path:
+    """The same folder by a path that the library does not cut: itself, or a link to it in the temporary folder.
+
+    Raises:
+        UserError: the temporary folder is too deep as well, or somebody else's file is in the way.
+    """
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        return path
+    link = Path(tempfile.gettempdir()) / f"dmlm-espeak-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
+    if len(os.fsencode(link)) > LONGEST_PATH:
+        raise UserError(f"espeak-ng cannot use paths over {LONGEST_PATH} bytes, such as {link}; set TMPDIR to a short folder.")
+    try:
+        link.symlink_to(path, target_is_directory=True)
+    except FileExistsError:
+        if not link.is_symlink() or os.readlink(link) != str(path):
+            raise UserError(f"{link} is in the way of a link to espeak-ng's data; remove it.") from None
+    return link
+
+
+class Espeak:
+    """The library, initialised. Use `engine()`: there is one per process."""
+
+    def __init__(self) -> None:
+        try:
+            import espeakng_loader
+        except ImportError:
+            raise UserError("Speech needs the espeak-ng wheel; install it with: pip install espeakng-loader") from None
+        data = _short_path(Path(espeakng_loader.get_data_path()))
+        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        self._library.espeak_Synth.argtypes = [
+            ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int,
+            ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p,
+        ]  # fmt: skip
+        options = PHONEME_EVENTS | PHONEME_IPA | DONT_EXIT
+        self._rate_hz = self._library.espeak_Initialize(SYNCHRONOUS, 0, os.fsencode(data), options)
+        if self._rate_hz <= 0:
+            raise UserError(f"espeak-ng cannot read its data in {data}; reinstall it with: pip install -I espeakng-loader")
+        self._callback = _Callback(self._receive)  # kept: ctypes would let it go
+        self._library.espeak_SetSynthCallback(self._callback)
+        divisor = int(np.gcd(self._rate_hz, SAMPLE_RATE_HZ))
+        self._up, self._down = SAMPLE_RATE_HZ // divisor, self._rate_hz // divisor
+        longest = max(self._up, self._down)
+        self._window = firwin(20 * longest + 1, 1 / longest, window=("kaiser", 5.0)).astype(np.float32)
+        self._blocks: list[np.ndarray] = []
+        self._events: list[tuple[int, float, int, str]] = []
+
+    def _receive(self, samples, count, events) -> int:  # type: ignore[no-untyped-def]
+        if samples and count > 0:
+            self._blocks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
+        number = 0
+        while (event := events[number]).type != END:
+            raw = ctypes.string_at(ctypes.addressof(event.id), 8) if event.type == PHONEME else b""
+            symbol = raw.split(b"\0")[0].decode("utf-8", "ignore").translate(STRESS)
+            self._events.append((event.type, event.audio_position / 1000, event.text_position - 1, symbol))
+            number += 1
+        return 0
+
+    def say(self, text: str, speaker: Speaker) -> Speech:
+        """Speak lower-case words and numbers parted by single spaces; single letters are said by their names.
+
+        Raises:
+            UserError: the voice is unknown, or nothing was spoken.
+        """
+        if self._library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
+            raise UserError(f"espeak-ng has no voice {speaker.voice!r}; see the list with: espeak-ng --voices=variant")
+        for parameter, value in ((RATE, speaker.rate_wpm), (PITCH, speaker.pitch), (PITCH_RANGE, speaker.pitch_range)):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        words = text.split()
+        sent = [SPELLED.get(word, word) for word in words]
+        raw = " ".join(sent).encode() + b"\0"
+        self._blocks, self._events = [], []
+        self._library.espeak_Synth(raw, len(raw), 0, 1, 0, UTF8, None, None)
+        self._library.espeak_Synchronize()
+        phones = tuple((start_s, symbol) for kind, start_s, _, symbol in self._events if kind == PHONEME)
+        if not self._blocks or not any(symbol for _, symbol in phones):
+            raise UserError(f"espeak-ng says nothing for {text!r}; give words or numbers.")
+        samples = np.concatenate(self._blocks).astype(np.float32) / 32768
+        samples = resample_poly(samples, self._up, self._down, window=self._window)
+        return Speech(samples.astype(np.float32), phones, self._word_times(words, sent))
+
+    def _word_times(self, words: list[str], sent: list[str]) -> tuple[tuple[float, str], ...]:
+        """First event of each word; a number gives several, a word run into the one before it gives none."""
+        offsets = np.cumsum([0] + [len(word) + 1 for word in sent[:-1]])
+        starts_s: dict[int, float] = {}
+        for kind, start_s, position, _ in self._events:
+            if kind == WORD:
+                starts_s.setdefault(int(np.searchsorted(offsets, position, side="right")) - 1, start_s)
+        return tuple((starts_s[index], word) for index, word in enumerate(words) if index in starts_s)
+
+
+@cache
+def engine() -> Espeak:
+    """The synthesiser of this process.
+
+    Raises:
+        UserError: its wheel is not installed, or its data cannot be read.
+    """
+    return Espeak()

@@ -1,0 +1,168 @@
+"""Typeset one equation: the LaTeX of school algebra to a grey picture, in a quarter of a millisecond.
+
+matplotlib's mathtext takes 12 ms an equation, nearly all of it in its general parser. This grammar is smaller, the
+fonts (DejaVu Serif, shipped with matplotlib; OCR confuses l and 1 in STIX) and the proportions (script size 0.7, fractions in text style) are the same:
+
+    line  = { number | letter | + - = ( ) . , | \\log | \\frac{line}{line} } , each with an optional ^{line}
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dmlm.errors import UserError
+
+SCRIPT = 0.7  # size of an exponent, a numerator or a denominator relative to its surroundings
+SIGNS = ("+", "-", "=")
+AXIS = 0.31  # height of the fraction bar above the baseline, in font sizes
+TOKEN = re.compile(r"\\[a-zA-Z]+|\d+|[a-zA-Z]|[-+=(){}^.,]|\s+|(?P<unknown>.)")
+Mark = tuple[float, float, str | float, float]  # x, y of the baseline, text (or length of a bar), font size
+
+
+@dataclass(frozen=True)
+class Box:
+    """Something set: its extent in pixels about the start of its baseline, y downwards, and its marks."""
+
+    width: float
+    above: float
+    below: float
+    marks: tuple[Mark, ...] = ()
+
+    def moved(self, dx: float, dy: float) -> list[Mark]:
+        return [(x + dx, y + dy, what, size) for x, y, what, size in self.marks]
+
+
+@lru_cache(maxsize=64)
+def _font(italic: bool, size_px: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    name = "DejaVuSerif-Italic.ttf" if italic else "DejaVuSerif.ttf"
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    return ImageFont.truetype(str(path), size_px, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _font_of(text: str, size: float) -> ImageFont.FreeTypeFont:
+    return _font(len(text) == 1 and text.isalpha(), max(1, round(size)))
+
+
+def _text(text: str, size: float) -> Box:
+    font = _font_of(text, size)
+    _, top, _, bottom = font.getbbox(text, anchor="ls")
+    return Box(font.getlength(text), -top, bottom, ((0.0, 0.0, text, size),))
+
+
+def _row(boxes: list[Box]) -> Box:
+    marks, x = [], 0.0
+    for box in boxes:
+        marks += box.moved(x, 0.0)
+        x += box.width
+    above, below = max((b.above for b in boxes), default=0.0), max((b.below for b in boxes), default=0.0)
+    return Box(x, above, below, tuple(marks))
+
+
+def _raised(base: Box, exponent: Box, size: float) -> Box:
+    rise = max(0.36 * size, base.above - 0.25 * size)
+    marks = base.marks + tuple(exponent.moved(base.width + 0.05 * size, -rise))
+    return Box(base.width + exponent.width + 0.1 * size, max(base.above, rise + exponent.above), base.below, marks)
+
+
+def _fraction(upper: Box, lower: Box, size: float) -> Box:
+    gap, axis = 0.12 * size, AXIS * size
+    width = max(upper.width, lower.width) + 0.15 * size
+    rise, drop = axis + gap + upper.below, gap - axis + lower.above + 1  # of the two baselines
+    marks = upper.moved((width - upper.width) / 2, -rise) + lower.moved((width - lower.width) / 2, drop)
+    marks.append((0.0, -axis, width, size))
+    whole = Box(width, rise + upper.above, drop + lower.below, tuple(marks))
+    return _row([_space(0.1, size), whole, _space(0.1, size)])
+
+
+def _space(ems: float, size: float) -> Box:
+    return Box(ems * size, 0.0, 0.0)
+
+
+class _Setter:
+    """Recursive descent over the tokens of one equation."""
+
+    def __init__(self, latex: str) -> None:
+        self.latex = latex
+        self.tokens = []
+        for match in TOKEN.finditer(latex):
+            if match["unknown"]:
+                raise self.fault(match[0])
+            if not match[0].isspace():
+                self.tokens.append(match[0])
+        self.tokens.reverse()  # a stack
+
+    def fault(self, what: str) -> UserError:
+        return UserError(
+            f"The equation {self.latex!r} cannot be typeset at {what!r}; known are numbers, letters, + - = ( ) . ,"
+            " ^{...}, \\frac{...}{...} and \\log."
+        )
+
+    def group(self, size: float) -> Box:
+        """A line in braces."""
+        if not self.tokens or self.tokens.pop() != "{":
+            raise self.fault("a missing {")
+        box = self.line(size)
+        if not self.tokens:
+            raise self.fault("a missing }")
+        self.tokens.pop()
+        return box
+
+    def line(self, size: float) -> Box:
+        """Everything up to the end or to a closing brace."""
+        boxes: list[Box] = []
+        signed = False  # whether the last token was + - or =
+        while self.tokens and self.tokens[-1] != "}":
+            token = self.tokens.pop()
+            if token == "^":
+                if not boxes:
+                    raise self.fault("^")
+                boxes[-1] = _raised(boxes[-1], self.group(SCRIPT * size), size)
+            elif token == "\\frac":
+                boxes.append(_fraction(self.group(SCRIPT * size), self.group(SCRIPT * size), size))
+            elif token == "\\log":
+                before = 0.17 if boxes and not signed else 0.0  # TeX: a thin space before, another where no ( follows
+                after = 0.0 if self.tokens and self.tokens[-1] == "(" else 0.17
+                boxes.append(_row([_space(before, size), _text("log", size), _space(after, size)]))
+            elif token in SIGNS:
+                sign = _text(token.replace("-", "−"), size)
+                boxes.append(_row([_space(0.22, size), sign, _space(0.22, size)]) if boxes else sign)
+            elif token == "{" or token.startswith("\\"):
+                raise self.fault(token)
+            else:
+                boxes.append(_text(token, size))
+            signed = token in SIGNS
+        return _row(boxes)
+
+
+def typeset(latex: str, size_px: float) -> np.ndarray:
+    """Picture of one equation, uint8 (h, w), black on white, cut to its ink.
+
+    Args:
+        latex: without dollar signs, for instance `\\frac{12}{7} x^{3} + \\log(45 y) = 8`
+        size_px: size of the font
+
+    Raises:
+        UserError: LaTeX beyond the grammar above, or an equation without ink.
+    """
+    setter = _Setter(latex)
+    box = setter.line(size_px)
+    if setter.tokens or not box.marks:
+        raise setter.fault("}" if setter.tokens else "")
+    margin = size_px  # italics overhang their box
+    canvas = Image.new("L", (int(box.width + 2 * margin), int(box.above + box.below + 2 * margin)), 255)
+    draw = ImageDraw.Draw(canvas)
+    for x, y, what, size in box.marks:
+        at = (round(x + margin), round(y + box.above + margin))
+        if isinstance(what, str):
+            draw.text(at, what, fill=0, font=_font_of(what, size), anchor="ls")
+        else:
+            draw.rectangle((at[0], at[1], at[0] + round(what) - 1, at[1] + max(0, round(size / 22) - 1)), fill=0)
+    ink = np.asarray(canvas)
+    rows, columns = np.flatnonzero(ink.min(axis=1) < 255), np.flatnonzero(ink.min(axis=0) < 255)
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

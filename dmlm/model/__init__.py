@@ -1,0 +1,1 @@
+"""OPT and Mamba from `transformers`, and the loss that weighs modalities."""

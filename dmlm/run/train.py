@@ -1,0 +1,193 @@
+"""The training loop: AdamW, linear warm-up then cosine decay, gradient clipping, exact resume."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from dmlm.errors import UserError
+from dmlm.model.loss import modality_loss
+from dmlm.run import checkpoint
+from dmlm.run.checkpoint import TrainState
+from dmlm.run.settings import TrainSettings
+from dmlm.sequence.batches import collate, stream
+from dmlm.sequence.template import ROLES, Packed
+
+
+@dataclass
+class TrainReport:
+    """What training cost and where it ended."""
+
+    steps: int
+    train_s: float  # over all sessions
+    tokens: int  # in this session
+    seconds_here: float = 0.0  # of this session
+
+
+class Interrupted(KeyboardInterrupt):
+    """Stopped by Ctrl-C or SIGTERM after a checkpoint was written."""
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag that the loop reads between steps; a second one acts at once."""
+    asked = False
+    previous = {}
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handle)
+    except ValueError:  # not in the main thread: signals stay with whoever has them
+        pass
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Linear from 0 over the warm-up, then a half cosine down to `lr * final_lr_ratio` at the last step."""
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return settings.lr * (settings.final_lr_ratio + (1 - settings.final_lr_ratio) * cosine)
+
+
+def train(
+    model: PreTrainedModel,
+    draws: Sequence[Sequence[Packed]],
+    settings: TrainSettings,
+    seed: int,
+    folder: Path,
+    pad_id: int,
+    device: torch.device,
+    checkpoint_every_s: float = 60.0,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> TrainReport:
+    """Train in place, from the newest checkpoint in `folder/checkpoints` if there is one.
+
+    `draws` are versions of the training set (same items, other noise); epoch e uses version e modulo their number.
+
+    Raises:
+        UserError: the loss became NaN or infinite; the last good checkpoint stays.
+        Interrupted: on request, after a checkpoint.
+    """
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        _decay_groups(model, settings.weight_decay), lr=settings.lr, betas=(0.9, settings.beta2), foreach=True
+    )
+    torch.manual_seed(seed)
+    report = TrainReport(0, 0.0, 0)
+    if state := checkpoint.newest(folder / "checkpoints"):
+        _restore(state, model, optimizer)
+        report.steps, report.train_s = state.step, state.elapsed_s
+    lambdas = torch.tensor([getattr(settings.lambdas, letter) for letter in ROLES], device=device)
+    lengths = np.array([len(item) for item in draws[0]])
+    batches = stream(lengths, settings.batch_size, seed, start=report.steps)
+    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    log = _LogFile(folder / "train.jsonl", report.steps)
+    started = saved = time.monotonic()
+    spent_before = report.train_s
+
+    def snapshot() -> None:
+        checkpoint.save(_state(report.steps, report.train_s, model, optimizer), folder / "checkpoints")
+
+    with stop_requests() as stop_asked, log:
+        for step in range(report.steps, settings.steps):
+            epoch, indices = next(batches)
+            version = draws[epoch % len(draws)]
+            batch = collate([version[i] for i in indices], pad_id)
+            rate = learning_rate(step, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with autocast:
+                loss, by_modality = modality_loss(
+                    model, torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.roles).to(device), lambdas
+                )
+            if not math.isfinite(loss.item()):
+                raise UserError(f"{folder.name}: the loss became {loss.item()} at step {step}; lower train.lr and run again.")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            optimizer.step()
+            report.steps, report.seconds_here = step + 1, time.monotonic() - started
+            report.train_s = spent_before + report.seconds_here
+            report.tokens += int(batch.mask.sum())
+            log.write(step + 1, loss.item(), by_modality, rate, report.train_s)
+            on_step(step + 1, loss.item())
+            if stop_asked() and report.steps < settings.steps:
+                snapshot()
+                raise Interrupted
+            if time.monotonic() - saved > checkpoint_every_s:
+                snapshot()
+                saved = time.monotonic()
+    return report
+
+
+def _decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
+    """Matrices decay; vectors and parameters marked so (Mamba's A and D) do not."""
+    exempt = [p for p in model.parameters() if p.ndim < 2 or getattr(p, "_no_weight_decay", False)]
+    spared = {id(p) for p in exempt}
+    decayed = [p for p in model.parameters() if id(p) not in spared]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+
+
+def _state(step: int, elapsed_s: float, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> TrainState:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return TrainState(step, elapsed_s, model.state_dict(), optimizer.state_dict(), torch.get_rng_state(), cuda)
+
+
+def _restore(state: TrainState, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+    model.load_state_dict(state.model)
+    optimizer.load_state_dict(state.optimizer)
+    torch.set_rng_state(state.rng)
+    if state.cuda_rng and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state.cuda_rng)
+
+
+class _LogFile:
+    """`train.jsonl`, one line every ten steps; lines after the step resumed from are cut first."""
+
+    EVERY = 10
+
+    def __init__(self, path: Path, from_step: int) -> None:
+        kept = []
+        if path.is_file():
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= from_step:
+                        kept.append(line)
+                except json.JSONDecodeError:
+                    break  # torn by a kill: everything from here on is written again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w")
+        self._file.writelines(line + "\n" for line in kept)
+
+    def __enter__(self) -> "_LogFile":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def write(self, step: int, loss: float, by_modality: dict[str, float], lr: float, elapsed_s: float) -> None:
+        if step % self.EVERY == 0:
+            rounded = {letter: round(value, 5) for letter, value in by_modality.items()}
+            line = {"step": step, "loss": round(loss, 5), "loss_by_modality": rounded, "lr": lr, "elapsed_s": round(elapsed_s, 2)}
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()

@@ -1,0 +1,1 @@
+"""From token streams to a training batch, and back."""

@@ -1,0 +1,75 @@
+"""Batches of sequences of similar length, in an order that is a function of (seed, epoch) alone.
+
+Shapes: B items, N positions (the longest of the batch).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dmlm.errors import UserError
+from dmlm.sequence.template import UNSCORED, Packed
+
+POOL = 12  # batches that are sorted by length together: less padding, and still a random order
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded for training, left-padded for decoding."""
+
+    ids: np.ndarray  # (B, N) int64
+    roles: np.ndarray  # (B, N) int8
+    mask: np.ndarray  # (B, N) bool: true where there is a token
+
+
+def collate(items: Sequence[Packed], pad_id: int, left: bool = False) -> Batch:
+    """Pad items to the longest."""
+    width = max(map(len, items))
+    ids = np.full((len(items), width), pad_id, dtype=np.int64)
+    roles = np.full((len(items), width), UNSCORED, dtype=np.int8)
+    mask = np.zeros((len(items), width), dtype=bool)
+    for row, item in enumerate(items):
+        where = slice(width - len(item), width) if left else slice(0, len(item))
+        ids[row, where], roles[row, where], mask[row, where] = item.ids, item.roles, True
+    return Batch(ids, roles, mask)
+
+
+def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Index batches of one epoch: shuffled, sorted by length within pools, batches shuffled again.
+
+    Every item occurs once; the last incomplete batch is kept.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    pool = batch_size * POOL
+    pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+    by_length = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in pools]
+    batches = [c[start : start + batch_size] for c in by_length for start in range(0, len(c), batch_size)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def stream(lengths: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """Endless (epoch, item indices), from batch number `start` on: the same batches as if never interrupted."""
+    per_epoch = len(epoch_order(lengths, batch_size, seed, 0))
+    epoch, skip = divmod(start, per_epoch)
+    while True:
+        for indices in epoch_order(lengths, batch_size, seed, epoch)[skip:]:
+            yield epoch, indices
+        epoch, skip = epoch + 1, 0
+
+
+def check_context(items: Sequence[Packed], names: Sequence[str], context: int, template: str) -> None:
+    """Refuse sequences that the backbone cannot hold, before any training.
+
+    Raises:
+        UserError: with the count, the longest and its id.
+    """
+    lengths = np.array([len(item) for item in items])
+    too_long = np.flatnonzero(lengths > context)
+    if len(too_long):
+        worst = int(lengths.argmax())
+        raise UserError(
+            f"Template {template!r}: {len(too_long)} of {len(items)} sequences are longer than the backbone's context of "
+            f"{context} tokens (the longest, {names[worst]!r}, has {lengths[worst]}); shorten the clips or raise model.context."
+        )

@@ -1,0 +1,151 @@
+"""Train one trial; evaluate one trained model. The only room of the sweep that loads torch."""
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from dmlm import places, progress, workers
+from dmlm.corpus.noise import TOLERANCE_DB, generator
+from dmlm.errors import UserError
+from dmlm.model import backbones
+from dmlm.run import checkpoint
+from dmlm.run.evaluate import Reading, score, transcribe
+from dmlm.run.train import TrainReport, train
+from dmlm.score.perceptual import matched_derangement
+from dmlm.score.wer import normalise
+from dmlm.sequence.batches import check_context
+from dmlm.sequence.template import Packed, pack
+from dmlm.sweep.grid import Grid
+from dmlm.sweep.materials import Materials
+from dmlm.sweep.trial import Evaluation, Trial
+from dmlm.tokens.tokenizer import Tokenizer
+
+
+def device() -> torch.device:
+    """CUDA where there is one, else the CPU with every core this process may use."""
+    torch.set_num_threads(workers.count())
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def packed_draws(trial: Trial, materials: Materials, split: str = "train") -> list[list[Packed]]:
+    """Training sequences, one list per noise draw."""
+    template, vocabulary = trial.cell.template, materials.vocabulary(trial.cell.template.letters)
+    conditions = materials.train_conditions[: trial.cell.train.draws]
+    return [
+        [pack(template, item, vocabulary, materials.rates_hz) for item in materials.streams(template.letters, split, condition)[0]]
+        for condition in conditions
+    ]
+
+
+def train_cell(trial: Trial, grid: Grid, materials: Materials) -> None:
+    """Train, from the last checkpoint if there is one; keep the model and, last, `result.json`."""
+    cell = trial.cell
+    vocabulary = materials.vocabulary(cell.template.letters)
+    draws = packed_draws(trial, materials)
+    names = [utterance.id for utterance in materials.corpus.split("train")]
+    check_context(draws[0], names, grid.model.context, cell.template.notation)
+    spec = backbones.BackboneSpec(
+        cell.backbone,
+        vocabulary.size,
+        grid.model.context,
+        *(vocabulary.special(name) for name in ("<pad>", "<bos>", "<eos>")),
+        dropout=cell.train.dropout,
+    )
+    model = backbones.build(spec, cell.seed)
+    if grid.model.embedding_init == "codebook":
+        codebooks = {k: e.codebook for k, e in _tokenizers(materials, cell.template.letters) if e.codebook}
+        backbones.embed_codebooks(model, {vocabulary.offset(k): book.centroids for k, book in codebooks.items()}, cell.seed)
+    places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
+    with progress.bar(f"train {cell.label}", cell.train.steps, "step") as shown:
+
+        def on_step(step: int, loss: float) -> None:
+            shown.set_postfix_str(f"loss {loss:.2f}", refresh=False)
+            shown.update(step - shown.n)
+
+        report = train(
+            model, draws, cell.train, cell.seed, trial.folder, vocabulary.special("<pad>"), device(), on_step=on_step,
+        )
+    _keep(model, trial, report, materials, grid)
+    checkpoint.clear(trial.folder / "checkpoints")
+
+
+def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: Materials, grid: Grid) -> None:
+    """Model folder in Hugging Face's form, moved into place whole; then the result."""
+    aside = trial.folder / ".model.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    model.save_pretrained(aside)
+    materials.text.save(aside / "text.json")
+    shutil.rmtree(trial.folder / "model", ignore_errors=True)
+    os.replace(aside, trial.folder / "model")
+    last = [json.loads(line)["loss"] for line in (trial.folder / "train.jsonl").read_text().splitlines()[-5:]]
+    result = {
+        "parameters": backbones.parameter_count(model),
+        "parameters_without_embeddings": backbones.parameter_count(model, embeddings=False),
+        "steps": report.steps,
+        "train_s": round(report.train_s, 2),
+        "tokens_per_s": round(report.tokens / report.seconds_here, 1) if report.seconds_here else None,
+        "final_loss": round(float(np.mean(last)), 5) if last else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+    }
+    places.write_text(trial.folder / "result.json", json.dumps(result, indent=1) + "\n")
+
+
+def _tokenizers(materials: Materials, letters: Sequence[str]) -> list[tuple[str, Tokenizer]]:
+    encoders = [(letter, materials.sources[letter].encoder) for letter in letters]
+    return [(letter, encoder) for letter, encoder in encoders if isinstance(encoder, Tokenizer)]
+
+
+def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], grid: Grid, materials: Materials) -> None:
+    """Decode the test split under every pending condition; each leaves its folder when it is done."""
+    template = trial.cell.template
+    model = AutoModelForCausalLM.from_pretrained(trial.folder / "model")
+    reading = Reading(
+        template, materials.vocabulary(template.letters), materials.text, materials.rates_hz, grid.max_new_tokens, device()
+    )
+    utterances = materials.corpus.split("test")
+    for evaluation in progress.track(pending, f"test {trial.cell.label}", len(pending), "condition"):
+        started = time.monotonic()
+        items, levels = materials.streams(template.letters, "test", evaluation.condition)
+        if evaluation.permuted:
+            items = permute(items, evaluation.permuted, evaluation.draw)
+        check_level(levels, evaluation)
+        hypotheses = [normalise(text) for text in transcribe(model, items, reading)]
+        folder = trial.folder / "evals" / evaluation.folder_name(grid)
+        _write_scores(folder, score(utterances, hypotheses, levels), evaluation.spec(grid), time.monotonic() - started)
+
+
+def permute(items: list[dict[str, Any]], letter: str, draw: int) -> list[dict[str, Any]]:
+    """Give each item the modality of another of similar length: the same donors for every model and SNR."""
+    givers = matched_derangement([len(item[letter]) for item in items], generator("donors", letter, draw))
+    return [{**item, letter: items[giver][letter]} for item, giver in zip(items, givers, strict=True)]
+
+
+def check_level(levels: dict[str, float], evaluation: Evaluation) -> None:
+    """Refuse a condition in which any utterance's measured SNR is off by more than 0.1 dB.
+
+    Raises:
+        UserError: naming the utterance.
+    """
+    asked = evaluation.condition.snrs_db[0]
+    for name, level in levels.items():
+        if not (level == asked or (math.isfinite(asked) and abs(level - asked) <= TOLERANCE_DB)):
+            raise UserError(f"Utterance {name!r} was asked for {asked} dB but has {level:.2f} dB; remove the token cache of this condition.")
+
+
+def _write_scores(folder: Path, records: list[dict[str, Any]], spec: dict[str, Any], decode_s: float) -> None:
+    places.write_text(folder / "spec.json", json.dumps(spec, indent=1) + "\n")
+    places.write_text(folder / "utterances.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+    counts = {k: sum(r[k] for r in records) for k in ("substitutions", "deletions", "insertions", "reference_words")}
+    errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
+    result = {"wer": errors / counts["reference_words"], **counts, "utterances": len(records), "decode_s": round(decode_s, 3)}
+    places.write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,32 @@
+"""The name of a setting: the hash of its canonical JSON."""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+
+def canonical(value: Any) -> str:
+    """JSON in which equal settings are equal strings: sorted keys, whole floats as integers, levels as text.
+
+    >>> canonical({"b": 1.0, "a": -0.0}) == canonical({"a": 0, "b": 1})
+    True
+    """
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {str(key): plain(member) for key, member in item.items()}
+        if isinstance(item, list | tuple):
+            return [plain(member) for member in item]
+        if isinstance(item, float):
+            return (
+                int(item) if math.isfinite(item) and item == int(item) else item if math.isfinite(item) else str(item)
+            )
+        return item
+
+    return json.dumps(plain(value), sort_keys=True, ensure_ascii=False)
+
+
+def identity(spec: dict[str, Any], digits: int = 12) -> str:
+    """First digits of the SHA-256 of the canonical JSON."""
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:digits]

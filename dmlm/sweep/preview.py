@@ -1,0 +1,57 @@
+"""What a grid would do: its cells, what is done already, and how long the rest should take."""
+
+import json
+import statistics
+
+from dmlm import places
+from dmlm.sweep.grid import Cell, Grid
+from dmlm.sweep.identity import canonical
+
+
+def describe(grid: Grid) -> str:
+    """One line per cell. Times come from finished trials of the same backbone and template on this machine."""
+    corpus_state, materials = _existing(grid)
+    lines = [f"grid {grid.name}: {len(grid.cells)} cells; corpus {grid.corpus.recipe}/{grid.corpus.preset} {corpus_state}"]
+    left_s, unknown = 0.0, 0
+    from dmlm.sweep.run import done, plan
+
+    trials = {trial.cell: trial for trial in plan(grid, materials)} if materials else {}
+    for cell in grid.cells:
+        trial = trials.get(cell)
+        if trial and done(trial.folder):
+            evaluated = sum(done(trial.folder / "evals" / e.folder_name(grid)) for e in trial.evaluations)
+            state = f"trained; {evaluated} of {len(trial.evaluations)} evaluations done"
+        else:
+            expected = _step_s(cell)
+            unknown += expected is None
+            left_s += (expected or 0.0) * cell.train.steps
+            cost = "time not known yet" if expected is None else f"about {expected * cell.train.steps / 60:.1f} min"
+            state = f"to train: {cell.train.steps} steps, {cost}"
+        lines.append(f"  {cell.label:<24} {state}")
+    rest = f", and {unknown} cells that no finished run can be compared with" if unknown else ""
+    lines.append(f"training left: about {left_s / 60:.1f} min{rest}; evaluation and preparation come on top")
+    return "\n".join(lines)
+
+
+def _existing(grid: Grid):  # type: ignore[no-untyped-def]
+    """Materials, if corpus and tokens are there already; nothing is made."""
+    from dmlm.sweep.materials import corpus_folder, prepare
+
+    folder, _, _ = corpus_folder(grid.corpus)
+    if not (folder / "corpus.json").is_file():
+        return "not made yet", None
+    if not any((places.home() / "tokens").glob("*")):
+        return f"at {folder}; tokens not made yet", None
+    return f"at {folder}", prepare(grid, lambda line: None)
+
+
+def _step_s(cell: Cell) -> float | None:
+    """Seconds per step of finished trials with this backbone, template and batch size."""
+    seen = []
+    for result in (places.home() / "runs" / "trials").glob("*/result.json"):
+        spec = json.loads((result.parent / "spec.json").read_text())
+        same = (spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"])
+        if canonical(same) == canonical((cell.backbone, cell.template.notation, cell.train.batch_size)):
+            facts = json.loads(result.read_text())
+            seen.append(facts["train_s"] / facts["steps"])
+    return statistics.median(seen) if seen else None

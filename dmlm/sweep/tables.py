@@ -1,0 +1,117 @@
+"""The tables that a grid prints when it ends: WER and relative benefit by SNR, with intervals, as plain text."""
+
+import math
+from collections.abc import Sequence
+
+from dmlm.score.benefit import benefit_of_pooled, mean_of_benefits
+from dmlm.score.intervals import RESAMPLES, Estimate
+from dmlm.sweep.measures import Arm, arms, benefit_point, compared, level, pair, wer_point
+from dmlm.sweep.store import GridResults
+
+MISSING = "—"
+UNDEFINED = "undef."
+
+
+def percent(value: float, signed: bool = False) -> str:
+    """A fraction as it is printed, in per cent with one decimal.
+
+    >>> percent(0.1234), percent(0.05, signed=True)
+    ('12.3', '+5.0')
+    """
+    text = f"{100 * value:{'+' if signed else ''}.1f}"
+    return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if float(text) == 0 else text
+
+
+def shown(estimate: Estimate | None, signed: bool = False) -> tuple[str, str]:
+    """Value and interval of a table cell; a signed value whose interval excludes zero carries a star.
+
+    >>> shown(Estimate(0.2, 0.1, 0.3), signed=True), shown(None)
+    (('+20.0*', '10.0..30.0'), ('—', ''))
+    """
+    if estimate is None:
+        return MISSING, ""
+    if math.isnan(estimate.value):
+        return UNDEFINED, ""
+    star = "*" if signed and estimate.excludes_zero else ""
+    interval = "" if math.isnan(estimate.low) else f"{percent(estimate.low)}..{percent(estimate.high)}"
+    return percent(estimate.value, signed) + star, interval
+
+
+def bracketed(estimate: Estimate | None, signed: bool = False, seed_sd: float = math.nan) -> str:
+    """Value, spread over seeds where there are several, and interval, in one cell.
+
+    >>> bracketed(Estimate(0.2, 0.1, 0.3), seed_sd=0.012)
+    '20.0 ± 1.2 [10.0, 30.0]'
+    """
+    value, interval = shown(estimate, signed)
+    spread = "" if math.isnan(seed_sd) else f" ± {percent(seed_sd)}"
+    return f"{value}{spread} [{interval.replace('..', ', ')}]" if interval else value
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]]) -> str:
+    """Two lines a row: values, and intervals beneath; the first column is left-aligned."""
+    widths = [
+        max(len(title), *(len(text) for row in rows for text in row[column])) for column, title in enumerate(head)
+    ]
+
+    def line(texts: Sequence[str]) -> str:
+        first, *others = (
+            text.ljust(width) if not index else text.rjust(width)
+            for index, (text, width) in enumerate(zip(texts, widths, strict=True))
+        )
+        return "  ".join([first, *others]).rstrip()
+
+    lines = [line(head), "-" * (sum(widths) + 2 * (len(widths) - 1))]
+    for row in rows:
+        lines += [line([cell[part] for cell in row]) for part in (0, 1)]
+    return "\n".join(lines)
+
+
+def mean_benefits(results: GridResults, arm: Arm) -> tuple[Estimate | None, Estimate | None]:
+    """Over the noisy levels: the mean of the RBs, and the RB of the pooled WER; None where a level is missing."""
+    pairs = [pair(results, arm, snr_db) for snr_db in results.snrs_db if math.isfinite(snr_db)]
+    whole = [found for found in pairs if found]
+    if not whole or len(whole) < len(pairs):
+        return None, None
+    return mean_of_benefits(whole), benefit_of_pooled(whole)
+
+
+def _label(arm: Arm, results: GridResults) -> str:
+    return f"{arm.model}  {arm.name}" if len(results.models) > 1 else arm.name
+
+
+def terminal_tables(results: GridResults) -> str:
+    """WER by SNR and relative benefit by SNR of a grid, finished or not."""
+    levels = results.snrs_db
+    head = [level(snr_db) if not math.isfinite(snr_db) else f"{snr_db:g} dB" for snr_db in levels]
+    wer = [
+        [(_label(arm, results), ""), *(shown(wer_point(results, arm, snr_db).estimate) for snr_db in levels)]
+        for arm in arms(results)
+    ]
+    utterances = {
+        len(p.counts.ids) for arm in arms(results) for s in levels if (p := wer_point(results, arm, s)).counts
+    }
+    size = " or ".join(map(str, sorted(utterances))) or "no"
+    parts = [
+        f"{results.name}: WER in %, 95 % interval beneath"
+        f" (bootstrap over {size} test utterances, {RESAMPLES} resamples)",
+        _grid(["WER %", *head], wer) if wer else "The grid has no cell.",
+    ]
+    if benefiting := compared(results):
+        rows = [
+            [
+                (_label(arm, results), ""),
+                *(shown(benefit_point(results, arm, snr_db).estimate, signed=True) for snr_db in levels),
+                *(shown(estimate, signed=True) for estimate in mean_benefits(results, arm)),
+            ]
+            for arm in benefiting
+        ]
+        parts += [
+            "",
+            f"Relative benefit over {results.baseline} in % (* interval excludes zero; mean: of the RBs of the noisy"
+            " levels; pooled: RB of their pooled WER)",
+            _grid(["RB %", *head, "mean", "pooled"], rows),
+        ]
+    if missing := len(results.missing):
+        parts += ["", f"{MISSING} missing: {missing} of {results.asked} evaluations are not finished."]
+    return "\n".join(parts)

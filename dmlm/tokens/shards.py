@@ -1,0 +1,248 @@
+"""The token cache: an (utterance, condition, tokenizer) is encoded once, ever.
+
+    tokens/CORPUS-digest8/RECIPE-fingerprint8/CONDITION/SPLIT-0000.safetensors   flat tokens, offsets, measured SNR
+                                                        SPLIT-0000.sha256        written last: the shard is whole
+
+A shard whose checksum does not fit is encoded again. Text of a reader is kept in the same form, as UTF-8 bytes.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from dmlm import places, progress, recipes, workers
+from dmlm.corpus import media
+from dmlm.corpus.condition import CLEAN, Condition
+from dmlm.corpus.manifest import Corpus, Utterance
+from dmlm.errors import UserError, did_you_mean
+from dmlm.tokens.quantize import Codebook, learn_codebook
+from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
+
+SHARD_SIZE = 128  # utterances
+CODEBOOK_CLIPS = 640  # training clips whose frames a codebook is learned from
+CODEBOOK_FRAMES = 80_000
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """A recipe with its settings: plain data from which any process builds the same encoder."""
+
+    recipe: str
+    settings: dict[str, Any]
+    codebook: Path | None = None
+
+    def build(self) -> Encoder:
+        """The encoder, with its codebook if it has been learned.
+
+        Raises:
+            UserError: unknown recipe, or a setting that the recipe does not know or accept.
+        """
+        kind = recipes.load_class("tokenizers", self.recipe, Encoder)
+        try:
+            settings = kind.Settings(**self.settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            hint = did_you_mean(name, kind.Settings.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
+            raise UserError(f"Tokenizer {self.recipe}: setting {name!r}: {hint}.") from None
+        encoder = kind(settings)
+        if self.codebook and isinstance(encoder, Tokenizer):
+            encoder.codebook = Codebook.load(self.codebook)
+        return encoder
+
+
+@dataclass(frozen=True)
+class _Job:
+    spec: EncoderSpec
+    corpus: Path
+    utterances: list[dict[str, Any]]
+    condition: Condition
+    target: Path
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens (or texts) of a split under one condition, by utterance id, and the SNR measured for each."""
+
+    tokens: dict[str, Any]  # id -> int32 (T,), or str from a reader
+    snr_db: dict[str, float]
+
+
+def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condition) -> tuple[Any, float]:
+    """What the encoder is given for one utterance, and the SNR measured on it (inf where no noise applies)."""
+    name = getattr(utterance, encoder.media)
+    if name is None:
+        raise UserError(f"{corpus}/manifest.jsonl: utterance {utterance.id!r} has no {encoder.media}; add it or drop modality {encoder.modality}.")
+    if encoder.media == "audio":
+        heard = condition.hear(utterance, media.read_audio(corpus / name), str(corpus / name))
+        return heard.audio, heard.snr_db
+    readers = {"lips": media.read_video, "image": media.read_image}
+    return (readers[encoder.media](corpus / name) if encoder.media in readers else name), np.inf
+
+
+def _encode_shard(job: _Job) -> int:
+    """Encode a run of utterances and write the shard, its checksum last."""
+    encoder = job.spec.build()
+    utterances = [Utterance(**fields) for fields in job.utterances]
+    items, levels = zip(*(_read(encoder, job.corpus, u, job.condition) for u in utterances), strict=True)
+    if isinstance(encoder, Reader):
+        parts = [np.frombuffer(text.encode(), dtype=np.uint8) for text in encoder.read(list(items))]
+    else:
+        assert isinstance(encoder, Tokenizer)
+        parts = [np.asarray(ids, dtype=np.int32) for ids in encoder.encode(list(items))]
+        for utterance, ids in zip(utterances, parts, strict=True):
+            if not len(ids) or not 0 <= ids.min() <= ids.max() < encoder.vocab_size:
+                raise UserError(f"Tokenizer {job.spec.recipe} gave no ID or one outside [0, {encoder.vocab_size}) for {utterance.id!r}.")
+    arrays = {
+        "tokens": np.concatenate(parts),
+        "offsets": np.cumsum([0, *map(len, parts)]),
+        "snr_db": np.array(levels, dtype=np.float64),
+    }
+    with places.atomic(job.target) as temporary:
+        save_file(arrays, temporary, {"ids": json.dumps([u.id for u in utterances])})
+    places.write_text(job.target.with_suffix(".sha256"), _digest(job.target) + "\n")
+    return len(utterances)
+
+
+def _sample_features(job: _Job) -> int:
+    """Write the frames of a few clips: the material of a codebook."""
+    encoder = job.spec.build()
+    assert isinstance(encoder, Tokenizer)
+    clips = [_read(encoder, job.corpus, Utterance(**fields), job.condition)[0] for fields in job.utterances]
+    with places.atomic(job.target) as temporary:
+        save_file({"frames": np.concatenate([encoder.features(clip) for clip in clips])}, temporary)
+    return len(clips)
+
+
+def _learn(job: tuple[list[Path], int, Path]) -> None:
+    """k-means in a process of its own: one thread, so the result does not depend on the number of cores."""
+    parts, clusters, target = job
+    frames = np.concatenate([_open(path)["frames"] for path in parts])
+    if len(frames) > CODEBOOK_FRAMES:
+        frames = frames[np.random.default_rng(0).choice(len(frames), CODEBOOK_FRAMES, replace=False)]
+    learn_codebook(frames, clusters).save(target)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open(path: Path) -> dict[str, np.ndarray]:
+    with safe_open(path, "np") as file:  # type: ignore[no-untyped-call]
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _whole(path: Path) -> bool:
+    marker = path.with_suffix(".sha256")
+    if not (path.is_file() and marker.is_file()):
+        return False
+    if marker.read_text().strip() == _digest(path):
+        return True
+    print(f"Token shard {path} is damaged; encoding it again.", file=sys.stderr)
+    return False
+
+
+class TokenSource:
+    """One modality of one corpus through one tokenizer."""
+
+    def __init__(self, corpus: Corpus, recipe: str, settings: dict[str, Any], learn_under: Condition) -> None:
+        self.corpus = corpus
+        self.spec = EncoderSpec(recipe, settings)
+        self.encoder = self.spec.build()
+        self._root = places.home() / "tokens" / corpus.label
+        self._learn_under = learn_under if self.encoder.media == "audio" else CLEAN
+
+    @staticmethod
+    def check(letter: str, recipe: str, settings: dict[str, Any]) -> None:
+        """Refuse a recipe that is unknown, set wrongly, or for another modality, before any work is done.
+
+        Raises:
+            UserError: one sentence.
+        """
+        modality = EncoderSpec(recipe, settings).build().modality
+        if modality != letter:
+            raise UserError(f"tokenizers.{letter}: recipe {recipe!r} is for modality {modality}; choose one for {letter}.")
+
+    @property
+    def name(self) -> str:
+        return f"{Path(self.spec.recipe).stem}-{self.encoder.fingerprint[:8]}"
+
+    def ready(self) -> "TokenSource":
+        """Learn the codebook if the tokenizer wants one and it is not there yet."""
+        if not isinstance(self.encoder, Tokenizer) or not self.encoder.clusters or self.encoder.codebook:
+            return self
+        key = hashlib.sha256(f"{self.encoder.fingerprint} {self._learn_under.key}".encode()).hexdigest()[:8]
+        path = self._root / "codebooks" / f"{Path(self.spec.recipe).stem}-{key}.safetensors"
+        if not path.is_file():
+            training = self.corpus.split("train")
+            clips = training[:: max(1, len(training) // CODEBOOK_CLIPS)]
+            jobs = [
+                replace(job, target=path.with_name(f".{path.stem}-{number}.part"))
+                for number, job in enumerate(self._jobs(clips, self._learn_under, path.parent, "sample"))
+            ]
+            self._run(_sample_features, jobs, f"codebook {self.spec.recipe}", len(clips))
+            for _ in workers.run(_learn, [([job.target for job in jobs], self.encoder.clusters, path)], 1):
+                pass
+            for job in jobs:
+                job.target.unlink()
+        self.spec = replace(self.spec, codebook=path)
+        self.encoder = self.spec.build()
+        return self
+
+    def prepare(self, split: str, condition: Condition, workers_used: int | None = None) -> None:
+        """Encode what is not in the cache yet."""
+        condition = condition if self.encoder.media == "audio" else CLEAN
+        jobs = [job for job in self._shards(split, condition) if not _whole(job.target)]
+        if jobs:
+            self._write_card()
+            label = f"tokens {self.encoder.modality} {split} {condition.key.split('-')[0]}"
+            self._run(_encode_shard, jobs, label, sum(len(job.utterances) for job in jobs), workers_used)
+
+    def load(self, split: str, condition: Condition) -> Encoded:
+        """Tokens of a split, memory-mapped and checked; what is missing or damaged is encoded first."""
+        condition = condition if self.encoder.media == "audio" else CLEAN
+        self.prepare(split, condition)
+        tokens: dict[str, Any] = {}
+        levels: dict[str, float] = {}
+        for job in self._shards(split, condition):
+            arrays = _open(job.target)
+            offsets = arrays["offsets"]
+            for row, fields in enumerate(job.utterances):
+                part = arrays["tokens"][offsets[row] : offsets[row + 1]]
+                tokens[fields["id"]] = part.tobytes().decode() if isinstance(self.encoder, Reader) else part
+                levels[fields["id"]] = float(arrays["snr_db"][row])
+        return Encoded(tokens, levels)
+
+    def _shards(self, split: str, condition: Condition) -> list[_Job]:
+        folder = self._root / self.name / condition.key
+        return list(self._jobs(self.corpus.split(split), condition, folder, split))
+
+    def _jobs(self, utterances: list[Utterance], condition: Condition, folder: Path, name: str) -> Iterator[_Job]:
+        for number, start in enumerate(range(0, len(utterances), SHARD_SIZE)):
+            fields = [u.model_dump() for u in utterances[start : start + SHARD_SIZE]]
+            yield _Job(self.spec, self.corpus.folder, fields, condition, folder / f"{name}-{number:04d}.safetensors")
+
+    def _run(self, function: Any, jobs: list[_Job], label: str, total: int, count: int | None = None) -> None:
+        with progress.bar(label, total, "clip") as shown:
+            for done in workers.run(function, jobs, count):
+                shown.update(done)
+
+    def _write_card(self) -> None:
+        card = {
+            "recipe": self.spec.recipe,
+            "settings": self.encoder.settings.model_dump(mode="json"),
+            "modality": self.encoder.modality,
+            "fingerprint": self.encoder.fingerprint,
+            "corpus": self.corpus.digest,
+        }
+        places.write_text(self._root / self.name / "tokenizer.json", json.dumps(card, indent=2) + "\n")

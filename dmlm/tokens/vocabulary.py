@@ -1,0 +1,110 @@
+"""The one ID space: text keeps `[0, V_text)`, then a disjoint range per modality, then the special tokens."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import tokenizers as hf_tokenizers  # the Hugging Face package: recipes are never imported by that name
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from dmlm import places
+from dmlm.errors import UserError
+
+MODALITIES = {"A": "audio", "L": "lips", "I": "image", "O": "recognised text", "T": "transcript"}
+TEXT_LETTERS = ("O", "T")  # these live in the text range
+SPECIALS = ("<pad>", "<bos>", "<eos>", *(f"<{letter}>" for letter in MODALITIES))
+
+
+class TextVocabulary:
+    """Byte-level BPE: any string encodes, and decodes to itself."""
+
+    def __init__(self, bpe: hf_tokenizers.Tokenizer) -> None:
+        self._bpe = bpe
+
+    @classmethod
+    def learn(cls, texts: Iterable[str], size: int) -> "TextVocabulary":
+        """Train on transcripts; words keep their leading space, so that a word is the same token everywhere."""
+        bpe = hf_tokenizers.Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        bpe.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        if size < len(alphabet):
+            raise UserError(f"text.vocab_size is {size}, but the bytes alone are {len(alphabet)}; choose a larger one.")
+        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+        bpe.train_from_iterator(texts, trainer)
+        return cls(bpe)
+
+    @classmethod
+    def load(cls, path: Path) -> "TextVocabulary":
+        return cls(hf_tokenizers.Tokenizer.from_file(str(path)))
+
+    def save(self, path: Path) -> None:
+        places.write_text(path, self._bpe.to_str(pretty=True))
+
+    @property
+    def size(self) -> int:
+        return self._bpe.get_vocab_size()
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self._bpe.to_str().encode()).hexdigest()
+
+    def encode(self, text: str) -> np.ndarray:
+        """IDs (N,) int32 of a string, in `[0, size)`."""
+        return np.asarray(self._bpe.encode(text).ids, dtype=np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._bpe.decode(list(ids)).strip()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Layout of the ID space for one set of modalities.
+
+    >>> v = Vocabulary(300, {"A": 400, "L": 200})
+    >>> v.offset("A"), v.offset("L"), v.special("<pad>"), v.size
+    (300, 700, 900, 908)
+    """
+
+    text_size: int
+    sizes: Mapping[str, int]  # letter -> number of IDs, for modalities with a tokenizer
+
+    @cached_property
+    def _offsets(self) -> dict[str, int]:
+        offsets, position = {letter: 0 for letter in TEXT_LETTERS}, self.text_size
+        for letter in MODALITIES:
+            if letter in self.sizes:
+                offsets[letter] = position
+                position += self.sizes[letter]
+        offsets["special"] = position
+        return offsets
+
+    @property
+    def size(self) -> int:
+        return self._offsets["special"] + len(SPECIALS)
+
+    def offset(self, letter: str) -> int:
+        """First ID of a modality's range."""
+        return self._offsets[letter]
+
+    def special(self, name: str) -> int:
+        return self._offsets["special"] + SPECIALS.index(name)
+
+    def range(self, letter: str) -> range:
+        """All IDs of a modality."""
+        start = self.offset(letter)
+        return range(start, start + (self.text_size if letter in TEXT_LETTERS else self.sizes[letter]))
+
+    def shift(self, letter: str, tokens: np.ndarray) -> np.ndarray:
+        """A tokenizer's own IDs to IDs of the one space.
+
+        Raises:
+            ValueError: an ID lies outside the tokenizer's declared size.
+        """
+        allowed = self.range(letter)
+        if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(allowed):
+            raise ValueError(f"modality {letter} has IDs {tokens.min()}..{tokens.max()}, its tokenizer declares [0, {len(allowed)})")
+        return tokens.astype(np.int64) + allowed.start

@@ -1,0 +1,53 @@
+"""Lip units without a download: low 2-D DCT coefficients of the mouth region with deltas, to k-means clusters."""
+
+import numpy as np
+from pydantic import Field
+
+from dmlm.tokens.tokenizer import Settings as BaseSettings
+from dmlm.tokens.tokenizer import Tokenizer
+
+
+class Settings(BaseSettings):
+    """One unit per video frame; the frames are expected to show the mouth region only."""
+
+    clusters: int = Field(default=200, ge=2)
+    side: int = Field(default=24, ge=8, description="frames are averaged down to side x side pixels")
+    coefficients: int = Field(default=6, ge=2, description="DCT coefficients kept along each axis")
+    fps: float = Field(default=25.0, gt=0)
+
+
+class DctUnits(Tokenizer):
+    """Zigzag corner of the DCT, mean-normalised over the clip (the speaker's face goes, the movement stays)."""
+
+    modality = "L"
+    media = "lips"
+    Settings = Settings
+
+    @property
+    def clusters(self) -> int:
+        return self.settings.clusters
+
+    @property
+    def vocab_size(self) -> int:
+        return self.settings.clusters
+
+    @property
+    def rate_hz(self) -> float:
+        return self.settings.fps
+
+    def features(self, item: np.ndarray) -> np.ndarray:
+        """DCT + delta, float32 (T, D), of grey frames uint8 (T, H, W)."""
+        import cv2
+        from scipy.fft import dctn
+
+        side, kept = self.settings.side, self.settings.coefficients
+        small = np.stack([cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) for frame in item])
+        spectrum = dctn(small.astype(np.float32), axes=(1, 2), norm="ortho")[:, :kept, :kept]  # (T, kept, kept)
+        low = np.add.outer(np.arange(kept), np.arange(kept)) < kept  # upper-left triangle
+        static = spectrum[:, low]
+        static = static - static.mean(axis=0)
+        delta = np.gradient(static, axis=0) if len(static) > 1 else np.zeros_like(static)
+        return np.concatenate([static, delta], axis=1).astype(np.float32)
+
+    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        return [self.codebook.assign(self.features(item)) for item in batch]
