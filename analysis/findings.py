@@ -48,7 +48,7 @@ def _gain(results: GridResults, arm: Arm) -> str:
     where = f"at {level(LOUD_DB)} dB and below" if len(loud) > 1 else _at(loud[0])
     pairs = [found for snr_db in loud if (found := measures.pair(results, arm, snr_db))]
     if len(pairs) < len(loud):
-        return f"{where}, the effect on WER is not measured yet"
+        return f"{where}, the effect on WER is not measured at every level yet"
     baseline, added = (mean_over_runs(side) for side in zip(*pairs, strict=True))
     gain = wer_difference(baseline, added)
     verb = "lowers" if gain.value >= 0 else "raises"
@@ -76,10 +76,10 @@ def _use(results: GridResults, arm: Arm) -> list[str]:
         if not score:
             continue
         benefit = measures.benefit_point(results, arm, snr_db).estimate
-        verb = f"{'cost' if letter == 'L' else 'costs'} {percent(score.value)} points"
-        said.append(f"{_at(snr_db)}, {MODALITIES[letter]} of another utterance {verb} ({_interval(score)})")
+        size = f"{percent(score.value, signed=True)} points"
+        said.append(f"{_at(snr_db)}, {MODALITIES[letter]} of another utterance: WER {size} ({_interval(score)})")
         if benefit and benefit.low > 0 and not score.excludes_zero:
-            said[-1] += ", which beside a positive relative benefit speaks for a benefit in training only"
+            said[-1] += ", which, beside a positive relative benefit, points to a benefit in training only"
     return said
 
 

@@ -2,9 +2,20 @@
 
 from pathlib import Path
 
-from dmlm.sweep.drawing import INK, LINES, legend, panels, per_cent_axis, save, snr_axis, snr_line, style_of
+from dmlm.sweep.drawing import (
+    INK,
+    LINES,
+    legend,
+    note_missing,
+    panels,
+    per_cent_axis,
+    save,
+    snr_axis,
+    snr_line,
+    style_of,
+)
 from dmlm.sweep.exhibit import Exhibit, Table, write_points
-from dmlm.sweep.measures import Arm, arms, level, perceptual, permuted_levels, permuted_modalities
+from dmlm.sweep.measures import Arm, Point, arms, level, perceptual, permuted_levels, permuted_modalities
 from dmlm.sweep.store import GridResults
 from dmlm.sweep.tables import MISSING, bracketed, percent
 
@@ -26,13 +37,14 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     everything, rows = [], []
     for model, (axis,) in zip(models, columns, strict=True):
         axis.axhline(0, color=INK, linewidth=1.0)
+        drawn: list[Point] = []
         lines = _probed(results, model)
         for place, (arm, letter) in enumerate(lines):
             found = [perceptual(results, arm, letter, snr_db) for snr_db in levels]
             style = {**style_of(results, arm), "linestyle": LINES[permuted_modalities(results, arm).index(letter) % 4]}
             shift = 1.6 * (place - (len(lines) - 1) / 2)
             snr_line(axis, [point for point, _ in found], levels, style, f"{letter} in {arm.name}", shift)
-            everything += [point for point, _ in found]
+            drawn += [point for point, _ in found]
             rows += [
                 (
                     *(model, f"{letter} in {arm.name}", level(point.snr_db), bracketed(point.estimate, signed=True)),
@@ -44,6 +56,8 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
                 )
                 for point, score in found
             ]
+        everything += drawn
+        note_missing(axis, drawn)
         snr_axis(axis, levels)
         per_cent_axis(axis, "perceptual score (points of WER)", signed=True)
     legend(figure, columns)
@@ -68,5 +82,5 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         ),
         files=(*files, write_points(folder / f"{NAME}.csv", "perceptual_score", everything)),
         svg=svg,
-        tables=(Table("Perceptual score and its two normalisations", head, tuple(rows), words=2),),
+        tables=(Table("Perceptual score and its two normalisations", head, tuple(rows), words=2, folded=True),),
     )

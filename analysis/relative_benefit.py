@@ -1,10 +1,11 @@
 """Relative benefit of each added modality against SNR, with a line at zero."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from dmlm.score.intervals import RESAMPLES
-from dmlm.sweep.drawing import INK, legend, panels, per_cent_axis, save, snr_axis, snr_line, style_of
+from dmlm.score.intervals import RESAMPLES, Estimate
+from dmlm.sweep.drawing import INK, legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
 from dmlm.sweep.exhibit import Exhibit, write_points
 from dmlm.sweep.measures import Point, benefit_point, compared
 from dmlm.sweep.store import GridResults
@@ -15,29 +16,37 @@ TITLE = "Relative benefit by SNR"
 MARGIN = 0.25  # an interval may run out of the figure this far below the lowest value, no farther
 
 
+def _range(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """Of the y axis, in per cent. A long interval, as where the baseline hardly errs, does not squeeze all others."""
+    defined = [estimate for estimate in estimates if not math.isnan(estimate.value)]
+    with_interval = [estimate for estimate in defined if not math.isnan(estimate.low)]
+    values = [0.05, 0.0, *(estimate.value for estimate in defined)]
+    lowest = min(values) - MARGIN
+    bottom = min(*values, *(max(estimate.low, lowest) for estimate in with_interval))
+    top = max(*values, *(estimate.high for estimate in with_interval))
+    return 100 * bottom - 3, 100 * top + 3
+
+
 def draw(results: GridResults, folder: Path) -> Exhibit:
     """Draw RB(M | A) = (WER_A - WER_A+M) / WER_A and write the numbers behind it."""
     levels, models = results.snrs_db, [model for model in results.models if compared(results, model)]
     if not models:
-        reads = f"reads more than {results.baseline} beside it"
-        return Exhibit(title=TITLE, caption=f"Not measured: no model of this grid {reads}.")
+        return Exhibit(title=TITLE, caption=f"Not measured: no model has {results.baseline} and reads more beside it.")
     figure, columns = panels(models)
     everything: list[Point] = []
     for model, (axis,) in zip(models, columns, strict=True):
         axis.axhline(0, color=INK, linewidth=1.0)
         lines = compared(results, model)
+        drawn: list[Point] = []
         for place, arm in enumerate(lines):
             points = [benefit_point(results, arm, snr_db) for snr_db in levels]
             snr_line(axis, points, levels, style_of(results, arm), arm.name, place - (len(lines) - 1) / 2)
-            everything += points
+            drawn += points
+        everything += drawn
+        note_missing(axis, drawn)
         snr_axis(axis, levels)
         per_cent_axis(axis, f"relative benefit over {results.baseline.removesuffix(' -> T')} (%)", signed=True)
-    measured = [point.estimate for point in everything if point.estimate and not math.isnan(point.estimate.value)]
-    if measured:
-        lowest = min(min(estimate.value for estimate in measured), 0) - MARGIN
-        bottom = min(0.0, *(max(estimate.low, lowest) for estimate in measured if not math.isnan(estimate.low)), 0.0)
-        highest = max(0.05, *(estimate.value if math.isnan(estimate.high) else estimate.high for estimate in measured))
-        columns[0][0].set_ylim(100 * bottom - 3, 100 * highest + 3)
+    columns[0][0].set_ylim(*_range([point.estimate for point in everything if point.estimate]))
     legend(figure, columns)
     files, svg = save(figure, folder, NAME)
     undefined = sum(point.status == "undefined" for point in everything)

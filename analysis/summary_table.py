@@ -42,21 +42,24 @@ def _markdown(tables: Sequence[Table]) -> str:
     return "\n".join(parts)
 
 
-def _latex(tables: Sequence[Table]) -> str:
-    """Booktabs; needs \\usepackage{booktabs} only."""
+def _tex(text: str) -> str:
+    """A cell for LaTeX: special signs escaped, a real minus, the interval small and on a second line."""
     marks = {"\\": r"\textbackslash{}", "—": "---", "±": r"$\pm$", "*": r"$^{*}$", "λ": r"$\lambda$"}
-    table_of = str.maketrans({**marks, **{sign: f"\\{sign}" for sign in "&%$#_{}"}})
-    parts = ["% needs \\usepackage{booktabs}"]
+    text = text.translate(str.maketrans({**marks, **{sign: f"\\{sign}" for sign in "&%#_"}})).replace("->", r"$\to$")
+    text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
+    value, bracket, interval = text.partition(" [")
+    return rf"\shortstack[r]{{{value}\\{{\scriptsize [{interval}}}}}" if bracket else text
+
+
+def _latex(tables: Sequence[Table]) -> str:
+    """Tables that need no package but booktabs."""
+    parts = ["% in the preamble: \\usepackage{booktabs}"]
     for table in tables:
         columns = "l" * table.words + "r" * (len(table.head) - table.words)
-        rows = [[re.sub(r"(?<![\w-])-(?=\d)", "$-$", cell.translate(table_of)) for cell in row] for row in table.rows]
-        lines = [" & ".join(row) for row in ([cell.translate(table_of) for cell in table.head], *rows)]
-        body = " \\\\\n".join(lines[1:]) + " \\\\"
-        parts.append(
-            f"\\begin{{table}}\n\\caption{{{table.title.translate(table_of)}}}\n\\centering\\small\n"
-            f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{lines[0]} \\\\\n\\midrule\n{body}\n\\bottomrule\n"
-            "\\end{tabular}\n\\end{table}"
-        )
+        head, *rows = (" & ".join(map(_tex, row)) + r" \\" for row in (table.head, *table.rows))
+        lines = [r"\begin{table*}", rf"\caption{{{_tex(table.title)}}}", r"\centering\small\setlength{\tabcolsep}{4pt}"]
+        lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
+        parts.append("\n".join([*lines, r"\end{tabular}", r"\end{table*}"]))
     return "\n\n".join(parts) + "\n"
 
 

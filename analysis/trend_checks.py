@@ -57,7 +57,7 @@ def _grows(results: GridResults, model: str) -> Row:
     name, levels = "1  Relative benefit of lips (A+L) grows with noise", _noisy(results)
     pairs = _pairs(results, _arm(results, model, "A+L -> T"), levels)
     if not pairs or len(levels) < 2:
-        return name, model, UNMEASURED, "needs A+L at two noisy levels"
+        return name, model, UNMEASURED, "needs A+L and the baseline at every noisy level, two at least"
     rise = benefit_statistic(pairs, lambda b: b[..., -1] - b[..., 0])
     falls = []
     for place in range(len(levels) - 1):
@@ -75,7 +75,12 @@ def _peaks(results: GridResults, model: str, letter: str) -> Row:
     middle = [place for place, snr_db in enumerate(levels) if -10 <= snr_db <= 5]
     pairs = _pairs(results, _arm(results, model, f"A+{letter} -> T"), levels)
     if not pairs or not middle or levels[0] <= 5 or levels[-1] >= -10:
-        return name, model, UNMEASURED, f"needs A+{letter} above +5, between, and below -10 dB"
+        return (
+            name,
+            model,
+            UNMEASURED,
+            f"needs A+{letter} and the baseline at every noisy level, above +5, between, and below -10 dB",
+        )
     ends = [benefit_statistic(pairs, lambda b, end=end: b[..., middle].mean(-1) - b[..., end]) for end in (0, -1)]
     where = [f"middle less {level(levels[end])} dB: {_points(gap)}" for end, gap in zip((0, -1), ends, strict=True)]
     return name, model, _verdict(*ends), "; ".join(where)
@@ -106,7 +111,7 @@ def _order(results: GridResults, model: str) -> Row:
     found = [pair(results, second, snr_db, against=first) for snr_db in levels] if first and second else []
     pairs = [each for each in found if each]
     if len(pairs) < 2 or len(pairs) < len(levels):
-        return name, model, UNMEASURED, "needs A+L and L+A at two noisy levels"
+        return name, model, UNMEASURED, "needs A+L and L+A at every noisy level, two at least"
     sides: Sequence[Counts] = [mean_over_runs(side) for side in zip(*pairs, strict=True)]
     gap = wer_difference(sides[1], sides[0])
     # the gap at the hardest level less the gap at the easiest: errors may be added, the references are the same
@@ -185,16 +190,16 @@ def _rows(results: GridResults) -> Iterator[Row]:
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
     """Write every check with its verdict and evidence."""
-    rows = tuple(_rows(results))
+    rows = tuple(sorted(_rows(results), key=lambda row: row[0].split()[0]))
     head = ("trend", "model", "verdict", "evidence")
-    counts = ", ".join(f"{sum(row[2] == v for row in rows)} {v}" for v in (HOLDS, FAILS, UNDECIDED, UNMEASURED))
+    counts = ", ".join(f"{v}: {sum(row[2] == v for row in rows)}" for v in (HOLDS, FAILS, UNDECIDED, UNMEASURED))
     return Exhibit(
         title="Trend checks",
         caption=(
-            f"{counts}. A trend holds where the 95 % interval of its statistic lies wholly on the stated side, does"
-            " not hold where it lies wholly on the other, and is undecided in between; intervals are not corrected"
-            " for the number of checks. Lips may fall back where the audio alone is lost anyway: a fall at the"
-            " lowest SNR is not by itself a failure."
+            f"Of {len(rows)} checks, {counts}. A trend holds where the 95 % interval of its statistic lies wholly on"
+            " the stated side, does not hold where it lies wholly on the other, and is undecided in between;"
+            " intervals are not corrected for the number of checks. Lips may fall back where the audio alone is"
+            " lost anyway: a fall at the lowest SNR is not by itself a failure."
         ),
         files=(write_csv(folder / f"{NAME}.csv", head, rows),),
         tables=(Table("Trends of the paper", head, rows, words=4),),

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from dmlm.score.intervals import RESAMPLES
-from dmlm.sweep.drawing import legend, panels, per_cent_axis, save, snr_axis, snr_line, style_of
+from dmlm.sweep.drawing import legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
 from dmlm.sweep.exhibit import Exhibit, write_points
-from dmlm.sweep.measures import arms, wer_point
+from dmlm.sweep.measures import Point, arms, wer_point
 from dmlm.sweep.store import GridResults
 
 ORDER = 10
@@ -16,16 +16,20 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     """Draw the curves and write the numbers behind them."""
     levels = results.snrs_db
     figure, columns = panels(results.models)
-    everything = []
+    everything: list[Point] = []
     for model, (axis,) in zip(results.models, columns, strict=True):
         lines = arms(results, model)
+        drawn: list[Point] = []
         for place, arm in enumerate(lines):
             points = [wer_point(results, arm, snr_db) for snr_db in levels]
             snr_line(axis, points, levels, style_of(results, arm), arm.name, place - (len(lines) - 1) / 2)
-            everything += points
+            drawn += points
+        everything += drawn
+        note_missing(axis, drawn)
         snr_axis(axis, levels)
         per_cent_axis(axis, "WER (%)")
-    columns[0][0].set_ylim(bottom=0)
+    top = max(5.0, columns[0][0].get_ylim()[1])
+    columns[0][0].set_ylim(-0.015 * top, top)
     legend(figure, columns)
     files, svg = save(figure, folder, NAME)
     return Exhibit(

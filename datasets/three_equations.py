@@ -73,7 +73,10 @@ class Settings(BaseModel):
         return self
 
 
-SMALL = dict(letters="abdfmnrswxy", largest=20, largest_exponent=5, equations_read=1)
+SMALL = dict(
+    letters="abdfmnrswxy", largest=20, largest_exponent=5, equations_read=1, speakers=8,
+    p_fraction=0.2, p_exponent=0.1, p_log=0.05,
+)  # fmt: skip
 PRESETS = {
     "smoke": Settings(train=120, val=20, test=24, **SMALL),
     "tiny": Settings(train=2400, val=100, test=200, **SMALL),

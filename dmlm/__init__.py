@@ -4,4 +4,10 @@ Rooms in the order of the data flow; each imports only rooms above it:
 errors, places, recipes, progress, workers -> corpus -> tokens -> sequence -> model -> run -> score -> sweep -> cli.
 """
 
+import os
+
+# Idle threads of a parallel region sleep instead of spinning: on a machine that also does something else, spinning
+# makes small training steps several times slower. Read when PyTorch loads its thread pool, hence set here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 __version__ = "0.1.0"

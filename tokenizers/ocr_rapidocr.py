@@ -1,8 +1,8 @@
 """Recognised text by RapidOCR (PP-OCRv6 small, shipped inside its wheel; nothing is fetched).
 
-The recogniser costs in proportion to the width of a line, the neural detector as much as six lines. So lines of dark ink
-on a plain page are found by connected components, and each is handed to the recogniser no larger than it needs. Fractions
-are beyond the engine: it reads a line, and 12/7 comes out as 12, as 7 or as noise. That loss is part of the experiment.
+The recogniser's cost grows with the width of a line, and the neural detector costs more than all lines of a page. So
+lines of a plain page are found by connected components, and each is handed to the recogniser no larger than needed.
+Fractions are beyond the engine: 12/7 comes out as 12, as 7 or as noise. That loss is part of the experiment.
 """
 
 from importlib.metadata import version
@@ -13,22 +13,24 @@ import numpy as np
 from pydantic import Field
 
 from dmlm.errors import UserError
-from dmlm.tokens import reading, tokenizer
+from dmlm.tokens import reading
+from dmlm.tokens.tokenizer import Reader
+from dmlm.tokens.tokenizer import Settings as BaseSettings
 
 RECOGNISER_PX = 48  # height that the recogniser wants
 JOIN_PX = (5, 15)  # ink this near, down and across, belongs to one line
 
 
-class Settings(tokenizer.Settings):
+class Settings(BaseSettings):
     """How a page is cut into lines, and what size they are read at."""
 
-    layout: Literal["components", "detector"] = "components"  # detector: RapidOCR's own, for photographs and dense slides
+    layout: Literal["components", "detector"] = "components"  # detector: RapidOCR's own, for photographs
     line_px: int = Field(40, ge=16, le=200)  # components: least height of the strip round a line, in pixels of the page
     stretch: float = Field(0.85, gt=0.3, le=1.5)  # components: width of a strip relative to its height, before reading
     normaliser: reading.Name = "equations/1"
 
 
-class RapidOcr(tokenizer.Reader):
+class RapidOcr(Reader):
     """One engine on one core: pages are read one by one, so that no page depends on its batch."""
 
     media = "image"
@@ -101,7 +103,7 @@ def _boxes(ink: np.ndarray) -> list[tuple[int, int, int, int]]:
     """Boxes (top, bottom, left, right) of the groups of near ink, each cut to its ink."""
     import cv2
 
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(ink, np.ones(JOIN_PX, np.uint8)))
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(ink, np.ones(JOIN_PX, np.uint8)))
     boxes = []
     for label, (left, top, width, height, _) in enumerate(stats[1:], start=1):
         window = (slice(top, top + height), slice(left, left + width))

@@ -8,13 +8,13 @@ from dmlm.errors import UserError, did_you_mean
 
 OPT: dict[str, dict[str, int]] = {
     "opt-nano": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 256},
-    "opt-tiny": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "ffn_dim": 768},
+    "opt-tiny": {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 512},
     "opt-small": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "ffn_dim": 1536},
     "opt-125m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072},
 }
 MAMBA: dict[str, dict[str, int]] = {
     "mamba-nano": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},
-    "mamba-tiny": {"hidden_size": 192, "num_hidden_layers": 7, "state_size": 8},
+    "mamba-tiny": {"hidden_size": 132, "num_hidden_layers": 5, "state_size": 8},
     "mamba-small": {"hidden_size": 384, "num_hidden_layers": 11, "state_size": 16},
     "mamba-130m": {"hidden_size": 768, "num_hidden_layers": 24, "state_size": 16},
 }

@@ -9,6 +9,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -21,6 +23,7 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", ":", "-.")
 INK = "#222222"
+WARNING = "#B03A00"
 DPI = 150
 CLEAN_GAP_DB = 9.0  # between "clean" and the highest SNR
 DODGE = 0.006  # of the axis, between neighbouring lines, so that their intervals do not hide each other
@@ -43,13 +46,12 @@ def panels(titles: Sequence[str], rows: int = 1, height_in: float = 3.6) -> tupl
     """A figure with one column per title, at most three side by side, all with the same y range in a row."""
     columns = min(3, len(titles))
     lines = -(-len(titles) // columns)
-    figure = Figure(figsize=(max(6.4, 4.6 * columns), height_in * rows * lines + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(max(6.4, 4.6 * columns), height_in * rows * lines + 0.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows * lines, columns, sharey="row" if rows > 1 else True, squeeze=False)
     found: list[list[Axes]] = []
     for index, title in enumerate(titles):
         column = [axes[index // columns * rows + row][index % columns] for row in range(rows)]
-        column[0].set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
+        column[0].set_title(title, fontsize=12, color=INK, loc="left")
         for axis in column:
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
@@ -113,6 +115,13 @@ def snr_line(
     axis.plot([], [], label=label, linewidth=1.4, **look)
 
 
+def note_missing(axis: Axes, points: Sequence[Point]) -> None:
+    """Say in the panel how many of its points are missing or undefined: a gap alone is easily overlooked."""
+    counts = {status: sum(point.status == status for point in points) for status in ("missing", "undefined")}
+    if said := ", ".join(f"{count} {status}" for status, count in counts.items() if count):
+        axis.set_title(f"of {len(points)} points {said}", fontsize=8, color=WARNING, loc="right")
+
+
 def per_cent_axis(axis: Axes, label: str, signed: bool = False) -> None:
     """Label and ticks of a y axis that is drawn in per cent."""
     axis.set_ylabel(label, fontsize=10, color=INK)
@@ -140,14 +149,14 @@ def legend(figure: Figure, columns: list[list[Axes]]) -> None:
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[tuple[Path, ...], str]:
     """Write NAME.png and NAME.pdf; also the SVG text for the report. The same numbers give the same bytes."""
-    paths = []
-    figure.draw_without_rendering()  # lay out once
+    text = BytesIO()
+    figure.draw_without_rendering()  # lay out once, then keep that for all formats
     figure.set_layout_engine("none")
+    # straight to each backend: `savefig` would draw everything twice
     with matplotlib.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
-        for kind, extra in (("png", {"dpi": DPI}), ("pdf", {"metadata": {"CreationDate": None}})):
-            with places.atomic(folder / f"{name}.{kind}") as temporary:
-                figure.savefig(temporary, format=kind, **extra)
-            paths.append(folder / f"{name}.{kind}")
-        text = BytesIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return tuple(paths), text.getvalue().decode("utf-8")
+        with places.atomic(folder / f"{name}.png") as temporary:
+            FigureCanvasAgg(figure).print_png(temporary)
+        with places.atomic(folder / f"{name}.pdf") as temporary:
+            FigureCanvasPdf(figure).print_pdf(temporary, metadata={"CreationDate": None})
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    return (folder / f"{name}.png", folder / f"{name}.pdf"), text.getvalue().decode("utf-8")

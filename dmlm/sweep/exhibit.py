@@ -25,6 +25,7 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 1  # leading columns that hold words, not numbers
+    folded: bool = False  # the report shows it on a click
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[tuple[str, str]]]) -> str
 
     lines = [line(head), "-" * (sum(widths) + 2 * (len(widths) - 1))]
     for row in rows:
-        lines += [line([cell[part] for cell in row]) for part in (0, 1)]
+        lines += filter(None, (line([cell[part] for cell in row]) for part in (0, 1)))
     return "\n".join(lines)
 
 
@@ -108,8 +108,8 @@ def terminal_tables(results: GridResults) -> str:
         ]
         parts += [
             "",
-            f"Relative benefit over {results.baseline} in % (* interval excludes zero; mean: of the RBs of the noisy"
-            " levels; pooled: RB of their pooled WER)",
+            f"Relative benefit over {results.baseline} in %, 95 % interval beneath (* it excludes zero)",
+            "mean: of the RBs of the noisy levels; pooled: RB of their pooled WER",
             _grid(["RB %", *head, "mean", "pooled"], rows),
         ]
     if missing := len(results.missing):

@@ -20,8 +20,8 @@ SYMBOLS = r"[-+=/()^.,]"
 def equations(text: str) -> str:
     """Recognised school algebra, version 1: every number, letter, function name and sign apart, in lower case.
 
-    A raised digit becomes `^` and the digit, which keeps what the engine saw (NFKC would make x³ into x3); × is a letter
-    x that was misread; characters that such a page cannot hold are dropped.
+    A raised digit becomes `^` and the digit, which keeps what the engine saw (NFKC would make x³ into x3); × is taken
+    for a letter x, since such a page holds no other; characters that it cannot hold are dropped.
 
     >>> equations("12x³ + log (45y) = 8")
     '12 x ^ 3 + log ( 45 y ) = 8'

@@ -56,6 +56,7 @@ def _noise(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
         gain = gain * (1 + 12 * np.exp(-((line / 0.01) ** 2)))
     if kind == "hiss":
         gain = np.exp(-(((rate_hz - rng.uniform(3000, 5500)) / rng.uniform(900, 1800)) ** 2)) + 0.02
+    gain[np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE_HZ) < 20] = 0
     noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(SAMPLES)) * gain, SAMPLES)
     if kind == "wind":  # comes and goes
         time_s = np.arange(SAMPLES) / SAMPLE_RATE_HZ

@@ -8,14 +8,14 @@ from dmlm.errors import UserError
 FONT_PX = 22
 SMALLEST_PX = 9
 MARGIN_PX = 4  # white border of the page
-GAP_PX = 8  # least distance between two equations, across or down
+GAP_PX = (8, 16)  # least distance between two equations, down or across
 TRIES = 30
 
 
 def draw_page(equations: list[str], rng: np.random.Generator, width: int = 450, height: int = 200) -> np.ndarray:
     """Grey page, uint8 (height, width), with each equation once; none overlaps another, none is cut off.
 
-    Takes about a millisecond. Where 22 px type does not fit, smaller type is taken for the whole page.
+    Takes a few milliseconds. Where 22 px type does not fit, smaller type is taken for the whole page.
 
     Args:
         equations: LaTeX without dollar signs; the subset is that of `typeset`
@@ -26,15 +26,22 @@ def draw_page(equations: list[str], rng: np.random.Generator, width: int = 450, 
     Raises:
         UserError: LaTeX that cannot be typeset, or more equations than the page can hold.
     """
+    page = np.full((height, width), 255, np.uint8)
+    for (top, left), picture in lay_out(equations, rng, width, height):
+        page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return page
+
+
+def lay_out(
+    equations: list[str], rng: np.random.Generator, width: int = 450, height: int = 200
+) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """What `draw_page` draws: top left corner (top, left) and picture (h, w) of each equation, in the order given."""
     size_px = float(FONT_PX)
     while size_px >= SMALLEST_PX:
         pictures = [typeset(equation, size_px) for equation in equations]
         corners = place([picture.shape for picture in pictures], rng, width, height)
         if corners is not None:
-            page = np.full((height, width), 255, np.uint8)
-            for (top, left), picture in zip(corners, pictures, strict=True):
-                page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-            return page
+            return list(zip(corners, pictures, strict=True))
         size_px *= 0.85
     raise UserError(f"{len(equations)} equations do not fit on a page of {width} x {height} px; make the page larger.")
 
@@ -42,7 +49,7 @@ def draw_page(equations: list[str], rng: np.random.Generator, width: int = 450, 
 def place(
     sizes: list[tuple[int, int]], rng: np.random.Generator, width: int, height: int
 ) -> list[tuple[int, int]] | None:
-    """Top left corners (top, left) of boxes (h, w) on a page: random, else in rows, else None where rows are too high."""
+    """Top left corners (top, left) of boxes (h, w) on a page: random, else in rows, else None: they do not fit."""
     if any(h > height - 2 * MARGIN_PX or w > width - 2 * MARGIN_PX for h, w in sizes):
         return None
     for _ in range(TRIES):
@@ -61,9 +68,7 @@ def place(
 
 def _apart(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     """Whether two boxes (top, left, h, w) keep their distance."""
-    return any(
-        p[axis] + p[2 + axis] + GAP_PX <= q[axis] for axis in (0, 1) for p, q in ((a, b), (b, a))
-    )
+    return any(p[axis] + p[2 + axis] + GAP_PX[axis] <= q[axis] for axis in (0, 1) for p, q in ((a, b), (b, a)))
 
 
 def _rows(
@@ -72,7 +77,7 @@ def _rows(
     """Boxes one below the other, spread over the height; only the left edge is random."""
     spare = height - 2 * MARGIN_PX - sum(h for h, _ in sizes)
     gap = spare // max(1, len(sizes) - 1)
-    if gap < GAP_PX:
+    if gap < GAP_PX[0]:
         return None
     corners, top = [], MARGIN_PX
     for h, w in sizes:

@@ -4,7 +4,9 @@ The library and its data come with the wheel `espeakng_loader`; nothing has to b
 to know about it:
 
 - It is not reproducible within a process: the same sentence said twice differs by some milliseconds, because the voice
-  source keeps its state. Fresh processes that make the same calls in the same order agree to the bit.
+  source keeps its state. Fresh processes that make the same calls in the same order agree to the bit, but only if the
+  library's random seed is set: it takes the time of day for it, and breathy voices are made of random numbers.
+- It takes an unknown variant of a voice for the plain voice without a word; `say` looks first.
 - It keeps one voice per process and is not thread-safe.
 - It cuts the path of its data at 160 bytes without a word; `_short_path` goes around that.
 """
@@ -21,12 +23,13 @@ import numpy as np
 from scipy.signal import firwin, resample_poly
 
 from dmlm.corpus.media import SAMPLE_RATE_HZ
-from dmlm.errors import UserError
+from dmlm.errors import UserError, did_you_mean
 
 SYNCHRONOUS = 2
 PHONEME_EVENTS, PHONEME_IPA, DONT_EXIT = 0x0001, 0x0002, 0x8000
 END, WORD, PHONEME = 0, 1, 7
 UTF8 = 1
+SEED = 1
 RATE, PITCH, PITCH_RANGE = 1, 3, 4
 LONGEST_PATH = 150  # bytes; the library appends file names within char[160]
 STRESS = str.maketrans("", "", "ˈˌ")
@@ -124,6 +127,7 @@ class Espeak:
         except ImportError:
             raise UserError("Speech needs the espeak-ng wheel; install it with: pip install espeakng-loader") from None
         data = _short_path(Path(espeakng_loader.get_data_path()))
+        self._variants = frozenset(path.name for path in (data / "voices" / "!v").glob("*"))
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self._library.espeak_Synth.argtypes = [
             ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int,
@@ -159,10 +163,14 @@ class Espeak:
         Raises:
             UserError: the voice is unknown, or nothing was spoken.
         """
+        variant = speaker.voice.partition("+")[2]
+        if variant and variant not in self._variants:  # the library would take the plain voice without a word
+            raise UserError(f"espeak-ng has no voice {speaker.voice!r}; {did_you_mean(variant, self._variants)}.")
         if self._library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
-            raise UserError(f"espeak-ng has no voice {speaker.voice!r}; see the list with: espeak-ng --voices=variant")
+            raise UserError(f"espeak-ng has no voice {speaker.voice!r}; take for instance en-us or en-us+{SPEAKERS[0].name}.")
         for parameter, value in ((RATE, speaker.rate_wpm), (PITCH, speaker.pitch), (PITCH_RANGE, speaker.pitch_range)):
             self._library.espeak_SetParameter(parameter, value, 0)
+        self._library.espeak_ng_SetRandSeed(SEED)
         words = text.split()
         sent = [SPELLED.get(word, word) for word in words]
         raw = " ".join(sent).encode() + b"\0"

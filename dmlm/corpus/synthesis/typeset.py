@@ -1,7 +1,8 @@
-"""Typeset one equation: the LaTeX of school algebra to a grey picture, in a quarter of a millisecond.
+"""Typeset one equation: the LaTeX of school algebra to a grey picture, in about a millisecond.
 
-matplotlib's mathtext takes 12 ms an equation, nearly all of it in its general parser. This grammar is smaller, the
-fonts (DejaVu Serif, shipped with matplotlib; OCR confuses l and 1 in STIX) and the proportions (script size 0.7, fractions in text style) are the same:
+matplotlib's mathtext takes 12 ms an equation, nearly all of it in its general parser. This grammar is smaller; the
+proportions are the same (script size 0.7, fractions in text style), and so is the font: DejaVu Serif, which ships with
+matplotlib and which OCR reads with half the errors of STIX or Computer Modern (there l and 1 look alike).
 
     line  = { number | letter | + - = ( ) . , | \\log | \\frac{line}{line} } , each with an optional ^{line}
 """
@@ -33,6 +34,7 @@ class Box:
     marks: tuple[Mark, ...] = ()
 
     def moved(self, dx: float, dy: float) -> list[Mark]:
+        """The marks, as they stand once the box is moved."""
         return [(x + dx, y + dy, what, size) for x, y, what, size in self.marks]
 
 

@@ -1,0 +1,327 @@
+"""Figures and report from a grid on disk: right numbers, gaps shown as gaps, nothing from outside, no torch."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from fake_grid import write_evaluation, write_grid
+from typer.testing import CliRunner
+
+from dmlm import places, recipes
+from dmlm.errors import UserError
+from dmlm.sweep.measures import Arm, arms, benefit_point, compared, wer_point
+from dmlm.sweep.store import CLEAN_DB, read_grid
+from dmlm.sweep.tables import terminal_tables
+
+RATES = {"A -> T": {"clean": 0, 0.0: 2, -10.0: 5}, "A+L -> T": {"clean": 0, 0.0: 1, -10.0: 2}}
+
+
+def speaker(reference, model, template, snr_db, permuted, draw):
+    """Loses a known number of words of every sentence; with permuted lips as many as without lips."""
+    lost = RATES["A -> T" if permuted else template][snr_db]
+    return " ".join(reference.split()[lost:])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A complete grid, with its figures made once."""
+    root = tmp_path_factory.mktemp("runs")
+    folder = write_grid(
+        root, levels=("clean", 0.0, -10.0), permuted_levels=(-10.0,), draws=2, utterances=12, speaker=speaker
+    )
+    files, missing = recipes.load("analysis", "make_figures").make(folder)
+    assert missing == 0
+    return folder, files
+
+
+@pytest.fixture
+def grid(made, tmp_path):
+    """A copy that a test may damage; without figures."""
+    shutil.copytree(made[0].parent, tmp_path / "runs", ignore=shutil.ignore_patterns("figures", "report.html"))
+    return tmp_path / "runs" / made[0].name
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluation(grid, template, snr_db, permuted=None):
+    return read_grid(grid).find("opt-tiny", template, snr_db, permuted)[0].folder
+
+
+# ---- figures and their numbers
+
+
+def test_every_file_is_written_and_named(made):
+    folder, files = made
+    assert all(file.is_file() and file.stat().st_size for file in files)
+    written = {path for path in (folder / "figures").iterdir()}
+    assert written | {folder / "report.html"} == set(files)
+    for figure in ("wer_by_snr", "relative_benefit", "perceptual_score", "training_curves"):
+        assert {f"{figure}.png", f"{figure}.pdf", f"{figure}.csv"} <= {file.name for file in files}
+
+
+def test_numbers_equal_hand_computation(made):
+    folder, _ = made
+    references = [u.reference for u in read_grid(folder).cells[0].evaluations[0].utterances]
+    words = sum(len(reference.split()) for reference in references)
+    for row in rows(folder / "figures" / "wer_by_snr.csv"):
+        lost = RATES[row["template"]][row["snr_db"] if row["snr_db"] == "clean" else float(row["snr_db"])]
+        assert float(row["value"]) == pytest.approx(12 * lost / words)
+        assert float(row["low_95"]) <= float(row["value"]) <= float(row["high_95"])
+        assert int(row["errors"]) == 12 * lost
+        assert int(row["reference_words"]) == words
+    benefit = {row["snr_db"]: row for row in rows(folder / "figures" / "relative_benefit.csv")}
+    assert float(benefit["0"]["value"]) == pytest.approx(0.5)
+    assert float(benefit["-10"]["value"]) == pytest.approx(0.6)
+    assert (benefit["clean"]["value"], benefit["clean"]["status"]) == ("", "undefined")
+    (score,) = rows(folder / "figures" / "perceptual_score.csv")
+    assert float(score["value"]) == pytest.approx(12 * 3 / words)
+    means = {row["measure"]: float(row["value"]) for row in rows(folder / "figures" / "summary_benefit_means.csv")}
+    assert means == pytest.approx({"mean_of_benefits": 0.55, "benefit_of_pooled_wer": (7 - 3) / 7})
+
+
+def test_seeds_are_averaged_and_their_spread_is_told(tmp_path):
+    def lucky(reference, model, template, snr_db, permuted, draw):
+        return " ".join(reference.split()[1 if draw == 0 else 2 :])
+
+    folder = write_grid(tmp_path, templates=("A -> T",), levels=(0.0,), seeds=(0, 1), utterances=5, speaker=lucky)
+    results = read_grid(folder)
+    (arm,) = arms(results)
+    point = wer_point(results, arm, 0.0)
+    words = point.counts.words.sum()
+    assert point.estimate.value == pytest.approx(7.5 / words)
+    assert point.seed_sd == pytest.approx((10 - 5) / words / math.sqrt(2))
+    assert (point.runs, point.asked) == (2, 2)
+
+
+def test_settings_that_differ_in_more_than_the_seed_are_never_pooled(grid):
+    path = grid / "grid.json"
+    data = json.loads(path.read_text())
+    data["cells"].append({**data["cells"][1], "variant": "lambda_A=0"})
+    data["cells"].append(data["cells"][1])
+    path.write_text(json.dumps(data))
+    results = read_grid(grid)
+    names = [arm.name for arm in arms(results)]
+    assert names == ["A", "A+L", "A+L (lambda_A=0)", "A+L (setting 2)"]
+    assert len(compared(results)) == 3
+
+
+# ---- what is missing
+
+
+def test_a_missing_evaluation_is_shown_as_missing(grid):
+    (evaluation(grid, "A+L -> T", 0.0) / "result.json").unlink()
+    results = read_grid(grid)
+    exhibits = [
+        recipes.load("analysis", name).draw(results, grid / "figures") for name in ("wer_by_snr", "summary_table")
+    ]
+    recipes.load("analysis", "report").write(results, grid / "report.html", exhibits)
+    (row,) = (row for row in rows(grid / "figures" / "wer_by_snr.csv") if row["status"] == "missing")
+    assert (row["template"], row["snr_db"]) == ("A+L -> T", "0")
+    assert (row["value"], row["low_95"], row["runs_done"], row["runs_asked"]) == ("", "", "0", "1")
+    assert "of 6 points 1 missing" in exhibits[0].svg
+    assert "opt-tiny A+L -&gt; T, seed 0: 0 dB" in (grid / "report.html").read_text(encoding="utf-8")
+    assert "—" in (grid / "figures" / "summary.md").read_text(encoding="utf-8")
+    assert "1 of 8 evaluations" in terminal_tables(results)
+    assert benefit_point(results, Arm("opt-tiny", "A+L -> T"), 0.0).estimate is None
+
+
+def test_a_grid_without_any_result_still_has_a_report(grid):
+    shutil.rmtree(grid.parent / "trials")
+    outcome = CliRunner().invoke(app(), [str(grid), "--tables"])
+    assert outcome.exit_code == 1
+    assert "—" in outcome.output
+    assert "8 evaluations" in outcome.output
+    assert "8 of 8 evaluations are missing" in (grid / "report.html").read_text()
+    assert "8 of 8" in terminal_tables(read_grid(grid))
+
+
+def test_a_torn_last_line_is_forgiven_only_while_unfinished(grid):
+    folder = evaluation(grid, "A -> T", 0.0)
+    lines = folder / "utterances.jsonl"
+    lines.write_text(lines.read_text()[:-40])
+    with pytest.raises(UserError, match=r"utterances\.jsonl, line 12"):
+        _ = read_grid(grid).find("opt-tiny", "A -> T", 0.0)[0].utterances
+    (folder / "result.json").unlink()
+    assert len(read_grid(grid).find("opt-tiny", "A -> T", 0.0)[0].utterances) == 11
+
+
+def test_a_torn_line_in_the_middle_is_never_forgiven(grid):
+    folder = evaluation(grid, "A -> T", 0.0)
+    (folder / "result.json").unlink()
+    lines = (folder / "utterances.jsonl").read_text().splitlines()
+    lines[3] = lines[3][:20]
+    (folder / "utterances.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="line 4"):
+        _ = read_grid(grid).find("opt-tiny", "A -> T", 0.0)[0].utterances
+
+
+# ---- mistakes, one sentence each, exit code 2
+
+
+def app():
+    """The command line of make_figures."""
+    import typer
+
+    program = typer.Typer()
+    program.command()(recipes.load("analysis", "make_figures").main)
+    return program
+
+
+def lose_a_line(grid):
+    path = evaluation(grid, "A -> T", 0.0) / "utterances.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def be_another_schema(grid):
+    (grid / "grid.json").write_text(json.dumps({**json.loads((grid / "grid.json").read_text()), "schema": 7}))
+
+
+def lose_a_field(grid):
+    data = json.loads((grid / "grid.json").read_text())
+    del data["corpus"]
+    (grid / "grid.json").write_text(json.dumps(data))
+
+
+def be_too_loud(grid):
+    folder = evaluation(grid, "A -> T", 0.0)
+    write_evaluation(folder, [("utt-0000", "a b", "a")], 0.0, offset_db=0.3)
+
+
+def swap_the_test_set(grid):
+    folder = evaluation(grid, "A -> T", 0.0)
+    write_evaluation(folder, [(f"other-{i}", "a b", "a") for i in range(12)], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lose_a_line, "adds up to 11"),
+        (be_another_schema, "schema 7"),
+        (lose_a_field, "'corpus' is missing"),
+        (be_too_loud, "0.30 dB instead of 0 dB"),
+        (swap_the_test_set, "cannot be compared"),
+        (lambda grid: (grid / "grid.json").unlink(), "There is no file"),
+        (lambda grid: (grid / "grid.json").write_text("{"), "cannot be read as JSON"),
+    ],
+)
+def test_a_mistake_is_one_sentence(grid, damage, said):
+    damage(grid)
+    outcome = CliRunner().invoke(app(), [str(grid)])
+    assert outcome.exit_code == 2
+    assert said in outcome.output
+    assert "Traceback" not in outcome.output
+    assert len(outcome.output.strip().splitlines()) == 1
+
+
+# ---- the report
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, and checks that tags are closed in order."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.images, self.text = [], [], 0, []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.images += tag == "img"
+        self.links += [value for name, value in attrs if name in ("src", "href", "action", "data")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_report_opens_offline(made):
+    source = (made[0] / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(source)
+    page.close()
+    assert page.open == []
+    assert page.images == 4
+    assert all(link.startswith(("#", "data:image/svg+xml;base64,")) for link in page.links)
+    assert "http" not in source.replace("data:image/svg+xml;base64,", "")
+    assert "url(" not in source
+
+
+def test_report_says_what_a_reviewer_asks(made):
+    page = Page()
+    page.feed((made[0] / "report.html").read_text(encoding="utf-8"))
+    text = " ".join(" ".join(page.text).split())
+    for said in (
+        "lower-whitespace/1",
+        "three_equations 1",
+        "CC0-1.0",
+        "second half",
+        "stand-in",
+        "2000 resamples",
+        "0.010",
+    ):
+        assert said in text
+    assert "WER rises from 0.0 % in clean speech to" in text
+    assert "excludes zero: yes" in text
+    assert "holds" in text
+    assert "not measured" in text
+
+
+def test_terminal_tables(made):
+    text = terminal_tables(read_grid(made[0]))
+    assert "+50.0*" in text
+    assert "+60.0*" in text
+    assert "undef." in text
+    assert "missing" not in text
+
+
+def test_levels_run_from_clean_to_loud(made):
+    assert read_grid(made[0]).snrs_db == [CLEAN_DB, 0.0, -10.0]
+
+
+# ---- the wing
+
+
+def test_figures_have_one_shape():
+    for name in recipes.names("analysis"):
+        module = recipes.load("analysis", name)
+        assert module.__doc__, name
+        assert hasattr(module, "draw") == hasattr(module, "ORDER"), name
+    assert not (places.wing("analysis") / "__init__.py").exists()
+
+
+def test_figures_are_made_again_by_hand_without_torch(grid, made):
+    """In a fresh process, from another folder, as a user runs it; the same results give the same bytes."""
+    script = places.wing("analysis") / "make_figures.py"
+    code = (
+        "import sys, runpy; sys.argv = ['make_figures.py', sys.argv[1]]\n"
+        f"try: runpy.run_path({str(script)!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "loaded = {name.split('.')[0] for name in sys.modules}\n"
+        "assert not loaded & {'torch', 'transformers'}, loaded\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", code, str(grid)]
+    outcome = subprocess.run(command, cwd=grid.parent, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.splitlines()[-1] == str(grid / "report.html")
+    for file in made[1]:
+        assert (grid / file.relative_to(made[0])).read_bytes() == file.read_bytes(), file.name
+
+
+def test_no_figure_imports_another():
+    siblings = set(recipes.names("analysis"))
+    for path in places.wing("analysis").glob("*.py"):
+        imported = {line.split()[1] for line in path.read_text().splitlines() if line.startswith(("import ", "from "))}
+        assert not imported & siblings, path.name

@@ -1,0 +1,52 @@
+"""Image units without a download: the grey patches of a page, in raster order, to k-means clusters."""
+
+import numpy as np
+from pydantic import Field
+
+from dmlm.tokens.tokenizer import Settings as BaseSettings
+from dmlm.tokens.tokenizer import Tokenizer
+
+
+class Settings(BaseSettings):
+    """A 450 x 200 px page gives 19 x 9 = 171 units; most are blank, and blank patches share a unit."""
+
+    clusters: int = Field(default=256, ge=2)
+    patch_px: int = Field(default=24, ge=4, description="side of a patch, in pixels of the page")
+    side: int = Field(default=12, ge=2, description="a patch is averaged down to side x side pixels")
+
+
+class PatchUnits(Tokenizer):
+    """Patches do not overlap; the page is continued with its paper to a whole number of them."""
+
+    modality = "I"
+    media = "image"
+    Settings = Settings
+
+    @property
+    def clusters(self) -> int:
+        return self.settings.clusters
+
+    @property
+    def vocab_size(self) -> int:
+        return self.settings.clusters
+
+    @property
+    def rate_hz(self) -> None:
+        return None
+
+    def features(self, item: np.ndarray) -> np.ndarray:
+        """Darkness relative to the paper in [-1, 1], float32 (T, side * side), of a page uint8 (H, W, 3)."""
+        import cv2
+
+        patch, side = self.settings.patch_px, self.settings.side
+        grey = cv2.cvtColor(item, cv2.COLOR_RGB2GRAY)
+        paper = int(np.median(grey))
+        down, across = -(-grey.shape[0] // patch), -(-grey.shape[1] // patch)
+        missing = (down * patch - grey.shape[0], across * patch - grey.shape[1])
+        whole = cv2.copyMakeBorder(grey, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT, value=paper)
+        small = cv2.resize(whole, (across * side, down * side), interpolation=cv2.INTER_AREA)
+        dark = (paper - small.astype(np.float32)) / 255
+        return dark.reshape(down, side, across, side).swapaxes(1, 2).reshape(down * across, side * side)
+
+    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        return [self.codebook.assign(self.features(item)) for item in batch]

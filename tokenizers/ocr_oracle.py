@@ -1,0 +1,29 @@
+"""An oracle in the place of an OCR engine: the manifest's own linear text, as a perfect engine would read it.
+
+It bounds from above what recognised text can bring; a real engine (`ocr_rapidocr`) loses fractions and some exponents.
+"""
+
+from dmlm.tokens import reading
+from dmlm.tokens.tokenizer import Reader
+from dmlm.tokens.tokenizer import Settings as BaseSettings
+
+
+class Settings(BaseSettings):
+    """The spelling; take the same as for the engine it is compared with."""
+
+    normaliser: reading.Name = "equations/1"
+
+
+class OcrOracle(Reader):
+    """Reads nothing: it hands over what is known."""
+
+    media = "ocr"
+    Settings = Settings
+
+    def facts(self) -> list[str]:
+        """Digest of the normalisers."""
+        return [reading.digest()]
+
+    def read(self, batch: list[str]) -> list[str]:
+        """The manifest's `ocr` text of each utterance, normalised."""
+        return [reading.NORMALISERS[self.settings.normaliser](text) for text in batch]
