@@ -48,10 +48,8 @@ def main(
     for file in files:
         print(file)
     if missing:
-        print(
-            f"{missing} evaluations are missing; they are shown as missing. Run the grid to finish them.",
-            file=sys.stderr,
-        )
+        said = "evaluation is" if missing == 1 else "evaluations are"
+        print(f"{missing} {said} missing and shown as missing; run the grid to finish.", file=sys.stderr)
         raise typer.Exit(1)
 
 

@@ -23,20 +23,22 @@ def _rows(results: GridResults) -> list[tuple[str, str, str, str]]:
     sizes = results.corpus.get("utterances", {})
     counts = "/".join(str(sizes.get(split, "?")) for split in ("train", "val", "test"))
     corpus = f"{results.corpus['name']} {results.corpus['version']}: {counts} items"
-    rows = [("corpus", PAPER_CORPUS, corpus, "stand-in")]  # the authors' media are not distributed
+    made_again = "stand-in, made after the authors' scripts" if "equations" in corpus else "another corpus"
+    rows = [("corpus", PAPER_CORPUS, corpus, made_again)]
     letters = dict.fromkeys(letter for cell in results.cells for letter in cell.inputs)
     for letter in letters:
         recipe, words = PAPER_READERS.get(letter, ("", "not in the paper"))
-        used = results.readers.get(letter, "not recorded")
-        rows.append(
-            (f"{letter}, {MODALITIES[letter]}", words, used, "as in the paper" if used == recipe else "stand-in")
-        )
-    musan = "musan" in str(results.noise.get("set", "")).lower()
+        used = results.readers.get(letter)
+        verdict = "as in the paper" if used == recipe else "stand-in" if used else "unknown"
+        rows.append((f"{letter}, {MODALITIES[letter]}", words, used or "not recorded", verdict))
+    same = "musan" in str(results.noise.get("set", "")).lower() and results.noise.get("placement") == "second_half"
     used = f"{results.noise.get('set')}, {str(results.noise.get('placement')).replace('_', ' ')}"
-    rows.append(("noise", "MUSAN clips on the second half of each equation", used, "" if musan else "stand-in"))
+    rows.append(
+        ("noise", "MUSAN clips on the second half of each equation", used, "as in the paper" if same else "stand-in")
+    )
     for model in results.models:
         family = next((words for name, words in PAPER_MODELS.items() if name.split("-")[0] == model.split("-")[0]), "—")
-        rows.append(("backbone", family, model, "size of the paper" if model in PAPER_MODELS else "stand-in"))
+        rows.append(("backbone", family, model, "size as in the paper" if model in PAPER_MODELS else "stand-in"))
     return rows
 
 

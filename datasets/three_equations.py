@@ -121,14 +121,17 @@ class Equation:
 
     @property
     def spoken(self) -> str:
+        """Lower-case words and numbers, parted by spaces."""
         return self._joined("plus", "minus", "equals", " ", "{v} to the power of {e}", "log of {x}", "{u} over {l}")
 
     @property
     def latex(self) -> str:
+        """As it is drawn."""
         return self._joined("+", "-", "=", "", "{v}^{{{e}}}", "\\log({x})", "\\frac{{{u}}}{{{l}}}")
 
     @property
     def line(self) -> str:
+        """As a perfect reader would type it."""
         return self._joined("+", "-", "=", "", "{v}^{e}", "log({x})", "{u}/{l}")
 
 
@@ -175,8 +178,7 @@ def plan(settings: Settings) -> list[blocks.Record]:
             items[name] = {
                 "id": name, "split": split, "spoken": spoken, "latex": latex, "lines": lines, "speaker": speaker
             }  # fmt: skip
-    order = [f"{split}-{number:05d}" for split in ("train", "val", "test") for number in range(getattr(settings, split))]
-    return [items[name] for name in order]
+    return sorted(items.values(), key=lambda item: (("train", "val", "test").index(item["split"]), item["id"]))
 
 
 def make_block(setting: str, items: list[blocks.Record], folder: Path) -> list[blocks.Record]:
@@ -195,10 +197,9 @@ def _make(settings: Settings, item: blocks.Record, folder: Path) -> blocks.Recor
     order = _top_to_bottom(item["latex"], generator(settings.seed, name, "page"))
     files = {"audio": f"audio/{name}.flac", "lips": f"lips/{name}.mp4", "image": f"image/{name}.png"}
     _save(folder, files, samples, frames, page)
-    utterance = dict(
-        id=name, split=item["split"], text=" ".join(item["spoken"]), **files, ocr=" ".join(item["lines"][index] for index in order),
-        speaker=speaker.name, duration_s=duration_s, spans=spans,
-    )  # fmt: skip
+    text, ocr = " ".join(item["spoken"]), " ".join(item["lines"][index] for index in order)
+    utterance = {"id": name, "split": item["split"], "text": text, **files, "ocr": ocr, "speaker": speaker.name}
+    utterance |= {"duration_s": duration_s, "spans": spans}
     return {"files": list(files.values()), "utterance": utterance, "phones": phones}
 
 
@@ -249,7 +250,8 @@ def prepare(settings: Settings, folder: Path, workers: int | None = None) -> Cor
         folder: gets audio, lips, image, phones.jsonl, manifest.jsonl and, last, corpus.json
         workers: processes at a time; the result does not depend on it
     """
-    card: dict[str, Any] = {"name": NAME, "version": VERSION, "licence": LICENCE, "settings": settings.model_dump(mode="json")}
+    card: dict[str, Any] = {"name": NAME, "version": VERSION, "licence": LICENCE}
+    card["settings"] = settings.model_dump(mode="json")
     if (old := folder / "corpus.json").is_file() and any(
         json.loads(old.read_text("utf-8")).get(key) != value for key, value in card.items()
     ):

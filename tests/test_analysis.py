@@ -139,7 +139,7 @@ def test_a_grid_without_any_result_still_has_a_report(grid):
     assert outcome.exit_code == 1
     assert "—" in outcome.output
     assert "8 evaluations" in outcome.output
-    assert "8 of 8 evaluations are missing" in (grid / "report.html").read_text()
+    assert "Missing: 8 of 8 evaluations" in (grid / "report.html").read_text()
     assert "8 of 8" in terminal_tables(read_grid(grid))
 
 

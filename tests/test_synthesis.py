@@ -10,7 +10,7 @@ import pytest
 
 from dmlm.corpus.media import SAMPLE_RATE_HZ, read_audio, read_video
 from dmlm.corpus.noise import NoiseBank, generator
-from dmlm.corpus.synthesis import bank, mouth, speech
+from dmlm.corpus.synthesis import bank, speech
 from dmlm.corpus.synthesis.mouth import MouthStyle, render, write_video
 from dmlm.corpus.synthesis.viseme import PARAMETERS, VISEMES, movement, visemes_of
 from dmlm.errors import UserError
@@ -78,14 +78,16 @@ def test_a_data_path_over_160_bytes_works_and_fresh_processes_agree(tmp_path):
         "import sys, hashlib, espeakng_loader\n"
         "if sys.argv[1]: espeakng_loader.get_data_path = lambda: sys.argv[1]\n"
         "from dmlm.corpus.synthesis.speech import SPEAKERS, engine\n"
-        "breathy = next(s for s in SPEAKERS if s.name == 'victor')\n"
+        "breathy = next(s for s in SPEAKERS if s.name == 'f5')\n"
         "samples = [engine().say('17 over 35', s).samples.tobytes() for s in (breathy, SPEAKERS[0])]\n"
         "print(hashlib.sha256(b''.join(samples)).hexdigest())\n"
     )
-    spoken = [
-        subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True)
         for path in (str(deep / "data"), "")
     ]
+    spoken = [process.communicate()[0] for process in started]
+    assert len(spoken[0]) == 65
     assert spoken[0] == spoken[1]
 
 
@@ -115,7 +117,7 @@ def test_phonemes_that_look_alike_share_a_viseme():
 
 
 def test_every_phoneme_that_is_spoken_has_a_viseme():
-    text = " plus ".join([*map(str, range(1, 51)), *"abcdefghijklmnopqrstuvwxyz"]) + " equals minus over log of to the power"
+    text = " plus ".join([*map(str, range(1, 51)), *"abcdefghijklmnopqrstuvwxyz", "equals minus over log of the power"])
     symbols = {symbol for _, symbol in speech.engine().say(text, speech.SPEAKERS[0]).phones if symbol}
     assert len(symbols) > 30
     assert [symbol for symbol in symbols if not visemes_of(symbol)] == []
@@ -132,13 +134,13 @@ def test_the_lips_close_for_p_b_and_m(said, jitter):
 
 
 def test_p_b_and_m_give_the_same_pictures():
-    films = [render([(0.1, s), (0.18, "ɑː"), (0.4, "")], 0.6, "adam", MouthStyle(), generator("x")) for s in "pbm"]
+    films = [render([(0.1, s), (0.18, "ɑː"), (0.4, "")], 0.6, "gene", MouthStyle(), generator("x")) for s in "pbm"]
     assert np.array_equal(films[0], films[1])
     assert np.array_equal(films[0], films[2])
 
 
 def test_an_open_mouth_is_darker_inside_than_a_closed_one():
-    film = render([(0.0, "m"), (0.4, "ɑː"), (0.8, "")], 0.9, "adam", STILL, np.random.default_rng(0))
+    film = render([(0.0, "m"), (0.4, "ɑː"), (0.8, "")], 0.9, "gene", STILL, np.random.default_rng(0))
     dark = (film < 70).sum(axis=(1, 2))
     assert dark[15] > 5 * dark[5]
 
@@ -154,21 +156,20 @@ def test_a_short_vowel_does_not_reach_its_target():
 
 def test_a_film_depends_on_its_seed_and_speaker_only():
     phones = [(0.1, "w"), (0.2, "aɪ"), (0.5, "")]
-    first = render(phones, 0.7, "adam", MouthStyle(), np.random.default_rng(1))
+    first = render(phones, 0.7, "gene", MouthStyle(), np.random.default_rng(1))
     assert (first.shape, first.dtype) == ((18, 96, 96), np.uint8)
-    assert np.array_equal(first, render(phones, 0.7, "adam", MouthStyle(), np.random.default_rng(1)))
-    assert not np.array_equal(first, render(phones, 0.7, "adam", MouthStyle(), np.random.default_rng(2)))
+    assert np.array_equal(first, render(phones, 0.7, "gene", MouthStyle(), np.random.default_rng(1)))
+    assert not np.array_equal(first, render(phones, 0.7, "gene", MouthStyle(), np.random.default_rng(2)))
     assert not np.array_equal(first, render(phones, 0.7, "linda", MouthStyle(), np.random.default_rng(1)))
     same = MouthStyle(face_variation=0)
-    assert np.array_equal(*(render(phones, 0.7, who, same, np.random.default_rng(1)) for who in ("adam", "linda")))
+    assert np.array_equal(*(render(phones, 0.7, who, same, np.random.default_rng(1)) for who in ("gene", "linda")))
 
 
 def test_the_mouth_stays_in_the_picture_for_every_speaker():
     for speaker in speech.SPEAKERS:
         style = MouthStyle(**{**vars(STILL), "blur_px": 0.0})
-        rest, wide, open_ = (
-            render([(0.0, s)], 0.4, speaker.name, style, np.random.default_rng(0))[5].astype(int) for s in ("", "iː", "ɑː")
-        )
+        films = [render([(0.0, s)], 0.4, speaker.name, style, np.random.default_rng(0)) for s in ("", "iː", "ɑː")]
+        rest, wide, open_ = (film[5].astype(int) for film in films)
         for moved in (wide, open_):
             rows, columns = np.nonzero(np.abs(moved - rest))
             assert rows.min() > 2
@@ -184,7 +185,7 @@ def test_a_style_that_makes_no_sense_is_refused():
 
 
 def test_a_video_comes_back_as_it_was_written(tmp_path):
-    film = render([(0.1, "w"), (0.2, "aɪ"), (0.5, "")], 1.0, "adam", MouthStyle(noise=0), np.random.default_rng(1))
+    film = render([(0.1, "w"), (0.2, "aɪ"), (0.5, "")], 1.0, "gene", MouthStyle(noise=0), np.random.default_rng(1))
     write_video(tmp_path / "a.mp4", film)
     write_video(tmp_path / "b.mp4", film)
     back = read_video(tmp_path / "a.mp4").astype(int)

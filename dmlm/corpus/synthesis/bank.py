@@ -70,7 +70,9 @@ def _note(pitch: float, seconds: float, bright: float) -> np.ndarray:
     time_s = np.arange(int(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     base_hz = 440.0 * 2 ** ((pitch - 69) / 12)
     harmonics = range(1, min(9, int(7500 / base_hz) + 1))
-    tone = sum(bright ** (h - 1) * np.exp(-time_s * (1.5 + h)) * np.sin(2 * np.pi * base_hz * h * time_s) for h in harmonics)
+    tone = np.zeros_like(time_s)
+    for h in harmonics:
+        tone += bright ** (h - 1) * np.exp(-time_s * (1.5 + h)) * np.sin(2 * np.pi * base_hz * h * time_s)
     return tone * np.minimum(1, time_s / 0.008) * np.minimum(1, (seconds - time_s) / 0.03)
 
 
@@ -97,7 +99,8 @@ def _music(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
         for half in range(2):
             if rng.random() < 0.75:
                 degree = int(np.clip(degree + rng.integers(-2, 3), 3, 13))
-                play((beat + half / 2) * beat_s, _note(pitch(degree) + 12, beat_s * rng.choice([0.5, 1.0]), bright), 0.8)
+                note = _note(pitch(degree) + 12, beat_s * rng.choice([0.5, 1.0]), bright)
+                play((beat + half / 2) * beat_s, note, 0.8)
         hit = rng.standard_normal(SAMPLE_RATE_HZ // 8) * np.exp(-np.arange(SAMPLE_RATE_HZ // 8) / 400)
         play(beat * beat_s, hit, 0.25)
     return music[:SAMPLES]
@@ -110,7 +113,8 @@ def _babble(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
     babble = np.zeros(SAMPLES)
     for voice in rng.choice(len(speakers), int(rng.integers(6, 9)), replace=False):
         order = rng.permutation(len(sentences))
-        said, length = [], 0
+        said: list[np.ndarray] = []
+        length = 0
         while length < SAMPLES + SAMPLE_RATE_HZ:
             said.append(engine().say(sentences[order[len(said) % len(order)]], speakers[voice]).samples)
             length += len(said[-1])

@@ -9,8 +9,9 @@ Shapes: T frames, K points along a lip, 96 x 96 pixels.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -30,7 +31,7 @@ FULL_RANGE = 2  # grey levels 0..255 in a video, not 16..235
 class MouthStyle:
     """How hard the mouth is to read. Every field may be set in a corpus recipe."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     coarticulation_s: float = 0.030  # time constant: how far neighbouring visemes blend
     jitter: float = 0.15  # error of each target, relative to its parameter's range
@@ -185,18 +186,20 @@ def _outlines(moves: np.ndarray, face: Face, sway: np.ndarray) -> dict[str, np.n
     }
 
 
+@lru_cache(maxsize=64)
 def _backdrop(face: Face) -> np.ndarray:
-    """Skin under its light, with the shadows of nose and chin, float32 (96, 96)."""
+    """Skin under its light, with the shadows of nose and chin, uint8 (96, 96)."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
     skin = face.skin + face.light_x * x + face.light_y * y - 40 * (x**2 + 0.5 * y**2)
     nose_x, nose_y = (face.x / SIZE - 0.5), (face.y - 34) / SIZE - 0.5
     skin -= 26 * np.exp(-(((np.abs(x - nose_x) - 0.075) / 0.055) ** 2) - ((y - nose_y) / 0.035) ** 2)
     groove = np.exp(-(((x - nose_x) / 0.03) ** 2) - ((y - nose_y - 0.17) / 0.09) ** 2)
     chin = np.exp(-((x - nose_x) ** 2) / 0.05 - ((y - nose_y - 0.86) / 0.06) ** 2)
-    return skin - 9 * groove - 16 * chin - face.beard * (y > 0.1) * np.minimum(1, 8 * (y - 0.1).clip(0))
+    skin -= 9 * groove + 16 * chin + face.beard * np.minimum(1, 8 * (y - 0.1).clip(0))
+    return np.clip(skin, 0, 255).astype(np.uint8)
 
 
-@cache
+@lru_cache(maxsize=4)
 def _noise_bank(sigma: float) -> np.ndarray:
     """Camera noise to cut frames from, int16; the same in every process."""
     return np.rint(np.random.default_rng(0).normal(0.0, sigma, NOISE_BANK)).astype(np.int16)
@@ -219,12 +222,11 @@ def _draw(
         (outlines[part], float(np.clip(face.skin + (tone - face.skin) * style.contrast, 0, 255)))
         for part, tone in tones.items()
     ]
-    skin = np.clip(_backdrop(face), 0, 255).astype(np.uint8)
-    frames = np.empty((len(light), SIZE, SIZE), np.uint8)
-    frames[:] = skin
+    skin = _backdrop(face)
+    frames = np.repeat(skin[None], len(light), axis=0)
     for number, frame in enumerate(frames):
         for points, tone in parts:
-            cv2.fillPoly(frame, points[number : number + 1], tone, cv2.LINE_AA, SHIFT)
+            cv2.fillPoly(frame, [points[number]], tone, cv2.LINE_AA, SHIFT)
     if style.blur_px > 0:
         taps = np.exp(-0.5 * (np.arange(-2, 3) / style.blur_px) ** 2)
         strip = frames.reshape(-1, SIZE)  # all frames at once

@@ -30,7 +30,8 @@ PHONEME_EVENTS, PHONEME_IPA, DONT_EXIT = 0x0001, 0x0002, 0x8000
 END, WORD, PHONEME = 0, 1, 7
 UTF8 = 1
 SEED = 1
-RATE, PITCH, PITCH_RANGE = 1, 3, 4
+RATE, VOLUME, PITCH, PITCH_RANGE = 1, 2, 3, 4
+SOFTER = 60  # of 100: at full volume some voices are cut at the largest sample
 LONGEST_PATH = 150  # bytes; the library appends file names within char[160]
 STRESS = str.maketrans("", "", "ˈˌ")
 SPELLED = {"a": "eigh"}  # a lone "a" would be read as the article
@@ -86,8 +87,9 @@ class Speech:
 
 
 def _pool() -> tuple[Speaker, ...]:
-    men = "adam Andy benjamin david ed Gene Lee Mario Michael paul robert victor".split()
-    women = "Alicia Andrea Annie anika aunty belinda f2 f3 f5 linda shelby steph".split()
+    """Men and women in turn. Left out: whispers, robots, pitches beyond people, and the slow Klatt voices."""
+    men = ("Gene", "Lee", "Mario", "Michael", "Henrique", "Nguyen", "boris", "m3", "m7", "max", "miguel", "travis")
+    women = ("Alicia", "Andrea", "Annie", "anika", "aunty", "belinda", "f2", "f3", "f5", "linda", "shelby", "steph")
     speakers = []
     for number, name in enumerate(name for pair in zip(men, women, strict=True) for name in pair):
         rate_wpm = 150 + (number * 7) % 40  # 150 to 189 words per minute; the paper speaks at 175
@@ -109,7 +111,9 @@ def _short_path(path: Path) -> Path:
         return path
     link = Path(tempfile.gettempdir()) / f"dmlm-espeak-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}"
     if len(os.fsencode(link)) > LONGEST_PATH:
-        raise UserError(f"espeak-ng cannot use paths over {LONGEST_PATH} bytes, such as {link}; set TMPDIR to a short folder.")
+        raise UserError(
+            f"espeak-ng needs paths up to {LONGEST_PATH} bytes, unlike {link}; set TMPDIR to a short folder."
+        )
     try:
         link.symlink_to(path, target_is_directory=True)
     except FileExistsError:
@@ -136,7 +140,7 @@ class Espeak:
         options = PHONEME_EVENTS | PHONEME_IPA | DONT_EXIT
         self._rate_hz = self._library.espeak_Initialize(SYNCHRONOUS, 0, os.fsencode(data), options)
         if self._rate_hz <= 0:
-            raise UserError(f"espeak-ng cannot read its data in {data}; reinstall it with: pip install -I espeakng-loader")
+            raise UserError(f"espeak-ng cannot read its data in {data}; mend it with: pip install -I espeakng-loader")
         self._callback = _Callback(self._receive)  # kept: ctypes would let it go
         self._library.espeak_SetSynthCallback(self._callback)
         divisor = int(np.gcd(self._rate_hz, SAMPLE_RATE_HZ))
@@ -146,7 +150,7 @@ class Espeak:
         self._blocks: list[np.ndarray] = []
         self._events: list[tuple[int, float, int, str]] = []
 
-    def _receive(self, samples, count, events) -> int:  # type: ignore[no-untyped-def]
+    def _receive(self, samples, count, events) -> int:
         if samples and count > 0:
             self._blocks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         number = 0
@@ -167,8 +171,9 @@ class Espeak:
         if variant and variant not in self._variants:  # the library would take the plain voice without a word
             raise UserError(f"espeak-ng has no voice {speaker.voice!r}; {did_you_mean(variant, self._variants)}.")
         if self._library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
-            raise UserError(f"espeak-ng has no voice {speaker.voice!r}; take for instance en-us or en-us+{SPEAKERS[0].name}.")
-        for parameter, value in ((RATE, speaker.rate_wpm), (PITCH, speaker.pitch), (PITCH_RANGE, speaker.pitch_range)):
+            raise UserError(f"espeak-ng has no voice {speaker.voice!r}; take for instance {SPEAKERS[0].voice}.")
+        manner = {RATE: speaker.rate_wpm, VOLUME: SOFTER, PITCH: speaker.pitch, PITCH_RANGE: speaker.pitch_range}
+        for parameter, value in manner.items():
             self._library.espeak_SetParameter(parameter, value, 0)
         self._library.espeak_ng_SetRandSeed(SEED)
         words = text.split()

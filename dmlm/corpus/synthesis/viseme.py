@@ -10,6 +10,7 @@ Shapes: T frames, N segments (visemes in time), P parameters in the order of `PA
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def segments(phones: Sequence[tuple[float, str]], duration_s: float) -> tuple[li
         parts = visemes_of(symbol) or (["rest"] if end_s - start_s >= SHORTEST_PAUSE_S else [])
         edges = np.linspace(start_s, end_s, len(parts) + 1)
         names += parts
-        bounds += zip(edges[:-1], edges[1:], strict=True)
+        bounds += pairwise(edges)
     return [*names, "rest"], np.array([*bounds, (duration_s, duration_s + 1.0)])
 
 
