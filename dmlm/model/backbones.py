@@ -1,17 +1,31 @@
 """Decoder-only backbones: always the OPT and Mamba classes of `transformers`, at the sizes of `dmlm.model.sizes`."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless asked for
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from transformers import MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
+from transformers.utils import logging as hf_logging  # noqa: E402
 
+from dmlm.model.mamba import use_fast_scan  # noqa: E402
 from dmlm.model.sizes import MAMBA, OPT, check_name  # noqa: E402
+
+hf_logging.disable_progress_bar()
+hf_logging.set_verbosity_error()  # it advises installing CUDA kernels at every build
 
 
 @dataclass(frozen=True)
@@ -50,8 +64,14 @@ def build(spec: BackboneSpec, seed: int) -> PreTrainedModel:
                 attn_implementation="sdpa",
             )
         )
-    # without mambapy's parallel scan, Mamba off CUDA is a Python loop whose backward pass is quadratic in time
+    use_fast_scan()
     return MambaForCausalLM(MambaConfig(**shared, **MAMBA[spec.name], use_mambapy=True))
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """A model that `save_pretrained` wrote."""
+    use_fast_scan()
+    return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
 
 
 def parameter_count(model: PreTrainedModel, embeddings: bool = True) -> int:
@@ -60,16 +80,22 @@ def parameter_count(model: PreTrainedModel, embeddings: bool = True) -> int:
     return sum(p.numel() for n, p in model.named_parameters() if embeddings or not any(part in n for part in names))
 
 
-def embed_codebooks(model: PreTrainedModel, centroids: Mapping[int, np.ndarray], seed: int) -> None:
-    """Start the embeddings of learned codebooks from their centroids, so that similar clusters begin as similar inputs.
+def structured_start(model: PreTrainedModel, centroids: Mapping[int, np.ndarray], seed: int) -> None:
+    """Begin the embeddings of learned codebooks at their centroids, and OPT's positions at sinusoids.
 
-    `centroids` maps the first ID of a modality to its (K, D). They are centred, projected to the model's width by a
-    fixed random matrix (Johnson-Lindenstrauss: distances survive) and scaled to the spread of the other embeddings.
+    Similar clusters then start as similar inputs, and near positions as near ones: a model trained from scratch on an
+    hour of speech finds the alignment of text to units in far fewer steps (docs/lab-notes.md). Everything stays
+    trainable. `centroids` maps the first ID of a modality to its (K, D); they are centred, projected to the model's
+    width by a random matrix (distances survive: Johnson-Lindenstrauss) and scaled to the spread of all embeddings.
     """
-    table = model.get_input_embeddings().weight  # (V, width)
+    table = model.get_input_embeddings().weight.data  # (V, width)
+    spread = float(table.std())
     for first, points in centroids.items():
-        centred = torch.from_numpy(points - points.mean(axis=0))
         projection = torch.randn(points.shape[1], table.shape[1], generator=torch.Generator().manual_seed(seed))
-        projected = centred @ projection
-        with torch.no_grad():
-            table[first : first + len(points)] = projected * (table.std() / projected.std())
+        projected = torch.from_numpy(points - points.mean(axis=0)) @ projection
+        table[first : first + len(points)] = projected * (spread / projected.std())
+    if isinstance(model, OPTForCausalLM):
+        positions = model.model.decoder.embed_positions.weight.data  # (context + 2, width)
+        count, width = positions.shape
+        angles = torch.arange(count)[:, None] * 1000.0 ** (-torch.arange(0, width, 2) / width)  # (count, width / 2)
+        positions.copy_(math.sqrt(2) * spread * torch.cat([angles.sin(), angles.cos()], dim=1))

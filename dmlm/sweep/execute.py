@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from dmlm import places, progress, workers
 from dmlm.corpus.noise import TOLERANCE_DB, generator
@@ -61,9 +61,10 @@ def train_cell(trial: Trial, grid: Grid, materials: Materials) -> None:
         dropout=cell.train.dropout,
     )
     model = backbones.build(spec, cell.seed)
-    if grid.model.embedding_init == "codebook":
-        codebooks = {k: e.codebook for k, e in _tokenizers(materials, cell.template.letters) if e.codebook}
-        backbones.embed_codebooks(model, {vocabulary.offset(k): book.centroids for k, book in codebooks.items()}, cell.seed)
+    if grid.model.start == "structured":
+        encoders = {letter: materials.sources[letter].encoder for letter in cell.template.letters}
+        books = {k: e.codebook for k, e in encoders.items() if isinstance(e, Tokenizer) and e.codebook}
+        backbones.structured_start(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
     places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
     with progress.bar(f"train {cell.label}", cell.train.steps, "step") as shown:
 
@@ -100,15 +101,10 @@ def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: 
     places.write_text(trial.folder / "result.json", json.dumps(result, indent=1) + "\n")
 
 
-def _tokenizers(materials: Materials, letters: Sequence[str]) -> list[tuple[str, Tokenizer]]:
-    encoders = [(letter, materials.sources[letter].encoder) for letter in letters]
-    return [(letter, encoder) for letter, encoder in encoders if isinstance(encoder, Tokenizer)]
-
-
 def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], grid: Grid, materials: Materials) -> None:
     """Decode the test split under every pending condition; each leaves its folder when it is done."""
     template = trial.cell.template
-    model = AutoModelForCausalLM.from_pretrained(trial.folder / "model")
+    model = backbones.load(trial.folder / "model")
     reading = Reading(
         template, materials.vocabulary(template.letters), materials.text, materials.rates_hz, grid.max_new_tokens, device()
     )

@@ -88,7 +88,7 @@ class ModelSettings(Section):
     """What all backbones have in common."""
 
     context: int = Field(default=512, ge=8, description="longest sequence, in tokens")
-    embedding_init: Literal["codebook", "random"] = "codebook"
+    start: Literal["structured", "random"] = "structured"  # see dmlm.model.backbones.structured_start
 
 
 @dataclass(frozen=True)
