@@ -74,12 +74,12 @@ class Settings(BaseModel):
 
 
 SMALL = dict(
-    letters="abdfmnrswxy", largest=20, largest_exponent=5, equations_read=1, speakers=8,
-    p_fraction=0.2, p_exponent=0.1, p_log=0.05,
+    letters="fmrwxy", largest=12, largest_exponent=4, equations_read=1, speakers=4,
+    p_fraction=0.15, p_exponent=0.1, p_log=0.05,
 )  # fmt: skip
 PRESETS = {
     "smoke": Settings(train=120, val=20, test=24, **SMALL),
-    "tiny": Settings(train=2400, val=100, test=200, **SMALL),
+    "tiny": Settings(train=2000, val=100, test=200, **SMALL),
     "paper": Settings(),
 }
 

@@ -25,8 +25,7 @@ class Settings(BaseSettings):
     """How a page is cut into lines, and what size they are read at."""
 
     layout: Literal["components", "detector"] = "components"  # detector: RapidOCR's own, for photographs
-    line_px: int = Field(40, ge=16, le=200)  # components: least height of the strip round a line, in pixels of the page
-    stretch: float = Field(0.85, gt=0.3, le=1.5)  # components: width of a strip relative to its height, before reading
+    line_px: int = Field(40, ge=16, le=200)  # components: least height of the strip round a line; more is faster
     normaliser: reading.Name = "equations/1"
 
 
@@ -43,7 +42,7 @@ class RapidOcr(Reader):
         except ImportError as error:
             raise UserError(f"ocr_rapidocr: {error}; run: pip install rapidocr onnxruntime") from None
         models = Path(rapidocr.__file__).parent / "models"
-        self.models = {task: next(models.glob(f"*_{task}_*.onnx"), None) for task in ("det", "rec")}
+        self.models = {task: max(models.glob(f"PP-OCRv*_{task}_small.onnx"), default=None) for task in ("det", "rec")}
         if None in self.models.values():
             raise UserError(f"ocr_rapidocr: {models} lacks its models; run: pip install --force-reinstall rapidocr")
         threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
@@ -51,7 +50,7 @@ class RapidOcr(Reader):
             params={
                 "Global.log_level": "critical",
                 "Det.model_path": str(self.models["det"]),
-                "Det.limit_side_len": 320,  # the default, 736, reads these pages no better and takes twice as long
+                "Det.limit_side_len": 320,  # the default, 736, takes four times as long and loses more fractions
                 "Rec.model_path": str(self.models["rec"]),
                 "Rec.rec_img_shape": [3, RECOGNISER_PX, RECOGNISER_PX],  # no padding of short lines to 320 px
                 "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,
@@ -94,7 +93,7 @@ class RapidOcr(Reader):
             strip = cv2.copyMakeBorder(
                 grey[top:bottom, left:right], border, border, 6, 6, cv2.BORDER_CONSTANT, value=paper
             )
-            width = round(strip.shape[1] * RECOGNISER_PX / strip.shape[0] * self.settings.stretch)
+            width = round(strip.shape[1] * RECOGNISER_PX / strip.shape[0])
             strips.append(cv2.cvtColor(cv2.resize(strip, (max(8, width), RECOGNISER_PX)), cv2.COLOR_GRAY2RGB))
         return strips
 

@@ -1,0 +1,101 @@
+"""The house: arrows point one way, the wings shadow no installed package, every recipe loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dmlm import places, recipes
+from dmlm.errors import UserError
+from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ["errors", "places", "recipes", "progress", "workers", "corpus", "tokens", "sequence", "model", "run", "score", "sweep", "cli"]
+ALLOWED = {"run": {"score"}}  # scores are counted where they arise; `score` itself is numpy only
+WINGS = ("tokenizers", "datasets", "sweeps", "analysis")
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "dmlm")
+
+
+def test_a_room_imports_only_rooms_above_it():
+    for path in (ROOT / "dmlm").rglob("*.py"):
+        room = path.relative_to(ROOT / "dmlm").parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for name in imports(path):
+            if name.startswith("dmlm."):
+                other = name.split(".")[1]
+                if other in ROOMS and other not in ALLOWED.get(room, ()):
+                    assert ROOMS.index(other) <= ROOMS.index(room), f"{path} imports {name}"
+
+
+def test_no_engine_file_imports_a_wing_and_no_recipe_another():
+    names = {name for wing in ("datasets", "analysis") for name in recipes.names(wing)} | {"run_grid"}
+    names |= set(recipes.names("tokenizers"))
+    for path in [*(ROOT / "dmlm").rglob("*.py"), *(p for wing in WINGS for p in (ROOT / wing).glob("*.py"))]:
+        for name in imports(path):
+            assert name.split(".")[0] not in names | {"datasets", "sweeps", "analysis"}, f"{path} imports {name}"
+
+
+def test_the_wings_shadow_nothing():
+    assert not [path for wing in WINGS for path in (ROOT / wing).rglob("__init__.py")]
+    for wing in WINGS:
+        for path in (ROOT / wing).glob("*.py"):
+            assert path.stem not in sys.stdlib_module_names, path
+    program = "import tokenizers, transformers, sys; print(tokenizers.__file__, transformers.__file__)"
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert str(ROOT / "tokenizers") not in found
+    assert found.count("site-packages") == 2
+
+
+@pytest.mark.parametrize("name", recipes.names("tokenizers"))
+def test_every_tokenizer_recipe_has_the_one_shape(name):
+    kind = recipes.load_class("tokenizers", name, Encoder)
+    assert issubclass(kind, Tokenizer) != issubclass(kind, Reader)
+    assert kind.__doc__
+    assert kind.modality in "ALIO"
+    assert kind.media in {"audio", "lips", "image", "ocr"}
+    with pytest.raises(Exception, match="no_such_setting"):
+        kind.Settings(no_such_setting=1)
+
+
+@pytest.mark.parametrize("name", recipes.names("datasets"))
+def test_every_corpus_recipe_has_the_one_shape(name):
+    module = recipes.load("datasets", name)
+    assert callable(module.prepare)
+    assert module.PRESETS
+    assert all(isinstance(preset, module.Settings) for preset in module.PRESETS.values())
+
+
+def test_an_unknown_recipe_names_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'audio_mfcc'"):
+        recipes.find("tokenizers", "audio_mfc")
+    with pytest.raises(UserError, match="there is no file"):
+        recipes.find("tokenizers", str(tmp_path / "mine.py"))
+
+
+def test_a_recipe_of_the_users_own_is_found_by_path(tmp_path):
+    path = tmp_path / "audio_mine.py"
+    path.write_text((places.wing("tokenizers") / "audio_mfcc.py").read_text())
+    assert recipes.load_class("tokenizers", str(path), Encoder).modality == "A"
+
+
+def test_training_and_evaluation_need_no_synthesiser_ocr_or_video():
+    """A bare GPU machine with prepared shards needs torch and transformers only."""
+    blocked = ["espeakng_loader", "rapidocr", "onnxruntime", "av", "cv2", "matplotlib", "kaldi_native_fbank", "soundfile"]
+    program = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import dmlm.sweep.execute, dmlm.sweep.run"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_the_command_line_starts_without_torch():
+    program = "import sys, dmlm.cli, dmlm.sweep.grid, dmlm.sweep.run, dmlm.sweep.materials; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
