@@ -26,9 +26,13 @@ def run(application: typer.Typer) -> None:
 
 
 def grid(
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes such as train.steps=200", metavar="KEY=VALUE")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes such as train.steps=200", metavar="KEY=VALUE")
+    ] = None,
     grid: Annotated[str, typer.Option("--grid", "-g", help="A file of sweeps/ by name, or a path.")] = "quickstart",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, what is done and the time left; do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells, what is done and the time left; do nothing.")
+    ] = False,
 ) -> None:
     """Train and evaluate every cell of a grid, then print tables and draw figures. Run again to continue."""
     from dmlm.sweep import preview

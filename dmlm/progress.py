@@ -23,7 +23,7 @@ class _LogLines(tqdm):  # type: ignore[type-arg]
         return show
 
 
-def bar(label: str, total: int, unit: str = "it", done: int = 0) -> tqdm:  # type: ignore[type-arg]
+def bar(label: str, total: int, unit: str = "it", done: int = 0, position: int | None = None) -> tqdm:  # type: ignore[type-arg]
     """A progress bar on standard error; `done` items count as finished before now and do not enter the ETA."""
     terminal = sys.stderr.isatty()
     kind = tqdm if terminal else _LogLines
@@ -32,6 +32,7 @@ def bar(label: str, total: int, unit: str = "it", done: int = 0) -> tqdm:  # typ
         initial=done,
         desc=f"{label:<34}",
         unit=unit,
+        position=position if terminal else None,
         file=sys.stderr,
         mininterval=0.2 if terminal else LOG_INTERVAL_S,
         bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed} < {remaining}, {rate_fmt}{postfix}]",

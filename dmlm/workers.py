@@ -23,22 +23,39 @@ def count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quiet_interrupt() -> None:
+def _begin() -> None:
     """Ctrl-C is handled by the main process; libraries get one thread each, since every core has a worker."""
+    global _parent
+    _parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 
+_parent: int | None = None  # set in a worker
+
+
+def orphaned() -> bool:
+    """Whether this is a worker whose main process is gone, so that nobody waits for its work."""
+    return _parent is not None and os.getppid() != _parent
+
+
 def run(function: Callable[[J], R], jobs: Iterable[J], workers: int | None = None) -> Iterator[R]:
-    """Yield `function(job)` as each job ends, in any order. The first exception stops the rest and is raised."""
+    """Yield `function(job)` as each job ends, in any order.
+
+    The first exception, or Ctrl-C, asks the others to end (SIGTERM) and is raised.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    pool = ProcessPoolExecutor(workers or count(), context, _quiet_interrupt, max_tasks_per_child=1)
+    pool = ProcessPoolExecutor(workers or count(), context, _begin, max_tasks_per_child=1)
     try:
         pending = {pool.submit(function, job) for job in jobs}
         while pending:
             ended, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in ended:
                 yield future.result()
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

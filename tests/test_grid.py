@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmlm import recipes
+from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
 from dmlm.sweep.grid import Grid, override, read_grid_file
 from dmlm.sweep.identity import canonical, identity
 from dmlm.sweep.trial import evaluations_of, training_spec, trial_folder
-from dmlm.corpus.condition import CLEAN, Condition
 
 FINGERPRINTS = {"A": "a", "L": "l", "O": "o"}
 
@@ -30,7 +30,9 @@ def test_every_shipped_grid_resolves(name):
 
 
 def test_cells_are_the_product_of_each_row_and_each_once():
-    grid = read_grid_file("quickstart", ["cells=[{backbone: [opt-nano, mamba-nano], template: [A -> T, A+L->T, A -> T], seed: [0, 1]}]"])
+    grid = read_grid_file(
+        "quickstart", ["cells=[{backbone: [opt-nano, mamba-nano], template: [A -> T, A+L->T, A -> T], seed: [0, 1]}]"]
+    )
     assert len(grid.cells) == 8
     assert [cell.label for cell in grid.cells[:4]] == ["OPT A", "OPT A seed 1", "OPT A+L", "OPT A+L seed 1"]
 
@@ -71,7 +73,10 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
 
 def test_overrides_leave_the_original_alone():
     values = {"train": {"steps": 5}, "snr_db": {"test": [0]}}
-    assert override(values, ["train.steps=7", "snr_db.test=[clean, -5]"]) == {"train": {"steps": 7}, "snr_db": {"test": ["clean", -5]}}
+    assert override(values, ["train.steps=7", "snr_db.test=[clean, -5]"]) == {
+        "train": {"steps": 7},
+        "snr_db": {"test": ["clean", -5]},
+    }
     assert values["train"]["steps"] == 5
 
 
@@ -98,7 +103,14 @@ def test_identity_ignores_how_a_number_is_written():
 
 @pytest.mark.parametrize(
     "change",
-    ["train.lr=0.5", "train.lambdas.A=0", "train.dropout=0.3", "cells.0.seed=7", "model.context=600", "model.start=random"],
+    [
+        "train.lr=0.5",
+        "train.lambdas.A=0",
+        "train.dropout=0.3",
+        "cells.0.seed=7",
+        "model.context=600",
+        "model.start=random",
+    ],
 )
 def test_what_changes_a_result_changes_the_trial(change):
     assert identity(spec(read_grid_file("quickstart"))) != identity(spec(read_grid_file("quickstart", [change])))
@@ -117,7 +129,9 @@ def test_the_trial_folder_is_readable(tmp_path):
 
 def test_only_added_modalities_are_permuted():
     grid = read_grid_file("quickstart", ["perceptual={snr_db: [0], draws: 3}"])
-    conditions = {level: CLEAN if level == math.inf else Condition((level,), bank_digest="b") for level in grid.snr_db.test}
+    conditions = {
+        level: CLEAN if level == math.inf else Condition((level,), bank_digest="b") for level in grid.snr_db.test
+    }
     plain, lips = (evaluations_of(grid.cells[n], grid, conditions) for n in (0, 1))
     assert {e.permuted for e in plain} == {None}
     assert [(e.permuted, e.draw) for e in lips if e.permuted] == [("L", 0), ("L", 1), ("L", 2)]

@@ -12,7 +12,21 @@ from dmlm.errors import UserError
 from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ["errors", "places", "recipes", "progress", "workers", "corpus", "tokens", "sequence", "model", "run", "score", "sweep", "cli"]
+ROOMS = [
+    "errors",
+    "places",
+    "recipes",
+    "progress",
+    "workers",
+    "corpus",
+    "tokens",
+    "sequence",
+    "model",
+    "run",
+    "score",
+    "sweep",
+    "cli",
+]
 ALLOWED = {"run": {"score"}}  # scores are counted where they arise; `score` itself is numpy only
 WINGS = ("tokenizers", "datasets", "sweeps", "analysis")
 
@@ -91,11 +105,22 @@ def test_a_recipe_of_the_users_own_is_found_by_path(tmp_path):
 
 def test_training_and_evaluation_need_no_synthesiser_ocr_or_video():
     """A bare GPU machine with prepared shards needs torch and transformers only."""
-    blocked = ["espeakng_loader", "rapidocr", "onnxruntime", "av", "cv2", "matplotlib", "kaldi_native_fbank", "soundfile"]
+    blocked = [
+        "espeakng_loader",
+        "rapidocr",
+        "onnxruntime",
+        "av",
+        "cv2",
+        "matplotlib",
+        "kaldi_native_fbank",
+        "soundfile",
+    ]
     program = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import dmlm.sweep.execute, dmlm.sweep.run"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_the_command_line_starts_without_torch():
-    program = "import sys, dmlm.cli, dmlm.sweep.grid, dmlm.sweep.run, dmlm.sweep.materials; assert 'torch' not in sys.modules"
+    program = (
+        "import sys, dmlm.cli, dmlm.sweep.grid, dmlm.sweep.run, dmlm.sweep.materials; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

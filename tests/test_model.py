@@ -102,7 +102,13 @@ def test_the_scan_is_the_same_in_pieces(monkeypatch):
     from dmlm.model import scan
 
     torch.manual_seed(0)
-    arguments = [torch.randn(5, 4, 9), torch.rand(5, 4, 9), -torch.rand(4, 3), torch.randn(5, 3, 9), torch.randn(5, 3, 9)]
+    arguments = [
+        torch.randn(5, 4, 9),
+        torch.rand(5, 4, 9),
+        -torch.rand(4, 3),
+        torch.randn(5, 3, 9),
+        torch.randn(5, 3, 9),
+    ]
     whole = selective_scan(*arguments)
     monkeypatch.setattr(scan, "PIECE", 4 * 9 * 3 * 2)
     torch.testing.assert_close(selective_scan(*arguments), whole)

@@ -57,7 +57,17 @@ def test_the_layout_is_the_written_one():
     packed = pack(Template.parse("L+A -> T"), streams, VOCABULARY, RATES)
     s = VOCABULARY.special
     audio, lips = VOCABULARY.offset("A"), VOCABULARY.offset("L")
-    assert packed.ids.tolist() == [s("<bos>"), s("<L>"), lips + 3, s("<A>"), audio + 1, audio + 2, s("<T>"), 7, s("<eos>")]
+    assert packed.ids.tolist() == [
+        s("<bos>"),
+        s("<L>"),
+        lips + 3,
+        s("<A>"),
+        audio + 1,
+        audio + 2,
+        s("<T>"),
+        7,
+        s("<eos>"),
+    ]
     assert "".join(ROLES[r] if r != UNSCORED else "." for r in packed.roles) == "..L.AA.TT"
 
 
@@ -76,7 +86,14 @@ def test_interleaving_follows_time():
 
 @pytest.mark.parametrize(
     ("notation", "complaint"),
-    [("A+L", "must read like"), ("A+X -> T", "'X'"), ("A+A -> T", "twice"), ("-> T", "neither"), ("A -> L", "must read"), ("A+T -> T", "'T'")],
+    [
+        ("A+L", "must read like"),
+        ("A+X -> T", "'X'"),
+        ("A+A -> T", "twice"),
+        ("-> T", "neither"),
+        ("A -> L", "must read"),
+        ("A+T -> T", "'T'"),
+    ],
 )
 def test_a_wrong_template_is_one_sentence(notation, complaint):
     with pytest.raises(UserError, match=complaint):
@@ -85,7 +102,12 @@ def test_a_wrong_template_is_one_sentence(notation, complaint):
 
 def test_interleaving_needs_clocks():
     with pytest.raises(UserError, match="without a clock"):
-        pack(Template.parse("interleave(A,I) -> T"), {"A": np.zeros(2, int), "I": np.zeros(2, int), "T": np.zeros(1, int)}, VOCABULARY, RATES)
+        pack(
+            Template.parse("interleave(A,I) -> T"),
+            {"A": np.zeros(2, int), "I": np.zeros(2, int), "T": np.zeros(1, int)},
+            VOCABULARY,
+            RATES,
+        )
 
 
 def test_an_id_beyond_the_declared_size_is_refused():

@@ -34,7 +34,9 @@ def model(name="opt-nano", dropout=0.1):
 
 
 def fit(net, folder, settings=SETTINGS, **more):
-    return train(net, [corpus(0), corpus(1)], settings, 0, folder, VOCABULARY.special("<pad>"), torch.device("cpu"), **more)
+    return train(
+        net, [corpus(0), corpus(1)], settings, 0, folder, VOCABULARY.special("<pad>"), torch.device("cpu"), **more
+    )
 
 
 def weights(net):
@@ -66,7 +68,12 @@ def test_an_interrupted_training_ends_with_the_same_weights(name, tmp_path):
 
 def test_the_loss_falls(tmp_path):
     seen = []
-    fit(model(dropout=0.0), tmp_path, SETTINGS.model_copy(update={"steps": 80}), on_step=lambda step, loss: seen.append(loss))
+    fit(
+        model(dropout=0.0),
+        tmp_path,
+        SETTINGS.model_copy(update={"steps": 80}),
+        on_step=lambda step, loss: seen.append(loss),
+    )
     assert np.mean(seen[-10:]) < 0.6 * np.mean(seen[:10])
 
 

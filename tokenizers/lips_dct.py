@@ -8,9 +8,10 @@ from dmlm.tokens.tokenizer import Tokenizer
 
 
 class Settings(BaseSettings):
-    """One unit per video frame; the frames are expected to show the mouth region only."""
+    """12.5 Hz units by default: two video frames a unit. The frames are expected to show the mouth region only."""
 
     clusters: int = Field(default=200, ge=2)
+    stack: int = Field(default=2, ge=1, description="frames per unit")
     side: int = Field(default=24, ge=8, description="frames are averaged down to side x side pixels")
     coefficients: int = Field(default=6, ge=2, description="DCT coefficients kept along each axis")
     fps: float = Field(default=25.0, gt=0)
@@ -33,10 +34,10 @@ class DctUnits(Tokenizer):
 
     @property
     def rate_hz(self) -> float:
-        return self.settings.fps
+        return self.settings.fps / self.settings.stack
 
     def features(self, item: np.ndarray) -> np.ndarray:
-        """DCT + delta, float32 (T, D), of grey frames uint8 (T, H, W)."""
+        """Stacked DCT + delta, float32 (T // stack, D), of grey frames uint8 (T, H, W)."""
         import cv2
         from scipy.fft import dctn
 
@@ -47,7 +48,9 @@ class DctUnits(Tokenizer):
         static = spectrum[:, low]
         static = static - static.mean(axis=0)
         delta = np.gradient(static, axis=0) if len(static) > 1 else np.zeros_like(static)
-        return np.concatenate([static, delta], axis=1).astype(np.float32)
+        frames = np.concatenate([static, delta], axis=1).astype(np.float32)
+        units = max(1, len(frames) // self.settings.stack)
+        return np.resize(frames, (units * self.settings.stack, frames.shape[1])).reshape(units, -1)
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         return [self.codebook.assign(self.features(item)) for item in batch]

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     """How Tesseract looks at a page."""
 
     language: str = Field("eng", pattern=r"^[A-Za-z_+]+$")
-    segmentation: Literal[3, 4, 6, 11] = 6  # --psm: automatic, one column, one block, sparse text
+    segmentation: Literal[3, 4, 6, 11] = 11  # --psm: automatic, one column, one block, sparse text
     scale: float = Field(2.0, ge=1, le=4)  # enlarges the page first
     normaliser: reading.Name = "equations/1"
 

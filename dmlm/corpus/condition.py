@@ -36,7 +36,12 @@ class Condition:
         """Readable and unique: `clean`, `snr-10-1a2b3c4d`, `draw0-1a2b3c4d`."""
         if self.clean:
             return "clean"
-        facts = [self.noise.model_dump(mode="json"), self.bank_digest, [str(float(level)) for level in self.snrs_db], self.draw]
+        facts = [
+            self.noise.model_dump(mode="json"),
+            self.bank_digest,
+            [str(float(level)) for level in self.snrs_db],
+            self.draw,
+        ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
         return f"{f'draw{self.draw}' if self.drawn else f'snr{self.snrs_db[0]:g}'}-{digest}"
 

@@ -75,7 +75,9 @@ class Corpus:
         """
         name = getattr(utterance, kind)
         if name is None:
-            raise UserError(f"{self.folder}/manifest.jsonl: utterance {utterance.id!r} has no {kind}; add it or drop that modality.")
+            raise UserError(
+                f"{self.folder}/manifest.jsonl: utterance {utterance.id!r} has no {kind}; add it or drop that modality."
+            )
         return self.folder / name
 
 
@@ -103,11 +105,15 @@ def read_utterances(path: Path) -> tuple[Utterance, ...]:
         except ValidationError as error:
             raise UserError(f"{path}, line {number}: {_reason(error)}; correct the line.") from None
         if utterance.id in lines_by_id:
-            raise UserError(f"{path}, line {number}: id {utterance.id!r} stands already on line {lines_by_id[utterance.id]}; ids must differ.")
+            raise UserError(
+                f"{path}, line {number}: id {utterance.id!r} stands already on line {lines_by_id[utterance.id]}; ids must differ."
+            )
         for kind in MEDIA:
             name = getattr(utterance, kind)
             if name and not ((file := path.parent / name).is_file() and file.stat().st_size):
-                raise UserError(f"{path}, line {number}: {kind} file {file} is missing or empty; restore it or remove the line.")
+                raise UserError(
+                    f"{path}, line {number}: {kind} file {file} is missing or empty; restore it or remove the line."
+                )
         lines_by_id[utterance.id] = number
         utterances.append(utterance)
     if not utterances:

@@ -86,7 +86,9 @@ class NoiseBank:
                 parts = {"test": found[::5], "train": [path for i, path in enumerate(found) if i % 5]}
             for part, paths in parts.items():
                 if not paths:
-                    raise UserError(f"Noise folder {folder} has no {part} file of kind {kind!r}; add files or drop the kind from noise.kinds.")
+                    raise UserError(
+                        f"Noise folder {folder} has no {part} file of kind {kind!r}; add files or drop the kind from noise.kinds."
+                    )
                 files[part][kind] = tuple(paths)
                 for path in paths:
                     digest.update(f"{part}/{kind}/{path.relative_to(folder)}:{path.stat().st_size}\n".encode())
@@ -123,7 +125,9 @@ def noisy_spans(utterance: Utterance, samples: int, settings: NoiseSettings) -> 
         if start < end:
             ranges.append(slice(start, end))
     if not ranges:
-        raise UserError(f"Utterance {utterance.id!r} has no room for noise: its spans lie outside its audio; correct the manifest.")
+        raise UserError(
+            f"Utterance {utterance.id!r} has no room for noise: its spans lie outside its audio; correct the manifest."
+        )
     return ranges
 
 
@@ -145,13 +149,17 @@ def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float
             if speech_power == 0 or noise_power == 0:
                 silent = "speech" if speech_power == 0 else "noise"
                 where = f"from {span.start / SAMPLE_RATE_HZ:.2f} s to {span.stop / SAMPLE_RATE_HZ:.2f} s"
-                raise UserError(f"{name}: the {silent} is silent {where}, where noise goes, so no SNR is defined; replace the file.")
+                raise UserError(
+                    f"{name}: the {silent} is silent {where}, where noise goes, so no SNR is defined; replace the file."
+                )
             mixture[span] += noise[span] * math.sqrt(speech_power / (noise_power * 10 ** (snr_db / 10)))
     gain = PEAK / np.abs(mixture).max()
     audio = (gain * mixture).astype(np.float32)
     measured = measure_snr_db(audio / gain, speech, spans, snr_db)
     if snr_db < math.inf and not abs(measured - snr_db) <= TOLERANCE_DB:
-        raise UserError(f"{name}: asked for {snr_db} dB, measured {measured:.2f} dB: more than 32-bit audio can hold; choose a level nearer 0 dB.")
+        raise UserError(
+            f"{name}: asked for {snr_db} dB, measured {measured:.2f} dB: more than 32-bit audio can hold; choose a level nearer 0 dB."
+        )
     return Mixed(audio, measured)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless asked for
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from transformers import (  # noqa: E402
+import numpy as np
+import torch
+from transformers import (
     AutoModelForCausalLM,
     MambaConfig,
     MambaForCausalLM,
@@ -19,10 +19,10 @@ from transformers import (  # noqa: E402
     OPTForCausalLM,
     PreTrainedModel,
 )
-from transformers.utils import logging as hf_logging  # noqa: E402
+from transformers.utils import logging as hf_logging
 
-from dmlm.model.mamba import use_fast_scan  # noqa: E402
-from dmlm.model.sizes import MAMBA, OPT, check_name  # noqa: E402
+from dmlm.model.mamba import use_fast_scan
+from dmlm.model.sizes import MAMBA, OPT, check_name
 
 hf_logging.disable_progress_bar()
 hf_logging.set_verbosity_error()  # it advises installing CUDA kernels at every build

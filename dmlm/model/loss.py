@@ -37,6 +37,8 @@ def modality_loss(
     surprise = nn.functional.cross_entropy(logits, ids[:, 1:][scored], reduction="none")  # (tokens,)
     seen = roles[:, 1:][scored]
     by_modality = {
-        letter: surprise[seen == index].mean().item() for index, letter in enumerate(ROLES) if bool((seen == index).any())
+        letter: surprise[seen == index].mean().item()
+        for index, letter in enumerate(ROLES)
+        if bool((seen == index).any())
     }
     return (weights[scored] * surprise).sum(), by_modality

@@ -14,7 +14,7 @@ OPT: dict[str, dict[str, int]] = {
 }
 MAMBA: dict[str, dict[str, int]] = {
     "mamba-nano": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},
-    "mamba-tiny": {"hidden_size": 132, "num_hidden_layers": 5, "state_size": 8},
+    "mamba-tiny": {"hidden_size": 172, "num_hidden_layers": 3, "state_size": 8},
     "mamba-small": {"hidden_size": 384, "num_hidden_layers": 11, "state_size": 16},
     "mamba-130m": {"hidden_size": 768, "num_hidden_layers": 24, "state_size": 16},
 }

@@ -27,16 +27,18 @@ class Reading:
     device: torch.device
 
 
-def transcribe(
-    model: PreTrainedModel, streams: Sequence[Mapping[str, np.ndarray]], reading: Reading
-) -> list[str]:
+def transcribe(model: PreTrainedModel, streams: Sequence[Mapping[str, np.ndarray]], reading: Reading) -> list[str]:
     """What the model writes for each item's token streams."""
-    prompts = [pack(reading.template, item, reading.vocabulary, reading.rates_hz, with_target=False) for item in streams]
+    prompts = [
+        pack(reading.template, item, reading.vocabulary, reading.rates_hz, with_target=False) for item in streams
+    ]
     written = greedy(model, prompts, reading.vocabulary, reading.max_new_tokens, reading.device)
     return [reading.text.decode(ids) for ids in written]
 
 
-def score(utterances: Sequence[Utterance], hypotheses: Sequence[str], snr_db: Mapping[str, float]) -> list[dict[str, Any]]:
+def score(
+    utterances: Sequence[Utterance], hypotheses: Sequence[str], snr_db: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """One record per utterance: texts, error counts, measured SNR."""
     records = []
     for utterance, hypothesis in zip(utterances, hypotheses, strict=True):

@@ -20,6 +20,7 @@ from dmlm.run.checkpoint import TrainState
 from dmlm.run.settings import TrainSettings
 from dmlm.sequence.batches import collate, stream
 from dmlm.sequence.template import ROLES, Packed
+from dmlm.workers import orphaned
 
 
 @dataclass
@@ -38,7 +39,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag that the loop reads between steps; a second one acts at once."""
+    """A flag that the loop reads between steps, raised by SIGINT or SIGTERM, or when the parent process is gone.
+
+    A second signal acts at once.
+    """
     asked = False
     previous = {}
 
@@ -50,11 +54,12 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a worker leaves Ctrl-C to the main process
+                previous[number] = signal.signal(number, handle)
     except ValueError:  # not in the main thread: signals stay with whoever has them
         pass
     try:
-        yield lambda: asked
+        yield lambda: asked or orphaned()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -121,7 +126,9 @@ def train(
                     model, torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.roles).to(device), lambdas
                 )
             if not math.isfinite(loss.item()):
-                raise UserError(f"{folder.name}: the loss became {loss.item()} at step {step}; lower train.lr and run again.")
+                raise UserError(
+                    f"{folder.name}: the loss became {loss.item()} at step {step}; lower train.lr and run again."
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
@@ -188,6 +195,12 @@ class _LogFile:
     def write(self, step: int, loss: float, by_modality: dict[str, float], lr: float, elapsed_s: float) -> None:
         if step % self.EVERY == 0:
             rounded = {letter: round(value, 5) for letter, value in by_modality.items()}
-            line = {"step": step, "loss": round(loss, 5), "loss_by_modality": rounded, "lr": lr, "elapsed_s": round(elapsed_s, 2)}
+            line = {
+                "step": step,
+                "loss": round(loss, 5),
+                "loss_by_modality": rounded,
+                "lr": lr,
+                "elapsed_s": round(elapsed_s, 2),
+            }
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()

@@ -116,7 +116,9 @@ def pack(
         if len(segment) == 2:
             first, second = (rates_hz[letter] for letter in segment)
             if not first or not second:
-                raise UserError(f"Template {template.notation!r} interleaves a modality without a clock; join it with + instead.")
+                raise UserError(
+                    f"Template {template.notation!r} interleaves a modality without a clock; join it with + instead."
+                )
             order = merge_by_time((len(streams[segment[0]]), len(streams[segment[1]])), (first, second))
             values, role = values[order], role[order]
         add(values, role)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from dmlm import places, progress, workers
+from dmlm import places
 from dmlm.corpus.noise import TOLERANCE_DB, generator
 from dmlm.errors import UserError
 from dmlm.model import backbones
@@ -31,8 +31,8 @@ from dmlm.tokens.tokenizer import Tokenizer
 
 
 def device() -> torch.device:
-    """CUDA where there is one, else the CPU with every core this process may use."""
-    torch.set_num_threads(workers.count())
+    """CUDA where there is one, else one thread of the CPU: a trial has a core, and sums in one order."""
+    torch.set_num_threads(1)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -41,7 +41,10 @@ def packed_draws(trial: Trial, materials: Materials, split: str = "train") -> li
     template, vocabulary = trial.cell.template, materials.vocabulary(trial.cell.template.letters)
     conditions = materials.train_conditions[: trial.cell.train.draws]
     return [
-        [pack(template, item, vocabulary, materials.rates_hz) for item in materials.streams(template.letters, split, condition)[0]]
+        [
+            pack(template, item, vocabulary, materials.rates_hz)
+            for item in materials.streams(template.letters, split, condition)[0]
+        ]
         for condition in conditions
     ]
 
@@ -66,15 +69,7 @@ def train_cell(trial: Trial, grid: Grid, materials: Materials) -> None:
         books = {k: e.codebook for k, e in encoders.items() if isinstance(e, Tokenizer) and e.codebook}
         backbones.structured_start(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
     places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
-    with progress.bar(f"train {cell.label}", cell.train.steps, "step") as shown:
-
-        def on_step(step: int, loss: float) -> None:
-            shown.set_postfix_str(f"loss {loss:.2f}", refresh=False)
-            shown.update(step - shown.n)
-
-        report = train(
-            model, draws, cell.train, cell.seed, trial.folder, vocabulary.special("<pad>"), device(), on_step=on_step,
-        )
+    report = train(model, draws, cell.train, cell.seed, trial.folder, vocabulary.special("<pad>"), device())
     _keep(model, trial, report, materials, grid)
     checkpoint.clear(trial.folder / "checkpoints")
 
@@ -95,7 +90,9 @@ def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: 
         "train_s": round(report.train_s, 2),
         "tokens_per_s": round(report.tokens / report.seconds_here, 1) if report.seconds_here else None,
         "final_loss": round(float(np.mean(last)), 5) if last else None,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
     places.write_text(trial.folder / "result.json", json.dumps(result, indent=1) + "\n")
@@ -106,10 +103,15 @@ def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], grid: Grid,
     template = trial.cell.template
     model = backbones.load(trial.folder / "model")
     reading = Reading(
-        template, materials.vocabulary(template.letters), materials.text, materials.rates_hz, grid.max_new_tokens, device()
+        template,
+        materials.vocabulary(template.letters),
+        materials.text,
+        materials.rates_hz,
+        grid.max_new_tokens,
+        device(),
     )
     utterances = materials.corpus.split("test")
-    for evaluation in progress.track(pending, f"test {trial.cell.label}", len(pending), "condition"):
+    for evaluation in pending:
         started = time.monotonic()
         items, levels = materials.streams(template.letters, "test", evaluation.condition)
         if evaluation.permuted:
@@ -135,7 +137,9 @@ def check_level(levels: dict[str, float], evaluation: Evaluation) -> None:
     asked = evaluation.condition.snrs_db[0]
     for name, level in levels.items():
         if not (level == asked or (math.isfinite(asked) and abs(level - asked) <= TOLERANCE_DB)):
-            raise UserError(f"Utterance {name!r} was asked for {asked} dB but has {level:.2f} dB; remove the token cache of this condition.")
+            raise UserError(
+                f"Utterance {name!r} was asked for {asked} dB but has {level:.2f} dB; remove the token cache of this condition."
+            )
 
 
 def _write_scores(folder: Path, records: list[dict[str, Any]], spec: dict[str, Any], decode_s: float) -> None:
@@ -143,5 +147,10 @@ def _write_scores(folder: Path, records: list[dict[str, Any]], spec: dict[str, A
     places.write_text(folder / "utterances.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
     counts = {k: sum(r[k] for r in records) for k in ("substitutions", "deletions", "insertions", "reference_words")}
     errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
-    result = {"wer": errors / counts["reference_words"], **counts, "utterances": len(records), "decode_s": round(decode_s, 3)}
+    result = {
+        "wer": errors / counts["reference_words"],
+        **counts,
+        "utterances": len(records),
+        "decode_s": round(decode_s, 3),
+    }
     places.write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")

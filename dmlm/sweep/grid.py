@@ -32,7 +32,7 @@ ALL_LEVELS = (math.inf, 20.0, 10.0, 5.0, 0.0, -5.0, -10.0, -20.0)
 class Section(BaseModel):
     """A part of a sweep file: immutable; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class CorpusChoice(Section):

@@ -42,13 +42,18 @@ class Materials:
         encoders = {letter: self.sources[letter].encoder for letter in letters}
         return Vocabulary(self.text.size, {k: e.vocab_size for k, e in encoders.items() if isinstance(e, Tokenizer)})
 
-    def streams(self, letters: tuple[str, ...], split: str, condition: Condition) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    def streams(
+        self, letters: tuple[str, ...], split: str, condition: Condition
+    ) -> tuple[list[dict[str, Any]], dict[str, float]]:
         """Token streams of every utterance of a split, in manifest order, and the SNR measured on each."""
         encoded = {letter: self.sources[letter].load(split, condition) for letter in letters}
         items = []
         for utterance in self.corpus.split(split):
             item = {letter: tokens.tokens[utterance.id] for letter, tokens in encoded.items()}
-            items.append({k: self.text.encode(v) if isinstance(v, str) else v for k, v in item.items()} | {"T": self.text.encode(utterance.text)})
+            items.append(
+                {k: self.text.encode(v) if isinstance(v, str) else v for k, v in item.items()}
+                | {"T": self.text.encode(utterance.text)}
+            )
         return items, encoded["A"].snr_db if "A" in encoded else {}
 
 
@@ -60,7 +65,9 @@ def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
     """
     recipe = recipes.load("datasets", choice.recipe)
     if choice.preset not in recipe.PRESETS:
-        raise UserError(f"Corpus {choice.recipe} has no preset {choice.preset!r}; {did_you_mean(choice.preset, recipe.PRESETS)}.")
+        raise UserError(
+            f"Corpus {choice.recipe} has no preset {choice.preset!r}; {did_you_mean(choice.preset, recipe.PRESETS)}."
+        )
     values = recipe.PRESETS[choice.preset].model_dump() | choice.settings
     settings = validated(recipe.Settings, values, f"corpus.settings of {choice.recipe}")
     source = hashlib.sha256(Path(str(recipe.__file__)).read_bytes()).hexdigest()
@@ -79,7 +86,9 @@ def open_bank(grid: Grid) -> tuple[Path, NoiseBank]:
     if grid.noise.set != "builtin":
         folder = Path(grid.noise.set).expanduser().resolve()
         if not folder.is_dir():
-            raise UserError(f"noise.set: there is no folder {folder}; give `builtin` or a folder with one sub-folder per kind.")
+            raise UserError(
+                f"noise.set: there is no folder {folder}; give `builtin` or a folder with one sub-folder per kind."
+            )
     else:
         from dmlm.corpus.synthesis.bank import build_bank
 
@@ -125,5 +134,7 @@ def prepare(grid: Grid, say: Callable[[str], None]) -> Materials:
         for split, wanted in (("train", train), ("test", list(test.values()))):
             for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
                 source.prepare(split, condition)
-    say(f"tokens   {places.home() / 'tokens' / corpus.label}  ({', '.join(f'{k} {s.name}' for k, s in sources.items())})")
+    say(
+        f"tokens   {places.home() / 'tokens' / corpus.label}  ({', '.join(f'{k} {s.name}' for k, s in sources.items())})"
+    )
     return Materials(corpus, sources, open_text(corpus, grid.text.vocab_size), train, test)

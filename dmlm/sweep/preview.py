@@ -11,7 +11,9 @@ from dmlm.sweep.identity import canonical
 def describe(grid: Grid) -> str:
     """One line per cell. Times come from finished trials of the same backbone and template on this machine."""
     corpus_state, materials = _existing(grid)
-    lines = [f"grid {grid.name}: {len(grid.cells)} cells; corpus {grid.corpus.recipe}/{grid.corpus.preset} {corpus_state}"]
+    lines = [
+        f"grid {grid.name}: {len(grid.cells)} cells; corpus {grid.corpus.recipe}/{grid.corpus.preset} {corpus_state}"
+    ]
     left_s, unknown = 0.0, 0
     from dmlm.sweep.run import done, plan
 

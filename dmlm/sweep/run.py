@@ -7,11 +7,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from dmlm import places
+from filelock import FileLock, Timeout
+
+from dmlm import places, workers
+from dmlm.errors import UserError
 from dmlm.score.wer import NORMALISER
 from dmlm.sweep.grid import Grid
-from dmlm.sweep.materials import Materials
-from dmlm.sweep.trial import Trial, evaluations_of, training_spec, trial_folder
+from dmlm.sweep.materials import Materials, prepare
+from dmlm.sweep.trial import Evaluation, Trial, evaluations_of, training_spec, trial_folder
+from dmlm.sweep.watch import Watch
+
+LOCK_S = 10.0
 
 
 def plan(grid: Grid, materials: Materials) -> list[Trial]:
@@ -19,7 +25,9 @@ def plan(grid: Grid, materials: Materials) -> list[Trial]:
     runs, trials = places.home() / "runs", []
     for cell in grid.cells:
         conditions = materials.train_conditions[: cell.train.draws]
-        spec = training_spec(cell, grid, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions)
+        spec = training_spec(
+            cell, grid, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions
+        )
         evaluations = evaluations_of(cell, grid, materials.test_conditions)
         trials.append(Trial(cell, spec, trial_folder(runs, cell, spec), evaluations))
     return trials
@@ -66,17 +74,46 @@ def write_index(grid: Grid, materials: Materials, trials: list[Trial]) -> Path:
     return folder
 
 
-def run_trials(grid: Grid, materials: Materials, trials: list[Trial], say: Callable[[str], None]) -> None:
-    """Train and evaluate in this process, one trial after the other."""
-    for number, trial in enumerate(trials, start=1):
-        pending = [e for e in trial.evaluations if not done(trial.folder / "evals" / e.folder_name(grid))]
-        if done(trial.folder) and not pending:
-            say(f"[{number}/{len(trials)}] {trial.cell.label}: done before, {trial.folder}")
-            continue
-        say(f"[{number}/{len(trials)}] {trial.cell.label}: {trial.folder}")
-        from dmlm.sweep.execute import evaluate_conditions, train_cell  # torch is loaded only when there is work
+def pending(trial: Trial, grid: Grid) -> list[Evaluation]:
+    """Evaluations of a trial that have no result yet."""
+    return [e for e in trial.evaluations if not done(trial.folder / "evals" / e.folder_name(grid))]
 
-        if not done(trial.folder):
-            train_cell(trial, grid, materials)
-        if pending:
-            evaluate_conditions(trial, pending, grid, materials)
+
+def run_trials(grid: Grid, materials: Materials, trials: list[Trial], say: Callable[[str], None]) -> None:
+    """Train and evaluate what is missing: on a CPU one trial per core, each on one thread; on CUDA one at a time.
+
+    One thread per trial wastes no time on synchronisation, which dominates at this size, and makes results independent
+    of the number of cores.
+    """
+    left = [n for n, trial in enumerate(trials) if not done(trial.folder) or pending(trial, grid)]
+    for number, trial in enumerate(trials):
+        say(f"model    {trial.cell.label:<12} {'to do' if number in left else 'done '}  {trial.folder}")
+    if not left:
+        return
+    jobs = [(grid.model_dump_json(by_alias=True), number) for number in left]
+    with Watch([trials[number] for number in left], grid):
+        for _ in workers.run(_run_one, jobs, 1 if has_cuda() else min(len(jobs), workers.count())):
+            pass
+
+
+def has_cuda() -> bool:
+    """Whether there is a CUDA device, without loading torch into this process."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _run_one(job: tuple[str, int]) -> None:
+    """One trial, in a process of its own; it finds everything by name."""
+    from dmlm.sweep.execute import evaluate_conditions, train_cell  # torch is loaded only in the worker
+
+    text, number = job
+    grid = Grid.model_validate_json(text)
+    materials = prepare(grid, lambda line: None)
+    trial = plan(grid, materials)[number]
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(trial.folder / ".lock", timeout=LOCK_S):
+            if not done(trial.folder):
+                train_cell(trial, grid, materials)
+            evaluate_conditions(trial, pending(trial, grid), grid, materials)
+    except Timeout:
+        raise UserError(f"{trial.folder} is being worked on by another process; wait for it, or stop it.") from None

@@ -28,7 +28,9 @@ class Codebook:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(b"".join(array.tobytes() for array in (self.centroids, self.mean, self.scale))).hexdigest()
+        return hashlib.sha256(
+            b"".join(array.tobytes() for array in (self.centroids, self.mean, self.scale))
+        ).hexdigest()
 
     def assign(self, features: np.ndarray) -> np.ndarray:
         """Nearest centroid of each frame, int32 (T,): argmin_k |x - c_k|^2."""
@@ -58,7 +60,13 @@ def learn_codebook(frames: np.ndarray, clusters: int, seed: int = 0) -> Codebook
     mean, deviation = frames.mean(axis=0), frames.std(axis=0)
     scale = (1.0 / np.maximum(deviation, 1e-6 + 1e-3 * deviation.max())).astype(np.float32)
     means = MiniBatchKMeans(
-        clusters, batch_size=4096, n_init=1, max_iter=100, max_no_improvement=20, reassignment_ratio=0.01, random_state=seed
+        clusters,
+        batch_size=4096,
+        n_init=1,
+        max_iter=100,
+        max_no_improvement=20,
+        reassignment_ratio=0.01,
+        random_state=seed,
     )
     means.fit(((frames - mean) * scale).astype(np.float32))
     return Codebook(means.cluster_centers_.astype(np.float32), mean.astype(np.float32), scale)

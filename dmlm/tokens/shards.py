@@ -52,7 +52,9 @@ class EncoderSpec:
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
-            hint = did_you_mean(name, kind.Settings.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
+            hint = (
+                did_you_mean(name, kind.Settings.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
+            )
             raise UserError(f"Tokenizer {self.recipe}: setting {name!r}: {hint}.") from None
         encoder = kind(settings)
         if self.codebook and isinstance(encoder, Tokenizer):
@@ -81,7 +83,9 @@ def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condi
     """What the encoder is given for one utterance, and the SNR measured on it (inf where no noise applies)."""
     name = getattr(utterance, encoder.media)
     if name is None:
-        raise UserError(f"{corpus}/manifest.jsonl: utterance {utterance.id!r} has no {encoder.media}; add it or drop modality {encoder.modality}.")
+        raise UserError(
+            f"{corpus}/manifest.jsonl: utterance {utterance.id!r} has no {encoder.media}; add it or drop modality {encoder.modality}."
+        )
     if encoder.media == "audio":
         heard = condition.hear(utterance, media.read_audio(corpus / name), str(corpus / name))
         return heard.audio, heard.snr_db
@@ -101,7 +105,9 @@ def _encode_shard(job: _Job) -> int:
         parts = [np.asarray(ids, dtype=np.int32) for ids in encoder.encode(list(items))]
         for utterance, ids in zip(utterances, parts, strict=True):
             if not len(ids) or not 0 <= ids.min() <= ids.max() < encoder.vocab_size:
-                raise UserError(f"Tokenizer {job.spec.recipe} gave no ID or one outside [0, {encoder.vocab_size}) for {utterance.id!r}.")
+                raise UserError(
+                    f"Tokenizer {job.spec.recipe} gave no ID or one outside [0, {encoder.vocab_size}) for {utterance.id!r}."
+                )
     arrays = {
         "tokens": np.concatenate(parts),
         "offsets": np.cumsum([0, *map(len, parts)]),
@@ -171,7 +177,9 @@ class TokenSource:
         """
         modality = EncoderSpec(recipe, settings).build().modality
         if modality != letter:
-            raise UserError(f"tokenizers.{letter}: recipe {recipe!r} is for modality {modality}; choose one for {letter}.")
+            raise UserError(
+                f"tokenizers.{letter}: recipe {recipe!r} is for modality {modality}; choose one for {letter}."
+            )
 
     @property
     def name(self) -> str:

@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import tokenizers as hf_tokenizers  # the Hugging Face package: recipes are never imported by that name
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
+import tokenizers as hf_tokenizers  # the Hugging Face package: recipes are never imported by that name
 from dmlm import places
 from dmlm.errors import UserError
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 MODALITIES = {"A": "audio", "L": "lips", "I": "image", "O": "recognised text", "T": "transcript"}
 TEXT_LETTERS = ("O", "T")  # these live in the text range
@@ -106,5 +106,7 @@ class Vocabulary:
         """
         allowed = self.range(letter)
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(allowed):
-            raise ValueError(f"modality {letter} has IDs {tokens.min()}..{tokens.max()}, its tokenizer declares [0, {len(allowed)})")
+            raise ValueError(
+                f"modality {letter} has IDs {tokens.min()}..{tokens.max()}, its tokenizer declares [0, {len(allowed)})"
+            )
         return tokens.astype(np.int64) + allowed.start

@@ -1,0 +1,79 @@
+"""Progress of trials that run in other processes, read from their folders."""
+
+import json
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from dmlm import progress
+from dmlm.sweep.grid import Grid
+from dmlm.sweep.trial import Trial
+
+POLL_S = 1.0
+
+
+class Watch:
+    """One bar per trial: training steps first, then tested conditions, each with an ETA."""
+
+    def __init__(self, trials: Sequence[Trial], grid: Grid) -> None:
+        self._rows = [_Row(trial, grid, position) for position, trial in enumerate(trials)]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        for row in self._rows:
+            row.close(finished=kind is None)
+
+    def _poll(self) -> None:
+        while not self._stop.wait(POLL_S):
+            for row in self._rows:
+                row.look()
+
+
+class _Row:
+    """The bars of one trial; a bar opens when its work begins, so that waiting does not spoil its ETA."""
+
+    def __init__(self, trial: Trial, grid: Grid, position: int) -> None:
+        self.trial, self.position = trial, position
+        self.steps = trial.cell.train.steps
+        self.targets = [trial.folder / "evals" / e.folder_name(grid) / "result.json" for e in trial.evaluations]
+        self.training = self.testing = None
+        self.first_step = self._step()
+
+    def _step(self) -> int:
+        if (self.trial.folder / "result.json").is_file():
+            return self.steps
+        try:
+            lines = (self.trial.folder / "train.jsonl").read_text().splitlines()
+            return int(json.loads(lines[-1])["step"])
+        except (OSError, IndexError, ValueError, KeyError):
+            return 0
+
+    def look(self) -> None:
+        step = self._step()
+        if self.first_step < self.steps and (step > self.first_step or self.training):
+            if self.training is None:
+                label = f"train {self.trial.cell.label}"
+                self.training = progress.bar(label, self.steps, "step", self.first_step, self.position)
+            self.training.update(step - self.training.n)
+        if step >= self.steps:
+            tested = sum(path.is_file() for path in self.targets)
+            if self.testing is None:
+                label = f"test {self.trial.cell.label}"
+                self.testing = progress.bar(label, len(self.targets), "condition", tested, self.position)
+            self.testing.update(tested - self.testing.n)
+
+    def close(self, finished: bool) -> None:
+        if finished:
+            self.look()
+        for bar in (self.training, self.testing):
+            if bar is not None:
+                bar.close()
