@@ -31,25 +31,28 @@ def grid(
     ] = None,
     grid: Annotated[str, typer.Option("--grid", "-g", help="A file of sweeps/ by name, or a path.")] = "quickstart",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show cells, what is done and the time left; do nothing.")
+        bool, typer.Option("--dry-run", help="Show cells, what is done, the time left; do nothing.")
     ] = False,
+    checkpoint_every_s: Annotated[
+        float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
+    ] = 30.0,
 ) -> None:
     """Train and evaluate every cell of a grid, then print tables and draw figures. Run again to continue."""
-    from dmlm.sweep import preview
     from dmlm.sweep.grid import read_grid_file
     from dmlm.sweep.materials import prepare
+    from dmlm.sweep.preview import describe
     from dmlm.sweep.report import finish
     from dmlm.sweep.run import plan, run_trials, write_index
 
     chosen = read_grid_file(grid, overrides or [])
     if dry_run:
-        print(preview.describe(chosen))
+        print(describe(chosen))
         return
     started = time.monotonic()
     materials = prepare(chosen, print)
     trials = plan(chosen, materials)
     folder = write_index(chosen, materials, trials)
-    run_trials(chosen, materials, trials, print)
+    run_trials(chosen, materials, trials, print, checkpoint_every_s)
     print(finish(folder))
     print(f"\nGrid {chosen.name}: {len(trials)} models in {time.monotonic() - started:.0f} s.")
 

@@ -1,7 +1,7 @@
 """Progress with an ETA: one moving line on a terminal, a plain line every ten seconds in a log."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO, TypeVar
 
 from tqdm import tqdm
@@ -10,11 +10,11 @@ T = TypeVar("T")
 LOG_INTERVAL_S = 10.0
 
 
-class _LogLines(tqdm):  # type: ignore[type-arg]
+class _LogLines(tqdm):
     """tqdm that ends each report with a new line, for output that is not a terminal."""
 
     @staticmethod
-    def status_printer(file: TextIO):  # type: ignore[no-untyped-def]
+    def status_printer(file: TextIO) -> Callable[[str], None]:
         def show(line: str) -> None:
             if line.strip():
                 file.write(line.strip() + "\n")
@@ -23,7 +23,7 @@ class _LogLines(tqdm):  # type: ignore[type-arg]
         return show
 
 
-def bar(label: str, total: int, unit: str = "it", done: int = 0, position: int | None = None) -> tqdm:  # type: ignore[type-arg]
+def bar(label: str, total: int, unit: str = "it", done: int = 0, position: int | None = None) -> tqdm:
     """A progress bar on standard error; `done` items count as finished before now and do not enter the ETA."""
     terminal = sys.stderr.isatty()
     kind = tqdm if terminal else _LogLines

@@ -42,7 +42,8 @@ def _module(path: Path) -> ModuleType:
     """Execute a recipe once per process. Never registered under the bare name of an installed package."""
     name = f"dmlm_recipe.{path.parent.name}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pydantic and dataclasses look their own module up
     try:

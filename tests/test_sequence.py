@@ -1,12 +1,14 @@
 """Vocabulary, template and batches: disjoint ranges, packing that loses nothing, batches that lose nobody."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmlm.errors import UserError
-from dmlm.sequence.batches import check_context, collate, epoch_order, stream
+from dmlm.sequence.batches import check_context, collate, epoch_order, mask_prompt, stream
 from dmlm.sequence.template import ROLES, UNSCORED, Packed, Template, merge_by_time, pack, unpack
 from dmlm.tokens.vocabulary import SPECIALS, TextVocabulary, Vocabulary
 
@@ -47,7 +49,7 @@ def test_ranges_are_disjoint_and_fill_the_space(text_size, sizes):
     ranges = [vocabulary.range("T"), *(vocabulary.range(letter) for letter in sizes)]
     ids = sorted((r.start, r.stop) for r in ranges) + [(vocabulary.special(s),) * 2 for s in SPECIALS]
     assert ids[0][0] == 0
-    assert all(left[1] <= right[0] for left, right in zip(ids, ids[1:], strict=False))
+    assert all(left[1] <= right[0] for left, right in pairwise(ids))
     assert vocabulary.size == text_size + sum(sizes.values()) + len(SPECIALS)
     assert vocabulary.range("O") == vocabulary.range("T")
 
@@ -165,3 +167,14 @@ def test_a_sequence_beyond_the_context_is_refused_by_name():
     items = [Packed(np.zeros(n, np.int64), np.zeros(n, np.int8)) for n in (10, 30, 20)]
     with pytest.raises(UserError, match=r"2 of 3 sequences.*context of 15.*'c'.*30"):
         check_context(items, ["a", "c", "b"], 15, "A -> T")
+
+
+def test_masking_hides_the_asked_share_of_the_prompt_only():
+    roles = np.array([-1] + [0] * 300 + [1] * 300 + [-1] + [4] * 50, np.int8)
+    batch = collate([Packed(np.arange(len(roles)), roles)] * 20, 999)
+    masked = mask_prompt(batch, 0.15, 999, np.random.default_rng(0))
+    hidden = masked != batch.ids
+    prompt = (batch.roles == 0) | (batch.roles == 1)
+    assert hidden[prompt].mean() == pytest.approx(0.14, abs=0.02)
+    assert not hidden[~prompt].any()
+    assert np.array_equal(mask_prompt(batch, 0.0, 999, np.random.default_rng(0)), batch.ids)

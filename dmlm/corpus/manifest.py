@@ -96,7 +96,8 @@ def read_utterances(path: Path) -> tuple[Utterance, ...]:
     """
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}; prepare the corpus first.")
-    utterances, lines_by_id = [], {}
+    utterances: list[Utterance] = []
+    lines_by_id: dict[str, int] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue

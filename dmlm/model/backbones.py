@@ -51,11 +51,11 @@ def build(spec: BackboneSpec, seed: int) -> PreTrainedModel:
         "eos_token_id": spec.eos_id,
         "tie_word_embeddings": True,
     }
+    size: dict[str, Any] = (OPT | MAMBA)[spec.name]
     torch.manual_seed(seed)
     if spec.name in OPT:
-        size = OPT[spec.name]
         return OPTForCausalLM(
-            OPTConfig(
+            OPTConfig(  # type: ignore[call-arg]  # attn_implementation is a keyword of its base class
                 **shared,
                 **size,
                 word_embed_proj_dim=size["hidden_size"],
@@ -65,7 +65,7 @@ def build(spec: BackboneSpec, seed: int) -> PreTrainedModel:
             )
         )
     use_fast_scan()
-    return MambaForCausalLM(MambaConfig(**shared, **MAMBA[spec.name], use_mambapy=True))
+    return MambaForCausalLM(MambaConfig(**shared, **size, use_mambapy=True))
 
 
 def load(folder: Path) -> PreTrainedModel:
@@ -88,7 +88,7 @@ def structured_start(model: PreTrainedModel, centroids: Mapping[int, np.ndarray]
     trainable. `centroids` maps the first ID of a modality to its (K, D); they are centred, projected to the model's
     width by a random matrix (distances survive: Johnson-Lindenstrauss) and scaled to the spread of all embeddings.
     """
-    table = model.get_input_embeddings().weight.data  # (V, width)
+    table = model.get_input_embeddings().get_parameter("weight").data  # (V, width)
     spread = float(table.std())
     for first, points in centroids.items():
         projection = torch.randn(points.shape[1], table.shape[1], generator=torch.Generator().manual_seed(seed))

@@ -5,6 +5,7 @@ Shapes: B items, N positions, V vocabulary, D model width, M modalities.
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from dmlm.sequence.template import ROLES
 
@@ -20,18 +21,23 @@ def role_weights(roles: torch.Tensor, lambdas: torch.Tensor) -> torch.Tensor:
 
 
 def modality_loss(
-    model: nn.Module, ids: torch.Tensor, roles: torch.Tensor, lambdas: torch.Tensor
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    roles: torch.Tensor,
+    lambdas: torch.Tensor,
+    inputs: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """L = mean over the batch of sum_m lambda_m * (1/N_m) * sum_{i in m} -log p(x_i | x_<i), for right-padded (B, N).
 
     The published equation is not reachable; this is the form its descriptions give: means per sequence and modality,
     then over the batch. Tags, <bos> and padding are not scored; <eos> counts as transcript. Logits are computed only
-    where a token carries weight.
+    where a token carries weight. `inputs` are what the model reads where that differs from the targets `ids`.
 
     Returns the loss and, per modality letter, the unweighted mean of -log p (nats) over its tokens in the batch.
     """
     weights = role_weights(roles, lambdas)[:, 1:]  # (B, N-1): a position predicts the next token
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (B, N-1, D)
+    read = ids if inputs is None else inputs
+    hidden = model.base_model(input_ids=read, use_cache=False).last_hidden_state[:, :-1]  # (B, N-1, D)
     scored = weights > 0
     logits = model.get_output_embeddings()(hidden[scored]).float()  # (tokens, V)
     surprise = nn.functional.cross_entropy(logits, ids[:, 1:][scored], reduction="none")  # (tokens,)

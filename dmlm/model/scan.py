@@ -3,8 +3,8 @@
     h_t = exp(dt_t A) * h_{t-1} + dt_t B_t u_t,    y_t = C_t . h_t            (Gu & Dao 2023, arXiv 2312.00752, eq. 2)
 
 The reference in `transformers` keeps the graph of a Python loop (backward quadratic in time), mambapy sweeps the whole
-(B, L, D, N) tensor log2(L) times. This one works through the batch in pieces that stay in the cache, and recomputes the
-states in the backward pass instead of keeping them.
+(B, L, D, N) tensor log2(L) times. This one works through the batch in pieces that stay in the cache. Small states are
+kept for the backward pass, large ones are computed again.
 
 Shapes: B batch, D channels, L time, N states, b items of a piece.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 PIECE = 1 << 20  # elements of a (L, b, D, N) tensor: 4 MiB
+KEEP = 1 << 23  # elements of a (B, L, D, N) tensor up to which states are kept: 32 MiB
 
 
 def _states(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,25 +32,28 @@ def _time_first(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, dt, A, B, C):  # type: ignore[no-untyped-def]  # u, dt (B, D, L); A (D, N); B, C (B, N, L)
+    def forward(ctx, u, dt, A, B, C):  # u, dt (B, D, L); A (D, N); B, C (B, N, L)
         ctx.save_for_backward(u, dt, A, B, C)
         output, last = torch.empty_like(u), u.new_empty(*u.shape[:2], A.shape[1])
+        ctx.kept = [] if any(ctx.needs_input_grad) and u.numel() * A.shape[1] <= KEEP else None
         for piece in _pieces(u, A):
             u_t, dt_t, B_t, C_t = _time_first(u[piece], dt[piece], B[piece], C[piece])
-            _, states = _states(u_t, dt_t, A, B_t)
+            decay, states = _states(u_t, dt_t, A, B_t)
+            if ctx.kept is not None:
+                ctx.kept.append((decay, states))
             output[piece] = (states @ C_t.unsqueeze(-1)).squeeze(-1).permute(1, 2, 0)
             last[piece] = states[-1]
         ctx.mark_non_differentiable(last)
         return output, last
 
     @staticmethod
-    def backward(ctx, grad_output, _):  # type: ignore[no-untyped-def]
+    def backward(ctx, grad_output, _):
         u, dt, A, B, C = ctx.saved_tensors
         grads = [torch.empty_like(tensor) for tensor in (u, dt, B, C)]
         grad_A = torch.zeros_like(A)
         for piece in _pieces(u, A):
             u_t, dt_t, B_t, C_t, g_t = _time_first(u[piece], dt[piece], B[piece], C[piece], grad_output[piece])
-            decay, states = _states(u_t, dt_t, A, B_t)
+            decay, states = ctx.kept.pop(0) if ctx.kept else _states(u_t, dt_t, A, B_t)
             flow = g_t.unsqueeze(-1) * C_t.unsqueeze(2)  # becomes dL/dh_t, (L, b, D, N)
             for t in range(len(flow) - 2, -1, -1):
                 flow[t].addcmul_(decay[t + 1], flow[t + 1])

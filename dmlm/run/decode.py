@@ -39,7 +39,7 @@ def greedy(
 
     A prompt's answer does not depend on what it is batched with (tested, for both families).
     """
-    model.to(device).eval()
+    model.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
     settings = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -53,7 +53,7 @@ def greedy(
     for start in range(0, len(by_length), batch_size):
         chosen = by_length[start : start + batch_size]
         batch = collate([prompts[i] for i in chosen], settings.pad_token_id, left=True)
-        written = model.generate(
+        written = model.generate(  # type: ignore[operator]  # PreTrainedModel does not declare it, both families have it
             torch.from_numpy(batch.ids).to(device),
             attention_mask=torch.from_numpy(batch.mask).long().to(device),
             generation_config=settings,

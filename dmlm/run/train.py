@@ -18,7 +18,7 @@ from dmlm.model.loss import modality_loss
 from dmlm.run import checkpoint
 from dmlm.run.checkpoint import TrainState
 from dmlm.run.settings import TrainSettings
-from dmlm.sequence.batches import collate, stream
+from dmlm.sequence.batches import collate, mask_prompt, stream
 from dmlm.sequence.template import ROLES, Packed
 from dmlm.workers import orphaned
 
@@ -93,7 +93,7 @@ def train(
         UserError: the loss became NaN or infinite; the last good checkpoint stays.
         Interrupted: on request, after a checkpoint.
     """
-    model.to(device).train()
+    model.to(device).train()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
     optimizer = torch.optim.AdamW(
         _decay_groups(model, settings.weight_decay), lr=settings.lr, betas=(0.9, settings.beta2), foreach=True
     )
@@ -118,13 +118,13 @@ def train(
             epoch, indices = next(batches)
             version = draws[epoch % len(draws)]
             batch = collate([version[i] for i in indices], pad_id)
+            inputs = mask_prompt(batch, settings.input_mask, pad_id, np.random.default_rng([seed, step]))
             rate = learning_rate(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with autocast:
-                loss, by_modality = modality_loss(
-                    model, torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.roles).to(device), lambdas
-                )
+                ids, roles, seen = (torch.from_numpy(a).to(device) for a in (batch.ids, batch.roles, inputs))
+                loss, by_modality = modality_loss(model, ids, roles, lambdas, seen)
             if not math.isfinite(loss.item()):
                 raise UserError(
                     f"{folder.name}: the loss became {loss.item()} at step {step}; lower train.lr and run again."

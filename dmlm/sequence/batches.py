@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmlm.errors import UserError
-from dmlm.sequence.template import UNSCORED, Packed
+from dmlm.sequence.template import ROLES, UNSCORED, Packed
 
 POOL = 12  # batches that are sorted by length together: less padding, and still a random order
+MASK_RUN = 3  # tokens
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,20 @@ def collate(items: Sequence[Packed], pad_id: int, left: bool = False) -> Batch:
         where = slice(width - len(item), width) if left else slice(0, len(item))
         ids[row, where], roles[row, where], mask[row, where] = item.ids, item.roles, True
     return Batch(ids, roles, mask)
+
+
+def mask_prompt(batch: Batch, share: float, mask_id: int, rng: np.random.Generator) -> np.ndarray:
+    """Input IDs (B, N) with about `share` of the prompt's tokens hidden, in runs of three; the targets stay.
+
+    SpecAugment's time masking (Park et al. 2019, arXiv 1904.08779) for discrete tokens: it keeps a small model from
+    learning the training set's token sequences by heart. Tags, transcript and padding are never hidden.
+    """
+    starts = rng.random(batch.ids.shape) < share / MASK_RUN
+    hidden = starts.copy()
+    for shift in range(1, MASK_RUN):
+        hidden[:, shift:] |= starts[:, :-shift]
+    prompt = (batch.roles >= 0) & (batch.roles != ROLES.index("T"))
+    return np.where(hidden & prompt, mask_id, batch.ids)
 
 
 def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

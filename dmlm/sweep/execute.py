@@ -49,7 +49,7 @@ def packed_draws(trial: Trial, materials: Materials, split: str = "train") -> li
     ]
 
 
-def train_cell(trial: Trial, grid: Grid, materials: Materials) -> None:
+def train_cell(trial: Trial, grid: Grid, materials: Materials, checkpoint_every_s: float) -> None:
     """Train, from the last checkpoint if there is one; keep the model and, last, `result.json`."""
     cell = trial.cell
     vocabulary = materials.vocabulary(cell.template.letters)
@@ -60,7 +60,9 @@ def train_cell(trial: Trial, grid: Grid, materials: Materials) -> None:
         cell.backbone,
         vocabulary.size,
         grid.model.context,
-        *(vocabulary.special(name) for name in ("<pad>", "<bos>", "<eos>")),
+        pad_id=vocabulary.special("<pad>"),
+        bos_id=vocabulary.special("<bos>"),
+        eos_id=vocabulary.special("<eos>"),
         dropout=cell.train.dropout,
     )
     model = backbones.build(spec, cell.seed)
@@ -69,7 +71,8 @@ def train_cell(trial: Trial, grid: Grid, materials: Materials) -> None:
         books = {k: e.codebook for k, e in encoders.items() if isinstance(e, Tokenizer) and e.codebook}
         backbones.structured_start(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
     places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
-    report = train(model, draws, cell.train, cell.seed, trial.folder, vocabulary.special("<pad>"), device())
+    pad = vocabulary.special("<pad>")
+    report = train(model, draws, cell.train, cell.seed, trial.folder, pad, device(), checkpoint_every_s)
     _keep(model, trial, report, materials, grid)
     checkpoint.clear(trial.folder / "checkpoints")
 

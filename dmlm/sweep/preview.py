@@ -2,10 +2,14 @@
 
 import json
 import statistics
+from typing import TYPE_CHECKING
 
 from dmlm import places
 from dmlm.sweep.grid import Cell, Grid
 from dmlm.sweep.identity import canonical
+
+if TYPE_CHECKING:
+    from dmlm.sweep.materials import Materials
 
 
 def describe(grid: Grid) -> str:
@@ -35,7 +39,7 @@ def describe(grid: Grid) -> str:
     return "\n".join(lines)
 
 
-def _existing(grid: Grid):  # type: ignore[no-untyped-def]
+def _existing(grid: Grid) -> tuple[str, "Materials | None"]:
     """Materials, if corpus and tokens are there already; nothing is made."""
     from dmlm.sweep.materials import corpus_folder, prepare
 

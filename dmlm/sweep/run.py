@@ -34,6 +34,7 @@ def plan(grid: Grid, materials: Materials) -> list[Trial]:
 
 
 def done(folder: Path) -> bool:
+    """Whether the trial or evaluation in this folder has its result."""
     return (folder / "result.json").is_file()
 
 
@@ -79,7 +80,9 @@ def pending(trial: Trial, grid: Grid) -> list[Evaluation]:
     return [e for e in trial.evaluations if not done(trial.folder / "evals" / e.folder_name(grid))]
 
 
-def run_trials(grid: Grid, materials: Materials, trials: list[Trial], say: Callable[[str], None]) -> None:
+def run_trials(
+    grid: Grid, materials: Materials, trials: list[Trial], say: Callable[[str], None], checkpoint_every_s: float
+) -> None:
     """Train and evaluate what is missing: on a CPU one trial per core, each on one thread; on CUDA one at a time.
 
     One thread per trial wastes no time on synchronisation, which dominates at this size, and makes results independent
@@ -90,7 +93,7 @@ def run_trials(grid: Grid, materials: Materials, trials: list[Trial], say: Calla
         say(f"model    {trial.cell.label:<12} {'to do' if number in left else 'done '}  {trial.folder}")
     if not left:
         return
-    jobs = [(grid.model_dump_json(by_alias=True), number) for number in left]
+    jobs = [(grid.model_dump_json(by_alias=True), number, checkpoint_every_s) for number in left]
     with Watch([trials[number] for number in left], grid):
         for _ in workers.run(_run_one, jobs, 1 if has_cuda() else min(len(jobs), workers.count())):
             pass
@@ -101,11 +104,11 @@ def has_cuda() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _run_one(job: tuple[str, int]) -> None:
+def _run_one(job: tuple[str, int, float]) -> None:
     """One trial, in a process of its own; it finds everything by name."""
     from dmlm.sweep.execute import evaluate_conditions, train_cell  # torch is loaded only in the worker
 
-    text, number = job
+    text, number, checkpoint_every_s = job
     grid = Grid.model_validate_json(text)
     materials = prepare(grid, lambda line: None)
     trial = plan(grid, materials)[number]
@@ -113,7 +116,7 @@ def _run_one(job: tuple[str, int]) -> None:
     try:
         with FileLock(trial.folder / ".lock", timeout=LOCK_S):
             if not done(trial.folder):
-                train_cell(trial, grid, materials)
+                train_cell(trial, grid, materials, checkpoint_every_s)
             evaluate_conditions(trial, pending(trial, grid), grid, materials)
     except Timeout:
         raise UserError(f"{trial.folder} is being worked on by another process; wait for it, or stop it.") from None

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Sequence
 from types import TracebackType
 
+from tqdm import tqdm
+
 from dmlm import progress
 from dmlm.sweep.grid import Grid
 from dmlm.sweep.trial import Trial
@@ -45,7 +47,8 @@ class _Row:
         self.trial, self.position = trial, position
         self.steps = trial.cell.train.steps
         self.targets = [trial.folder / "evals" / e.folder_name(grid) / "result.json" for e in trial.evaluations]
-        self.training = self.testing = None
+        self.training: tqdm | None = None
+        self.testing: tqdm | None = None
         self.first_step = self._step()
 
     def _step(self) -> int:

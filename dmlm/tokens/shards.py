@@ -144,7 +144,7 @@ def _digest(path: Path) -> str:
 
 
 def _open(path: Path) -> dict[str, np.ndarray]:
-    with safe_open(path, "np") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, "np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 

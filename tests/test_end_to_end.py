@@ -1,0 +1,165 @@
+"""The user's commands, run as the user runs them, on real speech, video, pages and OCR at the smallest size."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ONE = [
+    "cells=[{backbone: opt-nano, template: [A -> T]}]",
+    "tokenizers={A: {recipe: audio_mfcc, settings: {clusters: 100}}}",
+]
+
+
+def run_grid(home: Path, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "sweeps" / "run_grid.py"), "--grid", "smoke", *arguments]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, "DMLM_HOME": str(home)}, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("dmlm home")
+
+
+@pytest.fixture(scope="session")
+def finished(home):
+    result = run_grid(home)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result
+
+
+def records(home: Path, pattern: str) -> dict[str, list[dict]]:
+    found = sorted((home / "runs" / "trials").glob(pattern))
+    return {str(p.parent.name): [json.loads(line) for line in p.read_text().splitlines()] for p in found}
+
+
+def test_a_grid_runs_from_nothing_to_figures(finished, home):
+    assert "WER %" in finished.stdout
+    assert "relative benefit" in finished.stdout.lower()
+    for name in (
+        "figures/wer_by_snr.png",
+        "figures/relative_benefit.png",
+        "figures/perceptual_score.png",
+        "report.html",
+    ):
+        assert (home / "runs" / "smoke" / name).stat().st_size > 1000, name
+        assert name in finished.stdout
+    trials = list((home / "runs" / "trials").iterdir())
+    assert len(trials) == 5
+    for trial in trials:
+        assert {p.name for p in trial.iterdir()} >= {"spec.json", "train.jsonl", "result.json", "model", "evals"}
+
+
+def test_every_measured_snr_is_the_one_asked_for(finished, home):
+    levels = {"clean": None, "snr0": 0.0, "snr-20": -20.0}
+    seen = 0
+    for folder, lines in records(home, "*/evals/*/utterances.jsonl").items():
+        asked = levels[folder.rsplit("-", 1)[0].split("_")[0]]
+        for line in lines:
+            seen += 1
+            assert line["snr_db_measured"] is None if asked is None else abs(line["snr_db_measured"] - asked) <= 0.1
+    assert seen > 300
+
+
+def test_a_second_run_changes_nothing_and_works_from_any_folder(finished, home, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (home / "runs" / "trials").rglob("*") if path.name != ".lock"}
+    again = run_grid(home, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert again.stdout.split("WER %")[1].split("Figures")[0] == finished.stdout.split("WER %")[1].split("Figures")[0]
+
+
+def test_a_dry_run_says_what_is_done(finished, home):
+    shown = run_grid(home, "--dry-run", "cells.1.template=[A -> T, A+O -> T]").stdout
+    assert shown.count("trained;") == 4
+    assert shown.count("to train:") == 1
+
+
+def test_figures_come_from_stored_results_alone(finished, home, tmp_path):
+    command = [sys.executable, str(ROOT / "analysis" / "make_figures.py"), str(home / "runs" / "smoke")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "wer_by_snr.png" in result.stdout
+
+
+def test_killed_in_the_middle_the_same_command_ends_with_the_same_table(finished, home):
+    def hypotheses(name: str) -> list[list[str]]:
+        index = json.loads((home / "runs" / name / "grid.json").read_text())
+        folders = [home / "runs" / name / e["folder"] for cell in index["cells"] for e in cell["evaluations"]]
+        return [
+            [json.loads(line)["hypothesis"] for line in (f / "utterances.jsonl").read_text().splitlines()]
+            for f in folders
+        ]
+
+    steps = "train.steps=150"
+    undisturbed = run_grid(home, *ONE, steps, "name=whole")
+    assert undisturbed.returncode == 0, undisturbed.stderr[-2000:]
+    index = json.loads((home / "runs" / "whole" / "grid.json").read_text())
+    trial = (home / "runs" / "whole" / index["cells"][0]["trial"]).resolve()
+    trial.rename(trial.with_name("kept"))
+    expected = [p.read_text() for p in sorted((trial.with_name("kept") / "evals").glob("*/utterances.jsonl"))]
+
+    command = [
+        sys.executable,
+        "sweeps/run_grid.py",
+        "--grid",
+        "smoke",
+        *ONE,
+        steps,
+        "name=whole",
+        "--checkpoint-every",
+        "0.2",
+    ]
+    victim = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "DMLM_HOME": str(home)}, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(trial.glob("checkpoints/*.sha256")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert not (trial / "result.json").exists()
+    again = run_grid(home, *ONE, steps, "name=whole")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert [p.read_text() for p in sorted((trial / "evals").glob("*/utterances.jsonl"))] == expected
+    assert len(hypotheses("whole")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["train.stepz=3"], "did you mean 'steps'"),
+        (["tokenizers.A=audio_mfc"], "did you mean 'audio_mfcc'"),
+        (["tokenizers.A=lips_dct"], "is for modality L"),
+        (["tokenizers.A={recipe: audio_mfcc, settings: {cluster: 5}}"], "did you mean 'clusters'"),
+        (["cells.0.template=A+Q -> T"], "'Q'"),
+        (["corpus.preset=tinny"], "did you mean 'tiny'"),
+        (["corpus.recipe=three_equation"], "did you mean 'three_equations'"),
+        (["noise.set=/no/such/folder"], "/no/such/folder"),
+        (["model.context=40", *ONE], "longer than the backbone's context of 40"),
+        (["--grid", "no_such_grid"], "no_such_grid"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(finished, home, arguments, complaint):
+    result = run_grid(home, *arguments)
+    assert result.returncode == 2, result.stderr[-2000:]
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert complaint in last
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_media_file_is_named(finished, home):
+    victim = next((home / "corpora").glob("*/lips/test-00003.mp4"))
+    aside = victim.rename(victim.with_suffix(".aside"))
+    try:
+        result = run_grid(home)
+    finally:
+        aside.rename(victim)
+    assert result.returncode == 2
+    assert "test-00003.mp4" in result.stderr
+    assert "line " in result.stderr
