@@ -78,7 +78,7 @@ SMALL = dict(
     p_fraction=0.15, p_exponent=0.1, p_log=0.05,
 )  # fmt: skip
 PRESETS = {
-    "smoke": Settings(train=120, val=20, test=24, **SMALL),
+    "smoke": Settings(train=64, val=8, test=16, **SMALL),
     "tiny": Settings(train=2000, val=100, test=200, **SMALL),
     "paper": Settings(),
 }

@@ -1,5 +1,6 @@
 """A sweep file: plain data, checked on reading; and the cells that it asks for."""
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -186,23 +187,21 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
     Raises:
         UserError: not of the form key=value, or a path that leads through a plain value.
     """
-    import copy
-
     changed = copy.deepcopy(values)
     for assignment in assignments:
         key, sign, text = assignment.partition("=")
         if not sign or not key:
             raise UserError(f"Override {assignment!r} must read key=value, for example train.steps=200.")
-        target: Any = changed
         *parents, last = key.split(".")
-        for part in parents:
-            target = target.setdefault(part, {}) if isinstance(target, dict) else target
-            if isinstance(target, str):
-                raise UserError(
-                    f"Override {assignment!r}: {part!r} holds the plain value {target!r}; write the section out in the file first."
-                )
-        index = int(last) if isinstance(target, list) and last.isdigit() else last
-        target[index] = yaml.safe_load(text)
+        target: Any = changed
+        try:
+            for part in parents:
+                target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+            target[int(last) if isinstance(target, list) else last] = yaml.safe_load(text)
+        except (AttributeError, IndexError, TypeError, ValueError):
+            raise UserError(f"Override {assignment!r}: the sweep file has no place {key!r}; see its layout.") from None
+        except yaml.YAMLError:
+            raise UserError(f"Override {assignment!r}: {text!r} is not a YAML value.") from None
     return changed
 
 
