@@ -10,7 +10,7 @@ from dmlm.tokens.tokenizer import Tokenizer
 class Settings(BaseSettings):
     """12.5 Hz units by default: two video frames a unit. The frames are expected to show the mouth region only."""
 
-    clusters: int = Field(default=200, ge=2)
+    clusters: int = Field(default=100, ge=2)
     stack: int = Field(default=2, ge=1, description="frames per unit")
     side: int = Field(default=24, ge=8, description="frames are averaged down to side x side pixels")
     coefficients: int = Field(default=6, ge=2, description="DCT coefficients kept along each axis")

@@ -29,6 +29,6 @@ class TrainSettings(BaseModel):
     beta2: float = Field(default=0.98, gt=0, lt=1)
     clip_norm: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    input_mask: float = Field(default=0.1, ge=0, lt=1, description="share of prompt tokens hidden from the model")
+    input_mask: float = Field(default=0.0, ge=0, lt=1, description="share of prompt tokens hidden from the model")
     draws: int = Field(default=2, ge=1, description="versions of the training set, each with other noise")
     lambdas: Lambdas = Lambdas()

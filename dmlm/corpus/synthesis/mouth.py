@@ -33,15 +33,15 @@ class MouthStyle:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    coarticulation_s: float = 0.030  # time constant: how far neighbouring visemes blend
-    jitter: float = 0.15  # error of each target, relative to its parameter's range
-    effort_least: float = 0.7  # an utterance is articulated with an effort drawn from here to 1
-    sway_px: float = 1.0  # slow movement of the head
-    face_variation: float = 1.0  # difference between speakers; 0 makes them one face
+    coarticulation_s: float = 0.022  # time constant: how far neighbouring visemes blend
+    jitter: float = 0.05  # error of each target, relative to its parameter's range
+    effort_least: float = 0.9  # an utterance is articulated with an effort drawn from here to 1
+    sway_px: float = 0.4  # slow movement of the head
+    face_variation: float = 0.6  # difference between speakers; 0 makes them one face
     contrast: float = 1.0  # of lips, teeth and tongue against the skin
-    light_drift: float = 4.0  # slow change of brightness, grey levels
-    blur_px: float = 0.8  # of the lens, standard deviation
-    noise: float = 3.0  # of the camera, standard deviation in grey levels
+    light_drift: float = 1.5  # slow change of brightness, grey levels
+    blur_px: float = 0.6  # of the lens, standard deviation
+    noise: float = 1.5  # of the camera, standard deviation in grey levels
 
     def __post_init__(self) -> None:
         if self.coarticulation_s <= 0:
