@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,14 @@ def open_bank(grid: Grid) -> tuple[Path, NoiseBank]:
     return folder, NoiseBank.open(folder, grid.noise.kinds)
 
 
+def text_path(corpus: Corpus, size: int) -> Path:
+    """Where the BPE vocabulary of a corpus is kept."""
+    return places.home() / "tokens" / corpus.label / f"text-bpe{size}.json"
+
+
 def open_text(corpus: Corpus, size: int) -> TextVocabulary:
     """The BPE vocabulary of a corpus, learned on its training transcripts on first use."""
-    path = places.home() / "tokens" / corpus.label / f"text-bpe{size}.json"
+    path = text_path(corpus, size)
     if not path.is_file():
         TextVocabulary.learn((u.text for u in corpus.split("train")), size).save(path)
     return TextVocabulary.load(path)
@@ -119,22 +124,43 @@ def conditions(grid: Grid, draws: int) -> tuple[list[Condition], dict[float, Con
     )
 
 
-def prepare(grid: Grid, say: Callable[[str], None]) -> Materials:
-    """Everything up to tokens, each part made once and then found again."""
-    for letter, choice in grid.tokenizers.items():  # a wrong name is told before any work
+def sources_of(grid: Grid, corpus: Corpus, letters: Iterable[str], learn_under: Condition) -> dict[str, TokenSource]:
+    """One token source per modality."""
+    chosen = {letter: grid.tokenizers[letter] for letter in letters}
+    return {k: TokenSource(corpus, choice.recipe, choice.settings, learn_under) for k, choice in chosen.items()}
+
+
+def prepare(grid: Grid, say: Callable[[str], None], letters: Iterable[str] | None = None) -> Materials:
+    """Everything up to tokens, each part made once and then found again; for all modalities of the grid, or some."""
+    for letter, choice in grid.tokenizers.items() if letters is None else ():  # a mistake is told before any work
         TokenSource.check(letter, choice.recipe, choice.settings)
     corpus = open_corpus(grid.corpus)
     say(f"corpus   {corpus.folder}  ({', '.join(f'{n} {split}' for split, n in corpus.card['utterances'].items())})")
     train, test = conditions(grid, max(cell.train.draws for cell in grid.cells))
-    sources = {
-        letter: TokenSource(corpus, grid.tokenizers[letter].recipe, grid.tokenizers[letter].settings, train[0]).ready()
-        for letter in grid.letters()
-    }
+    sources = sources_of(grid, corpus, grid.letters() if letters is None else letters, train[0])
     for source in sources.values():
+        source.ready()
         for split, wanted in (("train", train), ("test", list(test.values()))):
             for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
                 source.prepare(split, condition)
-    say(
-        f"tokens   {places.home() / 'tokens' / corpus.label}  ({', '.join(f'{k} {s.name}' for k, s in sources.items())})"
-    )
+    names = ", ".join(f"{letter} {source.name}" for letter, source in sources.items())
+    say(f"tokens   {places.home() / 'tokens' / corpus.label}  ({names})")
+    return Materials(corpus, sources, open_text(corpus, grid.text.vocab_size), train, test)
+
+
+def look(grid: Grid) -> Materials | None:
+    """What `prepare` made before, without making anything; None where a part is missing."""
+    folder, _, _ = corpus_folder(grid.corpus)
+    bank = places.home() / "noise" / "builtin" / "bank.json"
+    if not (folder / "corpus.json").is_file() or (grid.noise.set == "builtin" and not bank.is_file()):
+        return None
+    corpus = read_corpus(folder)
+    if not text_path(corpus, grid.text.vocab_size).is_file():
+        return None
+    train, test = conditions(grid, max(cell.train.draws for cell in grid.cells))
+    sources = sources_of(grid, corpus, grid.letters(), train[0])
+    if not all(source.learned for source in sources.values()):
+        return None
+    for source in sources.values():
+        source.ready()
     return Materials(corpus, sources, open_text(corpus, grid.text.vocab_size), train, test)

@@ -2,25 +2,20 @@
 
 import json
 import statistics
-from typing import TYPE_CHECKING
 
 from dmlm import places
 from dmlm.sweep.grid import Cell, Grid
 from dmlm.sweep.identity import canonical
-
-if TYPE_CHECKING:
-    from dmlm.sweep.materials import Materials
+from dmlm.sweep.materials import look
+from dmlm.sweep.run import done, plan
 
 
 def describe(grid: Grid) -> str:
     """One line per cell. Times come from finished trials of the same backbone and template on this machine."""
-    corpus_state, materials = _existing(grid)
-    lines = [
-        f"grid {grid.name}: {len(grid.cells)} cells; corpus {grid.corpus.recipe}/{grid.corpus.preset} {corpus_state}"
-    ]
+    materials = look(grid)
+    state = materials.corpus.folder if materials else "and its tokens are not made yet"
+    lines = [f"grid {grid.name}: {len(grid.cells)} cells; corpus {grid.corpus.recipe}/{grid.corpus.preset} {state}"]
     left_s, unknown = 0.0, 0
-    from dmlm.sweep.run import done, plan
-
     trials = {trial.cell: trial for trial in plan(grid, materials)} if materials else {}
     for cell in grid.cells:
         trial = trials.get(cell)
@@ -37,18 +32,6 @@ def describe(grid: Grid) -> str:
     rest = f", and {unknown} cells that no finished run can be compared with" if unknown else ""
     lines.append(f"training left: about {left_s / 60:.1f} min{rest}; evaluation and preparation come on top")
     return "\n".join(lines)
-
-
-def _existing(grid: Grid) -> tuple[str, "Materials | None"]:
-    """Materials, if corpus and tokens are there already; nothing is made."""
-    from dmlm.sweep.materials import corpus_folder, prepare
-
-    folder, _, _ = corpus_folder(grid.corpus)
-    if not (folder / "corpus.json").is_file():
-        return "not made yet", None
-    if not any((places.home() / "tokens").glob("*")):
-        return f"at {folder}; tokens not made yet", None
-    return f"at {folder}", prepare(grid, lambda line: None)
 
 
 def _step_s(cell: Cell) -> float | None:

@@ -4,7 +4,7 @@ The folders are the truth: a trial or an evaluation is done when its `result.jso
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from dmlm import places, workers
 from dmlm.errors import UserError
 from dmlm.score.wer import NORMALISER
-from dmlm.sweep.grid import Grid
+from dmlm.sweep.grid import Cell, Grid
 from dmlm.sweep.materials import Materials, prepare
 from dmlm.sweep.trial import Evaluation, Trial, evaluations_of, training_spec, trial_folder
 from dmlm.sweep.watch import Watch
@@ -20,10 +20,10 @@ from dmlm.sweep.watch import Watch
 LOCK_S = 10.0
 
 
-def plan(grid: Grid, materials: Materials) -> list[Trial]:
-    """The trials of a grid, in its order."""
+def plan(grid: Grid, materials: Materials, cells: Sequence[Cell] | None = None) -> list[Trial]:
+    """The trials of a grid (or of some of its cells), in its order."""
     runs, trials = places.home() / "runs", []
-    for cell in grid.cells:
+    for cell in grid.cells if cells is None else cells:
         conditions = materials.train_conditions[: cell.train.draws]
         spec = training_spec(
             cell, grid, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions
@@ -110,8 +110,9 @@ def _run_one(job: tuple[str, int, float]) -> None:
 
     text, number, checkpoint_every_s = job
     grid = Grid.model_validate_json(text)
-    materials = prepare(grid, lambda line: None)
-    trial = plan(grid, materials)[number]
+    cell = grid.cells[number]
+    materials = prepare(grid, lambda line: None, cell.template.letters)
+    (trial,) = plan(grid, materials, [cell])
     trial.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(trial.folder / ".lock", timeout=LOCK_S):

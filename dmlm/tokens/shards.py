@@ -185,12 +185,24 @@ class TokenSource:
     def name(self) -> str:
         return f"{Path(self.spec.recipe).stem}-{self.encoder.fingerprint[:8]}"
 
+    @property
+    def _codebook_path(self) -> Path | None:
+        """Where the codebook to learn belongs; None for an encoder that learns none or has it already."""
+        if not isinstance(self.encoder, Tokenizer) or not self.encoder.clusters or self.encoder.codebook:
+            return None
+        key = hashlib.sha256(f"{self.encoder.fingerprint} {self._learn_under.key}".encode()).hexdigest()[:8]
+        return self._root / "codebooks" / f"{Path(self.spec.recipe).stem}-{key}.safetensors"
+
+    @property
+    def learned(self) -> bool:
+        """Whether nothing is left to learn, so that `ready` costs nothing."""
+        return self._codebook_path is None or self._codebook_path.is_file()
+
     def ready(self) -> "TokenSource":
         """Learn the codebook if the tokenizer wants one and it is not there yet."""
-        if not isinstance(self.encoder, Tokenizer) or not self.encoder.clusters or self.encoder.codebook:
+        path = self._codebook_path
+        if path is None:
             return self
-        key = hashlib.sha256(f"{self.encoder.fingerprint} {self._learn_under.key}".encode()).hexdigest()[:8]
-        path = self._root / "codebooks" / f"{Path(self.spec.recipe).stem}-{key}.safetensors"
         if not path.is_file():
             training = self.corpus.split("train")
             clips = training[:: max(1, len(training) // CODEBOOK_CLIPS)]
@@ -199,7 +211,8 @@ class TokenSource:
                 for number, job in enumerate(self._jobs(clips, self._learn_under, path.parent, "sample"))
             ]
             self._run(_sample_features, jobs, f"codebook {self.spec.recipe}", len(clips))
-            for _ in workers.run(_learn, [([job.target for job in jobs], self.encoder.clusters, path)], 1):
+            assert isinstance(self.encoder, Tokenizer)
+            for _ in workers.run(_learn, [([job.target for job in jobs], self.encoder.clusters or 0, path)], 1):
                 pass
             for job in jobs:
                 job.target.unlink()
