@@ -22,6 +22,9 @@ class _LogLines(tqdm):
 
         return show
 
+    def moveto(self, n: int) -> None:
+        """Several bars in a log need no cursor."""
+
 
 def bar(label: str, total: int, unit: str = "it", done: int = 0, position: int | None = None) -> tqdm:
     """A progress bar on standard error; `done` items count as finished before now and do not enter the ETA."""

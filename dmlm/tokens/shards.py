@@ -226,7 +226,7 @@ class TokenSource:
         jobs = [job for job in self._shards(split, condition) if not _whole(job.target)]
         if jobs:
             self._write_card()
-            label = f"tokens {self.encoder.modality} {split} {condition.key.split('-')[0]}"
+            label = f"tokens {self.encoder.modality} {split} {condition.key.rsplit('-', 1)[0]}"
             self._run(_encode_shard, jobs, label, sum(len(job.utterances) for job in jobs), workers_used)
 
     def load(self, split: str, condition: Condition) -> Encoded:
