@@ -47,7 +47,7 @@ def weights(net):
 def interrupt_at(step_wanted):
     def on_step(step, loss):
         if step == step_wanted:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored in background jobs
 
     return on_step
 
