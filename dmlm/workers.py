@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import TypeVar
 
+from dmlm.errors import UserError
+
 J = TypeVar("J")
 R = TypeVar("R")
 PRELOAD = ["numpy", "scipy.signal", "scipy.fft", "dmlm.tokens.shards", "dmlm.corpus.noise"]
@@ -19,7 +21,9 @@ PRELOAD = ["numpy", "scipy.signal", "scipy.fft", "dmlm.tokens.shards", "dmlm.cor
 def count() -> int:
     """Worker processes to use: `DMLM_WORKERS`, else the cores this process may run on."""
     if named := os.environ.get("DMLM_WORKERS"):
-        return max(1, int(named))
+        if not named.isdigit() or int(named) < 1:
+            raise UserError(f"DMLM_WORKERS is {named!r}; set it to a whole number of processes, 1 or more.")
+        return int(named)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

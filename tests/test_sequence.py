@@ -102,11 +102,12 @@ def test_a_wrong_template_is_one_sentence(notation, complaint):
         Template.parse(notation)
 
 
-def test_interleaving_needs_clocks():
+@pytest.mark.parametrize("clockless", ["I", "O"])
+def test_interleaving_needs_clocks(clockless):
     with pytest.raises(UserError, match="without a clock"):
         pack(
-            Template.parse("interleave(A,I) -> T"),
-            {"A": np.zeros(2, int), "I": np.zeros(2, int), "T": np.zeros(1, int)},
+            Template.parse(f"interleave(A,{clockless}) -> T"),
+            {"A": np.zeros(2, int), clockless: np.zeros(2, int), "T": np.zeros(1, int)},
             VOCABULARY,
             RATES,
         )

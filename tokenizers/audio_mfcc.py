@@ -26,14 +26,6 @@ class MfccUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def clusters(self) -> int:
-        return self.settings.clusters
-
-    @property
-    def vocab_size(self) -> int:
-        return self.settings.clusters
-
-    @property
     def rate_hz(self) -> float:
         return 1000.0 / (self.settings.hop_ms * self.settings.stack)
 
@@ -57,6 +49,3 @@ class MfccUnits(Tokenizer):
         frames = np.concatenate([cepstra, np.gradient(cepstra, axis=0)], axis=1).astype(np.float32)  # (frames, 2C)
         units = len(frames) // self.settings.stack
         return frames[: units * self.settings.stack].reshape(units, -1)
-
-    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        return [self.codebook.assign(self.features(item)) for item in batch]

@@ -23,14 +23,6 @@ class PatchUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def clusters(self) -> int:
-        return self.settings.clusters
-
-    @property
-    def vocab_size(self) -> int:
-        return self.settings.clusters
-
-    @property
     def rate_hz(self) -> None:
         return None
 
@@ -47,6 +39,3 @@ class PatchUnits(Tokenizer):
         small = cv2.resize(whole, (across * side, down * side), interpolation=cv2.INTER_AREA)
         dark = (paper - small.astype(np.float32)) / 255
         return dark.reshape(down, side, across, side).swapaxes(1, 2).reshape(down * across, side * side)
-
-    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        return [self.codebook.assign(self.features(item)) for item in batch]

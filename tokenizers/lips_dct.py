@@ -25,14 +25,6 @@ class DctUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def clusters(self) -> int:
-        return self.settings.clusters
-
-    @property
-    def vocab_size(self) -> int:
-        return self.settings.clusters
-
-    @property
     def rate_hz(self) -> float:
         return self.settings.fps / self.settings.stack
 
@@ -51,6 +43,3 @@ class DctUnits(Tokenizer):
         frames = np.concatenate([static, delta], axis=1).astype(np.float32)
         units = max(1, len(frames) // self.settings.stack)
         return np.resize(frames, (units * self.settings.stack, frames.shape[1])).reshape(units, -1)
-
-    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        return [self.codebook.assign(self.features(item)) for item in batch]

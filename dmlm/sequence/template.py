@@ -114,7 +114,7 @@ def pack(
         values = np.concatenate([vocabulary.shift(letter, streams[letter]) for letter in segment])
         role = np.concatenate([np.full(len(streams[letter]), ROLES.index(letter)) for letter in segment])
         if len(segment) == 2:
-            first, second = (rates_hz[letter] for letter in segment)
+            first, second = (rates_hz.get(letter) for letter in segment)
             if not first or not second:
                 raise UserError(
                     f"Template {template.notation!r} interleaves a modality without a clock; join it with + instead."

@@ -41,24 +41,36 @@ class Encoder(ABC):
 
 
 class Tokenizer(Encoder):
-    """Encoder to discrete IDs. Results must not depend on batch size, order or padding."""
+    """Encoder to discrete IDs. Results must not depend on batch size, order or padding.
 
-    clusters: int | None = None  # size of the codebook to learn; None where the encoder brings its own
+    One whose codebook is learned has `clusters` in its settings and defines `features`; one that brings its own overrides
+    `vocab_size` and `encode`.
+    """
+
     codebook: Codebook | None = None  # set by the engine once learned
 
     @property
-    @abstractmethod
+    def clusters(self) -> int | None:
+        """Size of the codebook to learn; None where the encoder brings its own."""
+        return getattr(self.settings, "clusters", None)
+
+    @property
     def vocab_size(self) -> int:
         """Number of IDs; each ID lies in `[0, vocab_size)`."""
+        if self.clusters is None:
+            raise TypeError(f"{type(self).__name__} has no `clusters` setting, so it must define vocab_size")
+        return self.clusters
 
     @property
     @abstractmethod
     def rate_hz(self) -> float | None:
         """Tokens per second; None where the modality has no clock."""
 
-    @abstractmethod
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """IDs (T,) of each item. Audio: float32 (samples,) at 16 kHz; lips: uint8 (T, H, W); image: uint8 (H, W, 3)."""
+        if self.codebook is None:
+            raise TypeError(f"{type(self).__name__} has no codebook yet; the engine learns it before encoding")
+        return [self.codebook.assign(self.features(item)) for item in batch]
 
     def features(self, item: np.ndarray) -> np.ndarray:
         """Feature vectors (T, D) of one item, for an encoder whose codebook is learned."""
