@@ -25,9 +25,8 @@ from dmlm.corpus.media import SAMPLE_RATE_HZ
 from dmlm.corpus.noise import generator
 from dmlm.corpus.synthesis import blocks
 from dmlm.corpus.synthesis.mouth import MouthStyle, render, write_video
-from dmlm.corpus.synthesis.page import FONT_PX, draw_page, place
+from dmlm.corpus.synthesis.page import draw_page, lay_out
 from dmlm.corpus.synthesis.speech import SPEAKERS, Speaker, engine
-from dmlm.corpus.synthesis.typeset import typeset
 
 NAME = "three_equations"
 VERSION = "1"
@@ -79,7 +78,7 @@ SMALL = dict(
 )  # fmt: skip
 PRESETS = {
     "smoke": Settings(train=64, val=8, test=16, **SMALL),
-    "tiny": Settings(train=2000, val=100, test=200, **SMALL),
+    "tiny": Settings(train=3000, val=100, test=300, **SMALL),
     "paper": Settings(),
 }
 
@@ -227,9 +226,7 @@ def _speak(
 
 def _top_to_bottom(latex: list[str], rng: np.random.Generator) -> list[int]:
     """Reading order of a page's equations; `rng` as given to `draw_page`, whose places are drawn here once more."""
-    size_px = float(FONT_PX)
-    while (corners := place([typeset(equation, size_px).shape for equation in latex], rng, *PAGE)) is None:
-        size_px *= 0.85
+    corners = [corner for corner, _ in lay_out(latex, rng, *PAGE)]
     return sorted(range(len(latex)), key=lambda index: corners[index])
 
 

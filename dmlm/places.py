@@ -1,5 +1,6 @@
 """Where things are: the checkout (or the installed copy of the recipes) and the one folder that is written to."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,3 +46,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def seal(path: Path) -> None:
+    """Write the digest of a finished file beside it, as NAME.sha256: whoever finds both knows that the file is whole."""
+    write_text(path.with_suffix(".sha256"), _digest(path) + "\n")
+
+
+def sealed(path: Path) -> bool:
+    """Whether a file is there and fits its digest."""
+    marker = path.with_suffix(".sha256")
+    return path.is_file() and marker.is_file() and marker.read_text().strip() == _digest(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -103,7 +103,7 @@ def test_a_larger_training_set_keeps_the_test_set():
 
 def test_presets_have_their_sizes():
     sizes = {name: (s.train, s.val, s.test, s.equations_read) for name, s in recipe.PRESETS.items()}
-    assert sizes == {"smoke": (64, 8, 16, 1), "tiny": (2000, 100, 200, 1), "paper": (8000, 1000, 1000, 2)}
+    assert sizes == {"smoke": (64, 8, 16, 1), "tiny": (3000, 100, 300, 1), "paper": (8000, 1000, 1000, 2)}
 
 
 def test_settings_that_make_no_sense_are_refused():

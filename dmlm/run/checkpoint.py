@@ -1,6 +1,5 @@
 """What survives a crash: the whole training state in one file, written aside, flushed, renamed; the last two are kept."""
 
-import hashlib
 import re
 import sys
 from dataclasses import dataclass
@@ -26,17 +25,12 @@ class TrainState:
     cuda_rng: list[torch.Tensor]
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save(state: TrainState, folder: Path) -> Path:
     """Write a checkpoint and its digest, then remove all but the newest two."""
     path = folder / f"step-{state.step:08d}.pt"
     with places.atomic(path) as temporary:
         torch.save(vars(state), temporary)
-    places.write_text(path.with_suffix(".sha256"), _digest(path) + "\n")
+    places.seal(path)
     for old in _all(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
         old.with_suffix(".sha256").unlink(missing_ok=True)
@@ -46,8 +40,7 @@ def save(state: TrainState, folder: Path) -> Path:
 def newest(folder: Path) -> TrainState | None:
     """The newest checkpoint that is whole; a damaged one is passed over with a line on standard error."""
     for path in reversed(_all(folder)):
-        marker = path.with_suffix(".sha256")
-        if marker.is_file() and marker.read_text().strip() == _digest(path):
+        if places.sealed(path):
             return TrainState(**torch.load(path, map_location="cpu", weights_only=True))
         print(f"Checkpoint {path} is damaged or incomplete; going back to the one before it.", file=sys.stderr)
     return None

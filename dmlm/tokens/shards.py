@@ -115,7 +115,7 @@ def _encode_shard(job: _Job) -> int:
     }
     with places.atomic(job.target) as temporary:
         save_file(arrays, temporary, {"ids": json.dumps([u.id for u in utterances])})
-    places.write_text(job.target.with_suffix(".sha256"), _digest(job.target) + "\n")
+    places.seal(job.target)
     return len(utterances)
 
 
@@ -138,23 +138,16 @@ def _learn(job: tuple[list[Path], int, Path]) -> None:
     learn_codebook(frames, clusters).save(target)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _open(path: Path) -> dict[str, np.ndarray]:
     with safe_open(path, "np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _whole(path: Path) -> bool:
-    marker = path.with_suffix(".sha256")
-    if not (path.is_file() and marker.is_file()):
-        return False
-    if marker.read_text().strip() == _digest(path):
+    if places.sealed(path):
         return True
-    print(f"Token shard {path} is damaged; encoding it again.", file=sys.stderr)
+    if path.is_file() and path.with_suffix(".sha256").is_file():
+        print(f"Token shard {path} is damaged; encoding it again.", file=sys.stderr)
     return False
 
 
