@@ -9,7 +9,7 @@ from transformers import MambaConfig, MambaForCausalLM, OPTForCausalLM
 from transformers.models.mamba import modeling_mamba
 
 from dmlm.errors import UserError
-from dmlm.model import backbones
+from dmlm.model import backbones, scan
 from dmlm.model.backbones import BackboneSpec, build, parameter_count
 from dmlm.model.loss import modality_loss, role_weights
 from dmlm.model.mamba import reference_scan
@@ -87,10 +87,10 @@ def test_the_scan_equals_the_reference_forward_and_backward(batch, channels, len
     values = [torch.randn(shape) for shape in shapes]
     values[2] = -values[2].abs()
 
-    def run(scan):
+    def run(function):
         leaves = [value.clone().requires_grad_() for value in values]
         extra = {"D": leaves[5], "z": leaves[6], "delta_bias": leaves[7], "delta_softplus": True}
-        output, last = scan(*leaves[:5], return_last_state=True, **extra)
+        output, last = function(*leaves[:5], return_last_state=True, **extra)
         output.sin().sum().backward()
         return [output.detach(), last.detach(), *(leaf.grad for leaf in leaves)]
 
@@ -98,20 +98,24 @@ def test_the_scan_equals_the_reference_forward_and_backward(batch, channels, len
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_scan_is_the_same_in_pieces(monkeypatch):
-    from dmlm.model import scan
-
+@pytest.mark.parametrize(("step", "chunk"), [(24, 24), (24, 60), (1, 1), (10**6, 48)])
+def test_the_scan_is_the_same_in_pieces_and_chunks(monkeypatch, step, chunk):
     torch.manual_seed(0)
-    arguments = [
-        torch.randn(5, 4, 9),
-        torch.rand(5, 4, 9),
-        -torch.rand(4, 3),
-        torch.randn(5, 3, 9),
-        torch.randn(5, 3, 9),
-    ]
-    whole = selective_scan(*arguments)
-    monkeypatch.setattr(scan, "PIECE", 4 * 9 * 3 * 2)
-    torch.testing.assert_close(selective_scan(*arguments), whole)
+    shapes = [(5, 4, 9), (5, 4, 9), (4, 3), (5, 3, 9), (5, 3, 9)]
+    values = [torch.randn(shape) for shape in shapes]
+    values[1], values[2] = values[1].abs(), -values[2].abs()
+
+    def run():
+        leaves = [value.clone().requires_grad_() for value in values]
+        output = selective_scan(*leaves)
+        output.sin().sum().backward()
+        return [output.detach(), *(leaf.grad for leaf in leaves)]
+
+    whole = run()
+    monkeypatch.setattr(scan, "STEP", step)
+    monkeypatch.setattr(scan, "CHUNK", chunk)
+    for parts, expected in zip(run(), whole, strict=True):
+        torch.testing.assert_close(parts, expected)
 
 
 def test_mamba_equals_the_stock_class_of_transformers():

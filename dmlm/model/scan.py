@@ -1,27 +1,41 @@
-"""Mamba's selective scan on a CPU: one fused step in time over all channels, gradients written by hand.
+"""Mamba's selective scan on a CPU: a few time steps at once, so that all work on them stays in the cache.
 
     h_t = exp(dt_t A) * h_{t-1} + dt_t B_t u_t,    y_t = C_t . h_t            (Gu & Dao 2023, arXiv 2312.00752, eq. 2)
 
 The reference in `transformers` keeps the graph of a Python loop (backward quadratic in time), mambapy sweeps the whole
-(B, L, D, N) tensor log2(L) times. This one works through the batch in pieces that stay in the cache. Small states are
-kept for the backward pass, large ones are computed again.
+(B, L, D, N) tensor log2(L) times. Here no tensor of that size exists: the forward pass keeps the state at the start of
+each chunk, and the backward pass, with gradients written by hand, computes the states within it again. Channels lie
+innermost, where a vector unit wants them.
 
-Shapes: B batch, D channels, L time, N states, b items of a piece.
+Shapes: B batch, D channels, L time, N states; b items of a piece, l steps of a chunk.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-PIECE = 1 << 20  # elements of a (L, b, D, N) tensor: 4 MiB
-KEEP = 1 << 23  # elements of a (B, L, D, N) tensor up to which states are kept: 32 MiB
+STEP = 1 << 16  # elements of a (b, N, D) state: 256 KiB
+CHUNK = 1 << 18  # elements of a (l, b, N, D) tensor: 1 MiB
 
 
-def _states(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decay exp(dt A) and states h, both (L, b, D, N), from u, dt (L, b, D), A (D, N), B (L, b, N)."""
-    decay = (dt.unsqueeze(-1) * A).exp_()
-    states = (dt * u).unsqueeze(-1) * B.unsqueeze(2)
-    for now, factor, before in zip(states[1:], decay[1:], states[:-1], strict=True):
-        now.addcmul_(factor, before)
+def _pieces(batch: int, length: int, state: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Runs of batch items, and the chunks of time in which each is worked through."""
+    items = max(1, STEP // state)
+    for start in range(0, batch, items):
+        piece = slice(start, min(start + items, batch))
+        steps = max(1, CHUNK // (state * (piece.stop - start)))
+        yield piece, [slice(t, t + steps) for t in range(0, length, steps)]
+
+
+def _states(
+    u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, before: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decay exp(dt A) and states h, both (l, b, N, D), from u, dt (l, b, D), A (N, D), B (l, b, N), h before (b, N, D)."""
+    decay = (dt.unsqueeze(2) * A).exp_()
+    states = (dt * u).unsqueeze(2) * B.unsqueeze(-1)
+    for now, factor in zip(states, decay, strict=True):
+        before = now.addcmul_(factor, before)
     return decay, states
 
 
@@ -33,48 +47,54 @@ def _time_first(*tensors: torch.Tensor) -> list[torch.Tensor]:
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, dt, A, B, C):  # u, dt (B, D, L); A (D, N); B, C (B, N, L)
+        A = A.t().contiguous()
+        u, dt, B, C = _time_first(u, dt, B, C)
         ctx.save_for_backward(u, dt, A, B, C)
-        output, last = torch.empty_like(u), u.new_empty(*u.shape[:2], A.shape[1])
-        ctx.kept = [] if any(ctx.needs_input_grad) and u.numel() * A.shape[1] <= KEEP else None
-        for piece in _pieces(u, A):
-            u_t, dt_t, B_t, C_t = _time_first(u[piece], dt[piece], B[piece], C[piece])
-            decay, states = _states(u_t, dt_t, A, B_t)
-            if ctx.kept is not None:
-                ctx.kept.append((decay, states))
-            output[piece] = (states @ C_t.unsqueeze(-1)).squeeze(-1).permute(1, 2, 0)
-            last[piece] = states[-1]
+        ctx.starts = []
+        output, last = torch.empty_like(u), u.new_empty(u.shape[1], *A.shape)
+        for piece, chunks in _pieces(u.shape[1], len(u), A.numel()):
+            state = torch.zeros_like(last[piece])
+            for chunk in chunks:
+                here = chunk, piece
+                ctx.starts.append(state)
+                _, states = _states(u[here], dt[here], A, B[here], state)
+                output[here] = (C[here].unsqueeze(2) @ states).squeeze(2)
+                state = states[-1].clone()
+            last[piece] = state
+        last = last.transpose(1, 2)
         ctx.mark_non_differentiable(last)
-        return output, last
+        return output.permute(1, 2, 0), last
 
     @staticmethod
     def backward(ctx, grad_output, _):
         u, dt, A, B, C = ctx.saved_tensors
+        (grad_output,) = _time_first(grad_output)
         grads = [torch.empty_like(tensor) for tensor in (u, dt, B, C)]
         grad_A = torch.zeros_like(A)
-        for piece in _pieces(u, A):
-            u_t, dt_t, B_t, C_t, g_t = _time_first(u[piece], dt[piece], B[piece], C[piece], grad_output[piece])
-            decay, states = ctx.kept.pop(0) if ctx.kept else _states(u_t, dt_t, A, B_t)
-            flow = g_t.unsqueeze(-1) * C_t.unsqueeze(2)  # becomes dL/dh_t, (L, b, D, N)
-            for t in range(len(flow) - 2, -1, -1):
-                flow[t].addcmul_(decay[t + 1], flow[t + 1])
-            grad_x = (flow @ B_t.unsqueeze(-1)).squeeze(-1)  # with x = dt u
-            grad_B = ((dt_t * u_t).unsqueeze(2) @ flow).squeeze(2)
-            grad_C = (g_t.unsqueeze(2) @ states).squeeze(2)
-            through_decay = decay[1:].mul_(flow[1:]).mul_(states[:-1])  # dL/d(dt A)
-            grad_dt = grad_x * u_t
-            grad_dt[1:] += (through_decay * A).sum(-1)
-            grad_A += (through_decay * dt_t[1:].unsqueeze(-1)).sum((0, 1))
-            for whole, part in zip(grads, (grad_x * dt_t, grad_dt, grad_B, grad_C), strict=True):
-                whole[piece] = part.permute(1, 2, 0)
-        grad_u, grad_dt, grad_B, grad_C = grads
-        return grad_u, grad_dt, grad_A, grad_B, grad_C
-
-
-def _pieces(u: torch.Tensor, A: torch.Tensor) -> list[slice]:
-    """Runs of batch items whose states fit the cache."""
-    per_item = u.shape[2] * A.numel()
-    size = max(1, PIECE // per_item)
-    return [slice(start, start + size) for start in range(0, len(u), size)]
+        starts = iter(ctx.starts)
+        for piece, chunks in _pieces(u.shape[1], len(u), A.numel()):
+            later = torch.zeros_like(A)  # what reaches the last state of a chunk from the one after, (b, N, D)
+            for chunk, before in reversed(list(zip(chunks, starts, strict=False))):
+                here = chunk, piece
+                u_t, dt_t, B_t, C_t, g_t = (tensor[here] for tensor in (u, dt, B, C, grad_output))
+                decay, states = _states(u_t, dt_t, A, B_t, before)
+                flow = g_t.unsqueeze(2) * C_t.unsqueeze(-1)  # becomes dL/dh, (l, b, N, D)
+                flow[-1] += later
+                for t in range(len(flow) - 2, -1, -1):
+                    flow[t].addcmul_(decay[t + 1], flow[t + 1])
+                through_decay = decay.mul_(flow)
+                later = through_decay[0].clone()
+                through_decay[1:] *= states[:-1]
+                through_decay[0] *= before  # dL/d(dt A)
+                grad_x = (B_t.unsqueeze(2) @ flow).squeeze(2)  # with x = dt u
+                grad_C = (states * g_t.unsqueeze(2)).sum(-1)
+                grad_B = flow.mul_((dt_t * u_t).unsqueeze(2)).sum(-1)
+                grad_A += (through_decay * dt_t.unsqueeze(2)).sum((0, 1))
+                grad_dt = grad_x * u_t + through_decay.mul_(A).sum(2)
+                for whole, part in zip(grads, (grad_x * dt_t, grad_dt, grad_B, grad_C), strict=True):
+                    whole[here] = part
+        grad_u, grad_dt, grad_B, grad_C = (grad.permute(1, 2, 0) for grad in grads)
+        return grad_u, grad_dt, grad_A.t(), grad_B, grad_C
 
 
 def selective_scan(
