@@ -15,12 +15,12 @@ import typer
 from dmlm import recipes
 from dmlm.errors import UserError
 from dmlm.sweep.exhibit import Exhibit
-from dmlm.sweep.store import read_grid
+from dmlm.sweep.store import GridResults, read_grid
 from dmlm.sweep.tables import terminal_tables
 
 
-def make(grid: Path) -> tuple[list[Path], int]:
-    """Write `figures/` and `report.html` into the folder of a grid; returns the files and the missing evaluations.
+def make(grid: Path) -> tuple[list[Path], GridResults]:
+    """Write `figures/` and `report.html` into the folder of a grid; returns the files and what they were drawn from.
 
     Raises:
         UserError: the folder holds no grid, or its files contradict one another.
@@ -30,7 +30,7 @@ def make(grid: Path) -> tuple[list[Path], int]:
     drawing = sorted((module for module in modules if hasattr(module, "draw")), key=lambda module: module.ORDER)
     exhibits: list[Exhibit] = [module.draw(results, results.folder / "figures") for module in drawing]
     report = recipes.load("analysis", "report").write(results, results.folder / "report.html", exhibits)
-    return [*(file for exhibit in exhibits for file in exhibit.files), report], len(results.missing)
+    return [*(file for exhibit in exhibits for file in exhibit.files), report], results
 
 
 def main(
@@ -39,15 +39,15 @@ def main(
 ) -> None:
     """Draw every figure and table of a grid again from its stored results, and write the report."""
     try:
-        files, missing = make(folder)
-        if tables:
-            print(terminal_tables(read_grid(folder)) + "\n")
+        files, results = make(folder)
     except UserError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
+    if tables:
+        print(terminal_tables(results) + "\n")
     for file in files:
         print(file)
-    if missing:
+    if missing := len(results.missing):
         said = "evaluation is" if missing == 1 else "evaluations are"
         print(f"{missing} {said} missing and shown as missing; run the grid to finish.", file=sys.stderr)
         raise typer.Exit(1)

@@ -34,8 +34,8 @@ def made(tmp_path_factory):
     folder = write_grid(
         root, levels=("clean", 0.0, -10.0), permuted_levels=(-10.0,), draws=2, utterances=12, speaker=speaker
     )
-    files, missing = recipes.load("analysis", "make_figures").make(folder)
-    assert missing == 0
+    files, results = recipes.load("analysis", "make_figures").make(folder)
+    assert not results.missing
     return folder, files
 
 

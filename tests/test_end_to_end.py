@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dmlm import workers
+from dmlm.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 ONE = [
     "cells=[{backbone: opt-nano, template: [A -> T]}]",
@@ -147,6 +150,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(finished, home, arguments, co
     assert last.startswith("error: ")
     assert complaint in last
     assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_number_of_workers_is_one_sentence(monkeypatch):
+    for wrong in ("0", "many", "-2"):
+        monkeypatch.setenv("DMLM_WORKERS", wrong)
+        with pytest.raises(UserError, match="DMLM_WORKERS"):
+            workers.count()
+    monkeypatch.setenv("DMLM_WORKERS", "3")
+    assert workers.count() == 3
 
 
 def test_a_missing_media_file_is_named(finished, home):
