@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from dmlm.errors import UserError
 
 J = TypeVar("J")
@@ -28,11 +30,15 @@ def count() -> int:
 
 
 def _begin() -> None:
-    """Ctrl-C is handled by the main process; libraries get one thread each, since every core has a worker."""
+    """Ctrl-C is handled by the main process; libraries get one thread each, since every core has a worker.
+
+    The environment binds libraries that are yet to be loaded, the limit those that the fork server has loaded.
+    """
     global _parent
     _parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    threadpool_limits(1)
 
 
 _parent: int | None = None  # set in a worker

@@ -1,6 +1,7 @@
 """The user's commands, run as the user runs them, on real speech, video, pages and OCR at the smallest size."""
 
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from dmlm import workers
 from dmlm.errors import UserError
@@ -159,6 +161,12 @@ def test_a_wrong_number_of_workers_is_one_sentence(monkeypatch):
             workers.count()
     monkeypatch.setenv("DMLM_WORKERS", "3")
     assert workers.count() == 3
+
+
+def test_a_worker_has_one_thread_for_linear_algebra():
+    (pools,) = workers.run(operator.call, [threadpool_info])
+    assert pools, "no BLAS found in the worker: the test sees nothing"
+    assert {pool["num_threads"] for pool in pools} == {1}
 
 
 def test_a_missing_media_file_is_named(finished, home):

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
 
     layout: Literal["components", "detector"] = "components"  # detector: RapidOCR's own, for photographs
     line_px: int = Field(40, ge=16, le=200)  # components: least height of the strip round a line; more is faster
+    narrow: float = Field(0.8, ge=0.3, le=1, description="components: strips are squeezed to this share of their width")
     normaliser: reading.Name = "equations/1"
 
 
@@ -93,7 +94,7 @@ class RapidOcr(Reader):
             strip = cv2.copyMakeBorder(
                 grey[top:bottom, left:right], border, border, 6, 6, cv2.BORDER_CONSTANT, value=paper
             )
-            width = round(strip.shape[1] * RECOGNISER_PX / strip.shape[0])
+            width = round(self.settings.narrow * strip.shape[1] * RECOGNISER_PX / strip.shape[0])
             strips.append(cv2.cvtColor(cv2.resize(strip, (max(8, width), RECOGNISER_PX)), cv2.COLOR_GRAY2RGB))
         return strips
 
