@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from dmlm import places, workers
 from dmlm.errors import UserError
+from dmlm.model.sizes import MAMBA
 from dmlm.score.wer import NORMALISER
 from dmlm.sweep.grid import Cell, Grid
 from dmlm.sweep.materials import Materials, prepare
@@ -93,10 +94,19 @@ def run_trials(
         say(f"model    {trial.cell.label:<12} {'to do' if number in left else 'done '}  {trial.folder}")
     if not left:
         return
-    jobs = [(grid.model_dump_json(by_alias=True), number, checkpoint_every_s) for number in left]
+    longest_first = sorted(
+        left, key=lambda number: -_effort(trials[number].cell)
+    )  # none is left to run alone at the end
+    jobs = [(grid.model_dump_json(by_alias=True), number, checkpoint_every_s) for number in longest_first]
     with Watch([trials[number] for number in left], grid):
         for _ in workers.run(_run_one, jobs, 1 if has_cuda() else min(len(jobs), workers.count())):
             pass
+
+
+def _effort(cell: Cell) -> float:
+    """Rough cost of a training, for the order of work only; a step of Mamba costs about two of OPT on a CPU."""
+    step = cell.train.batch_size * len(cell.template.letters) * (2 if cell.backbone in MAMBA else 1)
+    return cell.train.steps * step
 
 
 def has_cuda() -> bool:
