@@ -41,7 +41,7 @@ def main(
     try:
         files, results = make(folder)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     if tables:
         print(terminal_tables(results) + "\n")

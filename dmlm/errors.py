@@ -12,9 +12,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The tail of an error message: the nearest known name, then all of them.
 
     >>> did_you_mean("audio_mfc", ["audio_mfcc", "lips_dct"])
-    "did you mean 'audio_mfcc'? Known: audio_mfcc, lips_dct"
+    "did you mean 'audio_mfcc'? known: audio_mfcc, lips_dct"
     """
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1)
-    listing = f"Known: {', '.join(known) or 'none'}"
+    listing = f"known: {', '.join(known) or 'none'}"
     return f"did you mean {near[0]!r}? {listing}" if near else listing

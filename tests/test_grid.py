@@ -11,6 +11,7 @@ from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
 from dmlm.sweep.grid import Grid, override, read_grid_file
 from dmlm.sweep.identity import canonical, identity
+from dmlm.sweep.preview import describe
 from dmlm.sweep.trial import evaluations_of, training_spec, trial_folder
 
 FINGERPRINTS = {"A": "a", "L": "l", "O": "o"}
@@ -47,12 +48,13 @@ def test_cells_are_the_product_of_each_row_and_each_once():
         ("cells.0.backbone=opt-huge", "no backbone 'opt-huge'"),
         ("cells.0.template=A+X -> T", "'X'"),
         ("cells.0.template=A+I -> T", "names none for I"),
-        ("train.lambdas.Q=1", "Known: A, I, L, O, T"),
+        ("train.lambdas.Q=1", "known: A, I, L, O, T"),
         ("cells.9.seed=1", "no place 'cells.9.seed'"),
         ("train.steps.x=1", "no place"),
         ("train.steps=[", "not a YAML value"),
         ("steps", "key=value"),
         ("snr_db.test=[]", "snr_db.test"),
+        ("snr_db.test=[clean, 0]", "perceptual.snr_db has -10, which snr_db.test lacks"),
     ],
 )
 def test_a_mistake_is_one_sentence(change, complaint):
@@ -60,6 +62,12 @@ def test_a_mistake_is_one_sentence(change, complaint):
         read_grid_file("quickstart", [change])
     assert complaint in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["tokenizers.A=audio_mfc", "noise.set=/no/such/folder", "corpus.preset=tinny"])
+def test_a_dry_run_finds_the_mistakes_of_a_run(change):
+    with pytest.raises(UserError):
+        describe(read_grid_file("quickstart", [change]))
 
 
 def test_an_unknown_grid_names_the_nearest():
@@ -120,7 +128,7 @@ def test_what_changes_a_result_changes_the_trial(change):
 
 
 def test_new_test_levels_train_nothing():
-    before, after = read_grid_file("quickstart"), read_grid_file("quickstart", ["snr_db.test=[clean, -15]"])
+    before, after = read_grid_file("quickstart"), read_grid_file("quickstart", ["snr_db.test=[clean, -10, -15]"])
     assert identity(spec(before)) == identity(spec(after))
 
 

@@ -131,6 +131,13 @@ class Grid(Section):
                     raise UserError(
                         f"Grid {self.name}: template {cell.template.notation!r} needs modality {letter}, but `tokenizers` names none for {letter}."
                     )
+        permuting = any(set(cell.template.letters) - set(Template.parse(self.baseline).letters) for cell in self.cells)
+        for level in self.perceptual.snr_db if permuting else ():
+            if level not in self.snr_db.test:
+                shown = "clean" if level == math.inf else f"{level:g}"
+                raise UserError(
+                    f"Grid {self.name}: perceptual.snr_db has {shown}, which snr_db.test lacks; add it there or take it out here."
+                )
         return self
 
     @cached_property

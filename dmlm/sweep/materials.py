@@ -130,10 +130,23 @@ def sources_of(grid: Grid, corpus: Corpus, letters: Iterable[str], learn_under: 
     return {k: TokenSource(corpus, choice.recipe, choice.settings, learn_under) for k, choice in chosen.items()}
 
 
+def check(grid: Grid) -> None:
+    """Refuse a wrong corpus, tokenizer or noise folder before any work is done.
+
+    Raises:
+        UserError: one sentence.
+    """
+    corpus_folder(grid.corpus)
+    for letter, choice in grid.tokenizers.items():
+        TokenSource.check(letter, choice.recipe, choice.settings)
+    if grid.noise.set != "builtin":
+        open_bank(grid)
+
+
 def prepare(grid: Grid, say: Callable[[str], None], letters: Iterable[str] | None = None) -> Materials:
     """Everything up to tokens, each part made once and then found again; for all modalities of the grid, or some."""
-    for letter, choice in grid.tokenizers.items() if letters is None else ():  # a mistake is told before any work
-        TokenSource.check(letter, choice.recipe, choice.settings)
+    if letters is None:
+        check(grid)
     corpus = open_corpus(grid.corpus)
     say(f"corpus   {corpus.folder}  ({', '.join(f'{n} {split}' for split, n in corpus.card['utterances'].items())})")
     train, test = conditions(grid, max(cell.train.draws for cell in grid.cells))

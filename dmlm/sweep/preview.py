@@ -6,12 +6,13 @@ import statistics
 from dmlm import places
 from dmlm.sweep.grid import Cell, Grid
 from dmlm.sweep.identity import canonical
-from dmlm.sweep.materials import look
+from dmlm.sweep.materials import check, look
 from dmlm.sweep.run import done, plan
 
 
 def describe(grid: Grid) -> str:
     """One line per cell. Times come from finished trials of the same backbone and template on this machine."""
+    check(grid)
     materials = look(grid)
     state = materials.corpus.folder if materials else "and its tokens are not made yet"
     lines = [f"grid {grid.name}: {len(grid.cells)} cells; corpus {grid.corpus.recipe}/{grid.corpus.preset} {state}"]
@@ -29,8 +30,9 @@ def describe(grid: Grid) -> str:
             cost = "time not known yet" if expected is None else f"about {expected * cell.train.steps / 60:.1f} min"
             state = f"to train: {cell.train.steps} steps, {cost}"
         lines.append(f"  {cell.label:<24} {state}")
-    rest = f", and {unknown} cells that no finished run can be compared with" if unknown else ""
-    lines.append(f"training left: about {left_s / 60:.1f} min{rest}; evaluation and preparation come on top")
+    known = f"about {left_s / 60:.1f} min of one core" if left_s or not unknown else "time not known yet"
+    rest = f", for {unknown} cells no finished run says" if left_s and unknown else ""
+    lines.append(f"training left: {known}{rest}; evaluation and preparation come on top")
     return "\n".join(lines)
 
 
