@@ -91,6 +91,12 @@ def test_overrides_leave_the_original_alone():
     assert values["train"]["steps"] == 5
 
 
+def test_a_single_value_needs_no_list():
+    grid = read_grid_file("quickstart", ["noise.kinds=noise", "perceptual.snr_db=0"])
+    assert grid.noise.kinds == ("noise",)
+    assert grid.perceptual.snr_db == (0.0,)
+
+
 def test_clean_is_infinite():
     assert read_grid_file("quickstart", ["snr_db.test=[clean, -10]"]).snr_db.test == (math.inf, -10.0)
 

@@ -14,10 +14,10 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dmlm.corpus.manifest import Utterance
 from dmlm.corpus.media import SAMPLE_RATE_HZ, read_audio
@@ -34,7 +34,9 @@ class NoiseSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     set: str = "builtin"
-    kinds: tuple[str, ...] = Field(default=("noise", "music", "babble"), min_length=1)
+    kinds: Annotated[tuple[str, ...], BeforeValidator(lambda kinds: (kinds,) if isinstance(kinds, str) else kinds)] = (
+        Field(default=("noise", "music", "babble"), min_length=1)
+    )
     placement: Placement = "second_half"
     seed: int = 0
 
