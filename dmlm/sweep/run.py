@@ -94,8 +94,9 @@ def run_trials(
         say(f"model    {trial.cell.label:<12} {'to do' if number in left else 'done '}  {trial.folder}")
     if not left:
         return
-    longest_first = sorted(left, key=lambda number: -_effort(trials[number].cell))  # no long one is left alone at the end
-    jobs = [(grid.model_dump_json(by_alias=True), number, checkpoint_every_s) for number in longest_first]
+    # longest first: no long training is left to run alone at the end
+    order = sorted(left, key=lambda number: -_effort(trials[number].cell))
+    jobs = [(grid.model_dump_json(by_alias=True), number, checkpoint_every_s) for number in order]
     with Watch([trials[number] for number in left], grid):
         for _ in workers.run(_run_one, jobs, 1 if has_cuda() else min(len(jobs), workers.count())):
             pass
