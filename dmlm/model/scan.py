@@ -74,7 +74,7 @@ class _Scan(torch.autograd.Function):
         starts = iter(ctx.starts)
         for piece, chunks in _pieces(u.shape[1], len(u), A.numel()):
             later = torch.zeros_like(A)  # what reaches the last state of a chunk from the one after, (b, N, D)
-            for chunk, before in reversed(list(zip(chunks, starts, strict=False))):
+            for chunk, before in reversed(list(zip(chunks, starts, strict=False))):  # starts go on to the next piece
                 here = chunk, piece
                 u_t, dt_t, B_t, C_t, g_t = (tensor[here] for tensor in (u, dt, B, C, grad_output))
                 decay, states = _states(u_t, dt_t, A, B_t, before)
