@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmlm.errors import UserError
-from dmlm.sequence.batches import check_context, collate, epoch_order, mask_prompt, stream
+from dmlm.sequence.batches import check_context, collate, epoch_order, mask_prompt, micro_batches, stream
 from dmlm.sequence.template import ROLES, UNSCORED, Packed, Template, merge_by_time, pack, unpack
 from dmlm.tokens.vocabulary import SPECIALS, TextVocabulary, Vocabulary
 
@@ -155,13 +155,21 @@ def test_batches_hold_little_padding():
     assert lengths.sum() / padded > 0.9
 
 
-def test_padding_goes_to_the_asked_side():
+def test_a_batch_is_its_sequences_end_to_end():
     items = [Packed(np.array([5, 6, 7]), np.array([0, 0, 4], np.int8)), Packed(np.array([8]), np.array([4], np.int8))]
-    right, left = collate(items, 99), collate(items, 99, left=True)
-    assert right.ids.tolist() == [[5, 6, 7], [8, 99, 99]]
-    assert left.ids.tolist() == [[5, 6, 7], [99, 99, 8]]
-    assert left.mask.tolist() == [[True] * 3, [False, False, True]]
-    assert right.roles[1].tolist() == [4, UNSCORED, UNSCORED]
+    batch = collate(items)
+    assert batch.ids.tolist() == [5, 6, 7, 8]
+    assert batch.roles.tolist() == [0, 0, 4, 4]
+    assert batch.lengths.tolist() == [3, 1]
+    assert len(collate([]).ids) == 0
+
+
+@given(st.lists(st.integers(1, 30), max_size=30), st.integers(1, 60))
+def test_micro_batches_hold_every_item_and_few_tokens(lengths, most):
+    parts = micro_batches(np.array(lengths, dtype=np.int64), most)
+    assert [index for part in parts for index in range(part.start, part.stop)] == list(range(len(lengths)))
+    for part in parts:
+        assert sum(lengths[part]) <= most or part.stop - part.start == 1
 
 
 def test_a_sequence_beyond_the_context_is_refused_by_name():
@@ -172,7 +180,7 @@ def test_a_sequence_beyond_the_context_is_refused_by_name():
 
 def test_masking_hides_the_asked_share_of_the_prompt_only():
     roles = np.array([-1] + [0] * 300 + [1] * 300 + [-1] + [4] * 50, np.int8)
-    batch = collate([Packed(np.arange(len(roles)), roles)] * 20, 999)
+    batch = collate([Packed(np.arange(len(roles)), roles)] * 20)
     masked = mask_prompt(batch, 0.15, 999, np.random.default_rng(0))
     hidden = masked != batch.ids
     prompt = (batch.roles == 0) | (batch.roles == 1)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless asked for
@@ -21,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from dmlm.model.mamba import use_fast_scan
+from dmlm.model import mamba, opt
 from dmlm.model.sizes import MAMBA, OPT, check_name
 
 hf_logging.disable_progress_bar()
@@ -64,14 +65,17 @@ def build(spec: BackboneSpec, seed: int) -> PreTrainedModel:
                 attn_implementation="sdpa",
             )
         )
-    use_fast_scan()
-    return MambaForCausalLM(MambaConfig(**shared, **size, use_mambapy=True))
+    return MambaForCausalLM(MambaConfig(**shared, **size))
 
 
 def load(folder: Path) -> PreTrainedModel:
     """A model that `save_pretrained` wrote."""
-    use_fast_scan()
     return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+
+
+def family(model: PreTrainedModel) -> ModuleType:
+    """`dmlm.model.opt` or `dmlm.model.mamba`: how these weights are read fast. Both have the same functions."""
+    return opt if isinstance(model, OPTForCausalLM) else mamba
 
 
 def parameter_count(model: PreTrainedModel, embeddings: bool = True) -> int:

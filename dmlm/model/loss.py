@@ -1,50 +1,90 @@
 """Length-normalised loss, weighted by modality (arXiv 2406.06582; the weights 0.3, 0.5, 0.5 from arXiv 2507.19037).
 
-Shapes: B items, N positions, V vocabulary, D model width, M modalities.
+    L = mean over the batch of sum_m lambda_m * (1/N_m) * sum_{i in m} -log p(x_i | x_<i)
+
+The published equation is not reachable; this is the form its descriptions give: means per sequence and modality, then
+over the batch. Tags, <bos> and padding are not scored; <eos> counts as transcript.
+
+Shapes: B sequences, T tokens of a flat batch, S of them scored, V vocabulary, D model width, M modalities.
 """
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
-from dmlm.sequence.template import ROLES
+from dmlm.model import backbones
+from dmlm.model.layout import Layout
+
+LOGITS = 1 << 24  # elements of a chunk of logits: 64 MiB in fp32
 
 
-def role_weights(roles: torch.Tensor, lambdas: torch.Tensor) -> torch.Tensor:
-    """Weight of each token, (B, N): lambda_m / (B * N_m), with N_m the tokens of modality m in its own sequence.
+def role_weights(
+    roles: torch.Tensor, layout: Layout, lambdas: torch.Tensor, items: int | None = None
+) -> torch.Tensor:
+    """Weight of each token, (T,): lambda_m / (B * N_m), with N_m the tokens of modality m in its own sequence.
 
-    `roles` (B, N) holds the modality index of each token, negative where a token is not scored; `lambdas` is (M,).
+    `roles` (T,) holds the modality index of each token, negative where a token is not scored; `lambdas` is (M,).
+    `items` is B where these sequences are but a part of the batch.
     """
-    one_hot = roles.unsqueeze(-1) == torch.arange(len(lambdas), device=roles.device)  # (B, N, M)
-    counts = one_hot.sum(dim=1).clamp(min=1)  # (B, M)
-    return (one_hot * (lambdas / counts).unsqueeze(1)).sum(dim=-1) / len(roles)
+    role = roles.clamp(min=0).long()
+    slot = layout.rows * len(lambdas) + role  # (T,) one counter for each sequence and modality
+    scored = roles >= 0
+    counts = torch.bincount(slot[scored], minlength=layout.count * len(lambdas))
+    return scored * lambdas[role] / (counts[slot].clamp(min=1) * (items or layout.count))
+
+
+class _WeightedSurprise(torch.autograd.Function):
+    """sum_i w_i * -log softmax(h_i E^T)[x_i], in chunks: no more than `LOGITS` logits exist at a time.
+
+    Their gradient is known as soon as they are, so the forward pass takes it along and keeps the logits of none.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, table, targets, weights):  # (S, D), (V, D), (S,), (S,)
+        wanted = any(ctx.needs_input_grad)
+        grad_hidden = torch.empty_like(hidden) if wanted else None
+        grad_table = torch.zeros_like(table, dtype=torch.float32) if wanted else None
+        surprise = torch.empty(len(targets), device=hidden.device)
+        cast = table.to(hidden.dtype)
+        for part in torch.arange(len(targets)).split(max(1, LOGITS // len(table))):
+            here = slice(int(part[0]), int(part[-1]) + 1)
+            logits, chosen = (hidden[here] @ cast.t()).float(), targets[here].unsqueeze(1)
+            log_sum = logits.logsumexp(-1, keepdim=True)
+            surprise[here] = (log_sum - logits.gather(1, chosen)).squeeze(1)
+            if wanted:
+                slope = logits.sub_(log_sum).exp_()  # the probabilities; minus one at the target it is dL/dlogits
+                slope.scatter_add_(1, chosen, slope.new_full(chosen.shape, -1.0))
+                slope = slope.mul_(weights[here].unsqueeze(1)).to(hidden.dtype)
+                torch.mm(slope, cast, out=grad_hidden[here])
+                grad_table += slope.t() @ hidden[here]
+        ctx.save_for_backward(grad_hidden, grad_table)
+        ctx.mark_non_differentiable(surprise)
+        return (weights * surprise).sum(), surprise
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        grad_hidden, grad_table = ctx.saved_tensors
+        return grad_hidden * grad, grad_table * grad, None, None
 
 
 def modality_loss(
     model: PreTrainedModel,
     ids: torch.Tensor,
     roles: torch.Tensor,
+    layout: Layout,
     lambdas: torch.Tensor,
     inputs: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """L = mean over the batch of sum_m lambda_m * (1/N_m) * sum_{i in m} -log p(x_i | x_<i), for right-padded (B, N).
+    items: int | None = None,
+    recompute: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of a flat batch, `ids` and `roles` (T,); and (2, M): per modality the sum of -log p (nats), and its tokens.
 
-    The published equation is not reachable; this is the form its descriptions give: means per sequence and modality,
-    then over the batch. Tags, <bos> and padding are not scored; <eos> counts as transcript. Logits are computed only
-    where a token carries weight. `inputs` are what the model reads where that differs from the targets `ids`.
-
-    Returns the loss and, per modality letter, the unweighted mean of -log p (nats) over its tokens in the batch.
+    Logits are computed only where a token carries weight. `inputs` are what the model reads where that differs from the
+    targets `ids`; `items` is the size of the batch of which this is a part; `recompute` is gradient checkpointing.
     """
-    weights = role_weights(roles, lambdas)[:, 1:]  # (B, N-1): a position predicts the next token
-    read = ids if inputs is None else inputs
-    hidden = model.base_model(input_ids=read, use_cache=False).last_hidden_state[:, :-1]  # (B, N-1, D)
-    scored = weights > 0
-    logits = model.get_output_embeddings()(hidden[scored]).float()  # (tokens, V)
-    surprise = nn.functional.cross_entropy(logits, ids[:, 1:][scored], reduction="none")  # (tokens,)
-    seen = roles[:, 1:][scored]
-    by_modality = {
-        letter: surprise[seen == index].mean().item()
-        for index, letter in enumerate(ROLES)
-        if bool((seen == index).any())
-    }
-    return (weights[scored] * surprise).sum(), by_modality
+    weights = role_weights(roles, layout, lambdas, items)
+    hidden = backbones.family(model).hidden_states(model, ids if inputs is None else inputs, layout, recompute)
+    scored = (weights > 0).nonzero().squeeze(1)  # (S,); the first token of a sequence, <bos>, never is
+    table = model.get_output_embeddings().weight
+    loss, surprise = _WeightedSurprise.apply(hidden[scored - 1], table, ids[scored], weights[scored])
+    seen = roles[scored].long()
+    return loss, torch.stack([torch.bincount(seen, surprise, len(lambdas)), torch.bincount(seen, None, len(lambdas))])

@@ -1,22 +1,38 @@
-"""Mamba's selective scan on a CPU: a few time steps at once, so that all work on them stays in the cache.
+"""Mamba's selective scan: what it means, and how a CPU does it fast.
 
     h_t = exp(dt_t A) * h_{t-1} + dt_t B_t u_t,    y_t = C_t . h_t            (Gu & Dao 2023, arXiv 2312.00752, eq. 2)
 
-The reference in `transformers` keeps the graph of a Python loop (backward quadratic in time), mambapy sweeps the whole
-(B, L, D, N) tensor log2(L) times. Here no tensor of that size exists: the forward pass keeps the state at the start of
-each chunk, and the backward pass, with gradients written by hand, computes the states within it again. Channels lie
-innermost, where a vector unit wants them.
+`reference` is that loop. Its autograd graph keeps every state, (L, B, N, D), and `transformers`' form of it is quadratic
+in time when differentiated. `chunked` works through a few steps of the whole batch at once, so that all work on them
+stays in the cache: the forward pass keeps one state a chunk, and the backward pass, with gradients written by hand,
+computes the states within it again. Channels lie innermost, where a vector unit wants them.
 
-Shapes: B batch, D channels, L time, N states; b items of a piece, l steps of a chunk.
+Shapes: L time, B batch, D channels, N states; b items of a piece, l steps of a chunk.
 """
 
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 
 STEP = 1 << 16  # elements of a (b, N, D) state: 256 KiB
 CHUNK = 1 << 18  # elements of a (l, b, N, D) tensor: 1 MiB
+
+
+def reference(
+    u: torch.Tensor,  # (L, B, D)
+    dt: torch.Tensor,  # (L, B, D)
+    A: torch.Tensor,  # (N, D), negative
+    B: torch.Tensor,  # (L, B, N)
+    C: torch.Tensor,  # (L, B, N)
+    start: torch.Tensor | None = None,  # (B, N, D) state before the first step; zero if not given
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs y (L, B, D) and the last state (B, N, D), step by step: slow, and plainly right."""
+    state = torch.zeros(u.shape[1], *A.shape, dtype=u.dtype, device=u.device) if start is None else start
+    outputs = []
+    for u_t, dt_t, B_t, C_t in zip(u, dt, B, C, strict=True):
+        state = torch.exp(dt_t.unsqueeze(1) * A) * state + (dt_t * u_t).unsqueeze(1) * B_t.unsqueeze(-1)
+        outputs.append((state * C_t.unsqueeze(-1)).sum(1))
+    return torch.stack(outputs), state
 
 
 def _pieces(batch: int, length: int, state: int) -> Iterator[tuple[slice, list[slice]]]:
@@ -39,21 +55,14 @@ def _states(
     return decay, states
 
 
-def _time_first(*tensors: torch.Tensor) -> list[torch.Tensor]:
-    """(B, X, L) to contiguous (L, B, X)."""
-    return [tensor.permute(2, 0, 1).contiguous() for tensor in tensors]
-
-
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, dt, A, B, C):  # u, dt (B, D, L); A (D, N); B, C (B, N, L)
-        A = A.t().contiguous()
-        u, dt, B, C = _time_first(u, dt, B, C)
+    def forward(ctx, u, dt, A, B, C, start):
         ctx.save_for_backward(u, dt, A, B, C)
         ctx.starts = []
         output, last = torch.empty_like(u), u.new_empty(u.shape[1], *A.shape)
         for piece, chunks in _pieces(u.shape[1], len(u), A.numel()):
-            state = torch.zeros_like(last[piece])
+            state = torch.zeros_like(last[piece]) if start is None else start[piece]
             for chunk in chunks:
                 here = chunk, piece
                 ctx.starts.append(state)
@@ -61,14 +70,12 @@ class _Scan(torch.autograd.Function):
                 output[here] = (C[here].unsqueeze(2) @ states).squeeze(2)
                 state = states[-1].clone()
             last[piece] = state
-        last = last.transpose(1, 2)
         ctx.mark_non_differentiable(last)
-        return output.permute(1, 2, 0), last
+        return output, last
 
     @staticmethod
     def backward(ctx, grad_output, _):
         u, dt, A, B, C = ctx.saved_tensors
-        (grad_output,) = _time_first(grad_output)
         grads = [torch.empty_like(tensor) for tensor in (u, dt, B, C)]
         grad_A = torch.zeros_like(A)
         starts = iter(ctx.starts)
@@ -93,31 +100,20 @@ class _Scan(torch.autograd.Function):
                 grad_dt = grad_x * u_t + through_decay.mul_(A).sum(2)
                 for whole, part in zip(grads, (grad_x * dt_t, grad_dt, grad_B, grad_C), strict=True):
                     whole[here] = part
-        grad_u, grad_dt, grad_B, grad_C = (grad.permute(1, 2, 0) for grad in grads)
-        return grad_u, grad_dt, grad_A.t(), grad_B, grad_C
+        grad_u, grad_dt, grad_B, grad_C = grads
+        return grad_u, grad_dt, grad_A, grad_B, grad_C, None
 
 
-def selective_scan(
-    hidden_states: torch.Tensor,  # (B, D, L)
-    dt: torch.Tensor,  # (B, D, L)
-    A: torch.Tensor,  # (D, N)
-    B: torch.Tensor,  # (B, N, L)
-    C: torch.Tensor,  # (B, N, L)
-    D: torch.Tensor | None = None,  # (D,)
-    z: torch.Tensor | None = None,  # (B, D, L)
-    delta_bias: torch.Tensor | None = None,  # (D,)
-    delta_softplus: bool = False,
-    return_last_state: bool = False,
-    **unused: object,
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """What `transformers.models.mamba.modeling_mamba.mamba_selective_scan` computes, with its arguments."""
-    if delta_bias is not None:
-        dt = dt + delta_bias[:, None]
-    if delta_softplus:
-        dt = nn.functional.softplus(dt)
-    output, last = _Scan.apply(hidden_states.float(), dt.float(), A, B.float(), C.float())
-    if D is not None:
-        output = output + hidden_states * D[:, None]
-    if z is not None:
-        output = output * nn.functional.silu(z)
-    return (output, last) if return_last_state else output
+def chunked(
+    u: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    start: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `reference` computes, in chunks of time. No gradient flows through the state before or the last one."""
+    return _Scan.apply(u, dt, A, B.contiguous(), C.contiguous(), start)
+
+
+selective_scan = chunked

@@ -21,6 +21,7 @@ class TrainState:
     elapsed_s: float
     model: dict[str, Any]
     optimizer: dict[str, Any]
+    scaler: dict[str, Any]  # of fp16; empty otherwise
     rng: torch.Tensor
     cuda_rng: list[torch.Tensor]
 

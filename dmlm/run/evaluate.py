@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from dmlm.corpus.manifest import Utterance
-from dmlm.run.decode import greedy
+from dmlm.run.decode import decode
+from dmlm.run.settings import DecodeSettings
 from dmlm.score.wer import count_errors
 from dmlm.sequence.template import Template, pack
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
@@ -23,7 +24,7 @@ class Reading:
     vocabulary: Vocabulary
     text: TextVocabulary
     rates_hz: Mapping[str, float | None]
-    max_new_tokens: int
+    decoding: DecodeSettings
     device: torch.device
 
 
@@ -32,7 +33,7 @@ def transcribe(model: PreTrainedModel, streams: Sequence[Mapping[str, np.ndarray
     prompts = [
         pack(reading.template, item, reading.vocabulary, reading.rates_hz, with_target=False) for item in streams
     ]
-    written = greedy(model, prompts, reading.vocabulary, reading.max_new_tokens, reading.device)
+    written = decode(model, prompts, reading.vocabulary, reading.decoding, reading.device)
     return [reading.text.decode(ids) for ids in written]
 
 

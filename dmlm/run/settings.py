@@ -1,4 +1,6 @@
-"""How a model is trained: plain, checked settings. No torch here."""
+"""How a model is trained and read out: plain, checked settings. No torch here."""
+
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -30,5 +32,27 @@ class TrainSettings(BaseModel):
     clip_norm: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     input_mask: float = Field(default=0.0, ge=0, lt=1, description="share of prompt tokens hidden from the model")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of products; weights, optimiser and the scan stay in fp32
     draws: int = Field(default=2, ge=1, description="versions of the training set, each with other noise")
     lambdas: Lambdas = Lambdas()
+
+
+class Execution(BaseModel):
+    """How a training is carried out on the machine at hand; the result stays the same but for rounding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    micro_tokens: int | None = Field(default=None, ge=1, description="most tokens in memory at once; a batch is cut")
+    recompute: bool = Field(default=False, description="keep only layer inputs for the backward pass: less memory")
+
+
+class DecodeSettings(BaseModel):
+    """How a transcript is written. Every field changes the result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_new_tokens: int = Field(default=64, ge=1, description="a transcript without an end is cut here")
+    beams: int = Field(default=1, ge=1, description="1 is greedy")
+    length_penalty: float = Field(default=1.0, ge=0, description="log p is divided by length to this power; beams only")
+    max_repeats: int = Field(default=0, ge=0, description="greedy stops after a run said so often in a row; 0: never")
+    longest_loop: int = Field(default=8, ge=1, description="longest such run, in tokens")

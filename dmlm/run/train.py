@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,13 @@ import torch
 from transformers import PreTrainedModel
 
 from dmlm.errors import UserError
+from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss
 from dmlm.run import checkpoint
 from dmlm.run.checkpoint import TrainState
-from dmlm.run.settings import TrainSettings
-from dmlm.sequence.batches import collate, mask_prompt, stream
+from dmlm.run.peers import Peers
+from dmlm.run.settings import Execution, TrainSettings
+from dmlm.sequence.batches import Batch, collate, mask_prompt, micro_batches, stream
 from dmlm.sequence.template import ROLES, Packed
 from dmlm.workers import orphaned
 
@@ -82,6 +84,7 @@ def train(
     folder: Path,
     pad_id: int,
     device: torch.device,
+    execution: Execution = Execution(),
     checkpoint_every_s: float = 60.0,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TrainReport:
@@ -94,57 +97,110 @@ def train(
         Interrupted: on request, after a checkpoint.
     """
     model.to(device).train()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
+    peers = Peers.join()
     optimizer = torch.optim.AdamW(
-        _decay_groups(model, settings.weight_decay), lr=settings.lr, betas=(0.9, settings.beta2), foreach=True
+        _decay_groups(model, settings.weight_decay), lr=settings.lr, betas=(0.9, settings.beta2), fused=True
     )
-    torch.manual_seed(seed)
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+    torch.manual_seed(seed + peers.rank)
     report = TrainReport(0, 0.0, 0)
     if state := checkpoint.newest(folder / "checkpoints"):
-        _restore(state, model, optimizer)
+        _restore(state, model, optimizer, scaler)
         report.steps, report.train_s = state.step, state.elapsed_s
-    lambdas = torch.tensor([getattr(settings.lambdas, letter) for letter in ROLES], device=device)
+    objective = _Objective(model, settings, execution, device, peers)
     lengths = np.array([len(item) for item in draws[0]])
     batches = stream(lengths, settings.batch_size, seed, start=report.steps)
-    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-    log = _LogFile(folder / "train.jsonl", report.steps)
+    log = _LogFile(folder / "train.jsonl", report.steps) if peers.first else nullcontext()
     started = saved = time.monotonic()
     spent_before = report.train_s
 
     def snapshot() -> None:
-        checkpoint.save(_state(report.steps, report.train_s, model, optimizer), folder / "checkpoints")
+        if peers.first:
+            checkpoint.save(_state(report, model, optimizer, scaler), folder / "checkpoints")
 
     with stop_requests() as stop_asked, log:
         for step in range(report.steps, settings.steps):
             epoch, indices = next(batches)
             version = draws[epoch % len(draws)]
-            batch = collate([version[i] for i in indices], pad_id)
+            batch = collate([version[i] for i in peers.share(indices)])
             inputs = mask_prompt(batch, settings.input_mask, pad_id, np.random.default_rng([seed, step]))
-            rate = learning_rate(step, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with autocast:
-                ids, roles, seen = (torch.from_numpy(a).to(device) for a in (batch.ids, batch.roles, inputs))
-                loss, by_modality = modality_loss(model, ids, roles, lambdas, seen)
-            if not math.isfinite(loss.item()):
-                raise UserError(
-                    f"{folder.name}: the loss became {loss.item()} at step {step}; lower train.lr and run again."
-                )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            outcome = objective.gradients(batch, inputs, len(indices), scaler)
+            if not math.isfinite(outcome.loss):
+                raise UserError(
+                    f"{folder.name}: the loss became {outcome.loss} at step {step}; lower train.lr and run again."
+                )
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, settings)
+            scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             report.steps, report.seconds_here = step + 1, time.monotonic() - started
             report.train_s = spent_before + report.seconds_here
-            report.tokens += int(batch.mask.sum())
-            log.write(step + 1, loss.item(), by_modality, rate, report.train_s)
-            on_step(step + 1, loss.item())
-            if stop_asked() and report.steps < settings.steps:
+            report.tokens += outcome.tokens
+            if isinstance(log, _LogFile):
+                log.write(step + 1, outcome, optimizer.param_groups[0]["lr"], report.train_s)
+            on_step(step + 1, outcome.loss)
+            if peers.any(stop_asked()) and report.steps < settings.steps:
                 snapshot()
                 raise Interrupted
             if time.monotonic() - saved > checkpoint_every_s:
                 snapshot()
                 saved = time.monotonic()
     return report
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one step gave, over all processes."""
+
+    loss: float
+    by_modality: dict[str, float]  # nats a token
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """From a batch to the gradients of its loss: in micro-batches, in the precision asked for, over all processes."""
+
+    model: PreTrainedModel
+    settings: TrainSettings
+    execution: Execution
+    device: torch.device
+    peers: Peers
+
+    def gradients(self, batch: Batch, inputs: np.ndarray, items: int, scaler: torch.amp.GradScaler) -> _Outcome:
+        """Leave the gradient of the loss over `items` sequences, of which `batch` is this process's share."""
+        lambdas = torch.tensor([getattr(self.settings.lambdas, letter) for letter in ROLES], device=self.device)
+        loss, sums = torch.zeros((), device=self.device), torch.zeros(2, len(ROLES), device=self.device)
+        ends = np.cumsum(batch.lengths)
+        for part in micro_batches(batch.lengths, self.execution.micro_tokens):
+            here = slice(int(ends[part.start] - batch.lengths[part.start]), int(ends[part.stop - 1]))
+            ids, roles, read = (
+                torch.from_numpy(a[here]).to(self.device, non_blocking=True) for a in (batch.ids, batch.roles, inputs)
+            )
+            layout = Layout(batch.lengths[part], self.device)
+            with self._autocast():
+                share, by_modality = modality_loss(
+                    self.model, ids, roles, layout, lambdas, read, items, self.execution.recompute
+                )
+            scaler.scale(share).backward()
+            loss += share.detach()
+            sums += by_modality
+        self.peers.add_up_gradients(self.model.parameters())
+        figures = torch.cat([loss.view(1), sums.flatten(), loss.new_tensor([len(batch.ids)])])
+        self.peers.add_up(figures)
+        total, *rest, tokens = figures.tolist()
+        means = {
+            letter: nats / count for letter, nats, count in zip(ROLES, rest, rest[len(ROLES) :], strict=False) if count
+        }
+        return _Outcome(total, means, int(tokens))
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.settings.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[self.settings.precision]))
 
 
 def _decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
@@ -155,14 +211,26 @@ def _decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
 
 
-def _state(step: int, elapsed_s: float, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> TrainState:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return TrainState(step, elapsed_s, model.state_dict(), optimizer.state_dict(), torch.get_rng_state(), cuda)
+def _state(
+    report: TrainReport, model: PreTrainedModel, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> TrainState:
+    return TrainState(
+        report.steps,
+        report.train_s,
+        model.state_dict(),
+        optimizer.state_dict(),
+        scaler.state_dict(),
+        torch.get_rng_state(),
+        torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    )
 
 
-def _restore(state: TrainState, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
+def _restore(
+    state: TrainState, model: PreTrainedModel, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> None:
     model.load_state_dict(state.model)
     optimizer.load_state_dict(state.optimizer)
+    scaler.load_state_dict(state.scaler)
     torch.set_rng_state(state.rng)
     if state.cuda_rng and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state.cuda_rng)
@@ -192,13 +260,12 @@ class _LogFile:
     def __exit__(self, *exc: object) -> None:
         self._file.close()
 
-    def write(self, step: int, loss: float, by_modality: dict[str, float], lr: float, elapsed_s: float) -> None:
+    def write(self, step: int, outcome: _Outcome, lr: float, elapsed_s: float) -> None:
         if step % self.EVERY == 0:
-            rounded = {letter: round(value, 5) for letter, value in by_modality.items()}
             line = {
                 "step": step,
-                "loss": round(loss, 5),
-                "loss_by_modality": rounded,
+                "loss": round(outcome.loss, 5),
+                "loss_by_modality": {letter: round(nats, 5) for letter, nats in outcome.by_modality.items()},
                 "lr": lr,
                 "elapsed_s": round(elapsed_s, 2),
             }

@@ -1,15 +1,16 @@
 """Batches of sequences of similar length, in an order that is a function of (seed, epoch) alone.
 
-Shapes: B items, N positions (the longest of the batch).
+Shapes: B items, T tokens of all of them.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from dmlm.errors import UserError
-from dmlm.sequence.template import ROLES, UNSCORED, Packed
+from dmlm.sequence.template import ROLES, Packed
 
 POOL = 12  # batches that are sorted by length together: less padding, and still a random order
 MASK_RUN = 3  # tokens
@@ -17,35 +18,48 @@ MASK_RUN = 3  # tokens
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded for training, left-padded for decoding."""
+    """Sequences one after another, without padding."""
 
-    ids: np.ndarray  # (B, N) int64
-    roles: np.ndarray  # (B, N) int8
-    mask: np.ndarray  # (B, N) bool: true where there is a token
+    ids: np.ndarray  # (T,) int64
+    roles: np.ndarray  # (T,) int8
+    lengths: np.ndarray  # (B,) int64
 
 
-def collate(items: Sequence[Packed], pad_id: int, left: bool = False) -> Batch:
-    """Pad items to the longest."""
-    width = max(map(len, items))
-    ids = np.full((len(items), width), pad_id, dtype=np.int64)
-    roles = np.full((len(items), width), UNSCORED, dtype=np.int8)
-    mask = np.zeros((len(items), width), dtype=bool)
-    for row, item in enumerate(items):
-        where = slice(width - len(item), width) if left else slice(0, len(item))
-        ids[row, where], roles[row, where], mask[row, where] = item.ids, item.roles, True
-    return Batch(ids, roles, mask)
+def collate(items: Sequence[Packed]) -> Batch:
+    """Join sequences end to end."""
+    return Batch(
+        np.concatenate([np.empty(0, np.int64), *(item.ids for item in items)]),
+        np.concatenate([np.empty(0, np.int8), *(item.roles for item in items)]),
+        np.array([len(item) for item in items], dtype=np.int64),
+    )
+
+
+def micro_batches(lengths: np.ndarray, most: int | None) -> list[slice]:
+    """Runs of items with at most `most` tokens each; an item longer than that is alone.
+
+    >>> micro_batches(np.array([5, 4, 9, 20, 3]), 10)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
+    """
+    cuts, tokens = [0], 0
+    for index, length in enumerate(lengths):
+        if most is not None and tokens + length > most and index > cuts[-1]:
+            cuts.append(index)
+            tokens = 0
+        tokens += length
+    return [slice(start, end) for start, end in pairwise([*cuts, len(lengths)]) if start < end]
 
 
 def mask_prompt(batch: Batch, share: float, mask_id: int, rng: np.random.Generator) -> np.ndarray:
-    """Input IDs (B, N) with about `share` of the prompt's tokens hidden, in runs of three; the targets stay.
+    """Input IDs (T,) with about `share` of the prompt's tokens hidden, in runs of three; the targets stay.
 
     SpecAugment's time masking (Park et al. 2019, arXiv 1904.08779) for discrete tokens: it keeps a small model from
-    learning the training set's token sequences by heart. Tags, transcript and padding are never hidden.
+    learning the training set's token sequences by heart. Tags and transcript are never hidden, and a run that reaches
+    into the next sequence ends on its tags.
     """
-    starts = rng.random(batch.ids.shape) < share / MASK_RUN
+    starts = rng.random(len(batch.ids)) < share / MASK_RUN
     hidden = starts.copy()
     for shift in range(1, MASK_RUN):
-        hidden[:, shift:] |= starts[:, :-shift]
+        hidden[shift:] |= starts[:-shift]
     prompt = (batch.roles >= 0) & (batch.roles != ROLES.index("T"))
     return np.where(hidden & prompt, mask_id, batch.ids)
 

@@ -30,6 +30,9 @@ from dmlm.sweep.trial import Evaluation, Trial
 from dmlm.tokens.tokenizer import Tokenizer
 
 
+TOGETHER = 8  # conditions
+
+
 def device() -> torch.device:
     """CUDA where there is one, else one thread of the CPU: a trial has a core, and sums in one order."""
     torch.set_num_threads(1)
@@ -72,7 +75,7 @@ def train_cell(trial: Trial, grid: Grid, materials: Materials, checkpoint_every_
         backbones.structured_start(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
     places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
     pad = vocabulary.special("<pad>")
-    report = train(model, draws, cell.train, cell.seed, trial.folder, pad, device(), checkpoint_every_s)
+    report = train(model, draws, cell.train, cell.seed, trial.folder, pad, device(), grid.execution, checkpoint_every_s)
     _keep(model, trial, report, materials, grid)
     checkpoint.clear(trial.folder / "checkpoints")
 
@@ -102,7 +105,10 @@ def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: 
 
 
 def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], grid: Grid, materials: Materials) -> None:
-    """Decode the test split under every pending condition; each leaves its folder when it is done."""
+    """Decode the test split under every pending condition; each leaves its folder when it is done.
+
+    A few conditions are decoded together, because an utterance's sequences begin alike under many of them.
+    """
     template = trial.cell.template
     model = backbones.load(trial.folder / "model")
     reading = Reading(
@@ -110,19 +116,28 @@ def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], grid: Grid,
         materials.vocabulary(template.letters),
         materials.text,
         materials.rates_hz,
-        grid.max_new_tokens,
+        grid.decode,
         device(),
     )
     utterances = materials.corpus.split("test")
-    for evaluation in pending:
+    for group in (pending[start : start + TOGETHER] for start in range(0, len(pending), TOGETHER)):
         started = time.monotonic()
-        items, levels = materials.streams(template.letters, "test", evaluation.condition)
-        if evaluation.permuted:
-            items = permute(items, evaluation.permuted, evaluation.draw)
-        check_level(levels, evaluation)
-        hypotheses = [normalise(text) for text in transcribe(model, items, reading)]
-        folder = trial.folder / "evals" / evaluation.folder_name(grid)
-        _write_scores(folder, score(utterances, hypotheses, levels), evaluation.spec(grid), time.monotonic() - started)
+        inputs = [_inputs(evaluation, template.letters, materials) for evaluation in group]
+        written = transcribe(model, [item for items, _ in inputs for item in items], reading)
+        spent = (time.monotonic() - started) / len(group)
+        for number, (evaluation, (items, levels)) in enumerate(zip(group, inputs, strict=True)):
+            hypotheses = [normalise(text) for text in written[number * len(items) : (number + 1) * len(items)]]
+            folder = trial.folder / "evals" / evaluation.folder_name(grid)
+            _write_scores(folder, score(utterances, hypotheses, levels), evaluation.spec(grid), spent)
+
+
+def _inputs(
+    evaluation: Evaluation, letters: tuple[str, ...], materials: Materials
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Token streams of the test split under a condition, and the SNR measured on each utterance."""
+    items, levels = materials.streams(letters, "test", evaluation.condition)
+    check_level(levels, evaluation)
+    return (permute(items, evaluation.permuted, evaluation.draw) if evaluation.permuted else items), levels
 
 
 def permute(items: list[dict[str, Any]], letter: str, draw: int) -> list[dict[str, Any]]:

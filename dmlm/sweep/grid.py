@@ -16,7 +16,7 @@ from dmlm import recipes
 from dmlm.corpus.noise import NoiseSettings
 from dmlm.errors import UserError, did_you_mean
 from dmlm.model.sizes import check_name
-from dmlm.run.settings import TrainSettings
+from dmlm.run.settings import DecodeSettings, Execution, TrainSettings
 from dmlm.sequence.template import Template
 
 
@@ -121,7 +121,8 @@ class Grid(Section):
     rows: tuple[CellRow, ...] = Field(min_length=1, alias="cells")
     perceptual: PerceptualChoice = PerceptualChoice()
     baseline: str = "A -> T"
-    max_new_tokens: int = Field(default=64, ge=1)
+    decode: DecodeSettings = DecodeSettings()
+    execution: Execution = Execution()
 
     @model_validator(mode="after")
     def _cells_fit(self) -> "Grid":

@@ -32,7 +32,7 @@ class Evaluation:
             "condition": self.condition.key,
             "permuted": self.permuted,
             "draw": self.draw,
-            "decoder": {"name": "greedy", "max_new_tokens": grid.max_new_tokens},
+            "decode": grid.decode.model_dump(),
         }
 
     def folder_name(self, grid: Grid) -> str:

@@ -1,0 +1,67 @@
+"""The scan against its reference, against transformers' own, and by finite differences."""
+
+import pytest
+import torch
+from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+
+from dmlm.model import scan
+
+SHAPES = [(17, 3, 10, 4), (1, 1, 4, 2), (33, 2, 7, 16)]  # L, B, D, N
+
+
+def arguments(length, batch, channels, states, dtype=torch.float32):
+    torch.manual_seed(0)
+    u, dt = torch.randn(2, length, batch, channels, dtype=dtype)
+    B, C = torch.randn(2, length, batch, states, dtype=dtype)
+    return u, dt.abs(), -torch.rand(states, channels, dtype=dtype) * 2, B, C
+
+
+def outcome(function, values):
+    leaves = [value.clone().requires_grad_() for value in values]
+    output, last = function(*leaves)
+    output.sin().sum().backward()
+    return [output.detach(), last.detach(), *(leaf.grad for leaf in leaves)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_chunks_equal_the_reference_forward_and_backward(shape):
+    values = arguments(*shape)
+    for ours, plain in zip(outcome(scan.chunked, values), outcome(scan.reference, values), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_reference_is_what_transformers_computes(shape):
+    u, dt, A, B, C = arguments(*shape)
+    theirs, last = mamba_selective_scan(
+        *(x.permute(1, 2, 0) for x in (u, dt)), A.t(), *(x.permute(1, 2, 0) for x in (B, C)), return_last_state=True
+    )
+    output, state = scan.reference(u, dt, A, B, C)
+    torch.testing.assert_close(output, theirs.permute(2, 0, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(state, last.transpose(1, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("step", "chunk"), [(24, 24), (24, 60), (1, 1), (10**6, 48)])
+def test_any_pieces_and_chunks_give_the_same(monkeypatch, step, chunk):
+    values = arguments(9, 5, 4, 3)
+    whole = outcome(scan.chunked, values)
+    monkeypatch.setattr(scan, "STEP", step)
+    monkeypatch.setattr(scan, "CHUNK", chunk)
+    for parts, expected in zip(outcome(scan.chunked, values), whole, strict=True):
+        torch.testing.assert_close(parts, expected)
+
+
+def test_the_gradient_is_the_slope(monkeypatch):
+    monkeypatch.setattr(scan, "CHUNK", 24)
+    values = [value.requires_grad_() for value in arguments(7, 2, 3, 2, torch.float64)]
+    assert torch.autograd.gradcheck(lambda *a: scan.chunked(*a)[0], values)
+
+
+def test_a_scan_continues_from_a_state():
+    values = arguments(12, 2, 5, 3)
+    whole, last = scan.chunked(*values)
+    u, dt, A, B, C = values
+    first, middle = scan.chunked(u[:5], dt[:5], A, B[:5], C[:5])
+    second, end = scan.chunked(u[5:], dt[5:], A, B[5:], C[5:], middle)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    torch.testing.assert_close(end, last)
