@@ -4,6 +4,7 @@ A fresh process per job is what makes synthesis reproducible (the synthesiser ke
 keeps any library's threads and memory out of the main process. Only names and plain data cross the border.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from dmlm.errors import UserError
 
 J = TypeVar("J")
 R = TypeVar("R")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 PRELOAD = ["numpy", "scipy.signal", "scipy.fft", "dmlm.tokens.shards", "dmlm.corpus.noise"]
 
 
@@ -39,6 +41,15 @@ def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     threadpool_limits(1)
+    keep_memory()
+
+
+def keep_memory() -> None:
+    """Let glibc keep what large tensors free: it would give it back to the system and fault it in again at every step."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not on macOS or musl
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 _parent: int | None = None  # set in a worker
