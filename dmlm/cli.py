@@ -72,19 +72,20 @@ def names(wing: Annotated[str, typer.Argument(help="tokenizers, datasets, sweeps
 def doctor() -> None:
     """Say what this machine has: versions, devices, optional parts, and where things are kept."""
     import importlib.metadata as metadata
-    import importlib.util
 
     import torch
 
+    from dmlm.model import scan_choice
+
     print(f"python     {sys.version.split()[0]}")
-    for package in ("torch", "transformers", "mambapy", "espeakng-loader", "rapidocr", "av"):
+    for package in ("torch", "transformers", "espeakng-loader", "rapidocr", "av"):
         try:
             print(f"{package:<16} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             print(f"{package:<16} missing: pip install {package}")
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     print(f"CUDA device      {cuda}")
-    print(f"mamba-ssm        {'present' if importlib.util.find_spec('mamba_ssm') else 'absent (mambapy is used)'}")
+    print(f"scan of Mamba    {scan_choice.chosen('cuda' if torch.cuda.is_available() else 'cpu')[0]}")
     print(f"home             {places.home()}")
 
 

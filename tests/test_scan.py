@@ -1,10 +1,16 @@
 """The scan against its reference, against transformers' own, and by finite differences."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-from dmlm.model import scan
+from dmlm.model import scan, scan_choice
 
 SHAPES = [(17, 3, 10, 4), (1, 1, 4, 2), (33, 2, 7, 16)]  # L, B, D, N
 
@@ -65,3 +71,43 @@ def test_a_scan_continues_from_a_state():
     second, end = scan.chunked(u[5:], dt[5:], A, B[5:], C[5:], middle)
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(end, last)
+
+
+def test_the_fastest_scan_that_is_right_is_chosen(monkeypatch, capsys):
+    def broken(*values):
+        raise RuntimeError("no such instruction")
+
+    def wrong(u, dt, A, B, C, start=None):
+        output, last = scan.chunked(u, dt, A, B, C, start)
+        return output * 1.01, last
+
+    def offered(kind):
+        return iter([(f.__name__, lambda f=f: f) for f in (broken, wrong, scan.chunked, scan.reference)])
+
+    scan_choice.chosen.cache_clear()
+    monkeypatch.setattr(scan_choice, "candidates", offered)
+    assert scan_choice.chosen("cpu") == ("chunked", scan.chunked)
+    said = capsys.readouterr().err.splitlines()
+    assert "'broken' fails here (no such instruction)" in said[0]
+    assert "'wrong' is off by 0.01" in said[1]
+    scan_choice.chosen.cache_clear()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
+def test_the_triton_kernels_equal_the_reference():
+    """In Triton's interpreter, which needs no GPU, in a process of its own: it is switched on before the import."""
+    program = """
+import torch
+from dmlm.model.scan_choice import deviation
+from dmlm.model.scan import reference
+from dmlm.model.scan_triton import selective_scan
+assert deviation(selective_scan, torch.device("cpu")) < 1e-4
+from tests.test_scan import arguments
+u, dt, A, B, C = arguments(20, 2, 5, 3)
+state = torch.randn(2, 3, 5)
+for ours, right in zip(selective_scan(u, dt, A, B, C, state), reference(u, dt, A, B, C, state), strict=True):
+    torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-4)
+"""
+    root = Path(__file__).resolve().parent.parent
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, cwd=root)

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import MambaForCausalLM
 from transformers.models.mamba.modeling_mamba import MambaBlock, MambaMixer, MambaRMSNorm
 
-from dmlm.model import scan
 from dmlm.model.layout import Layout
+from dmlm.model.scan_choice import selective_scan
 
 
 class _Convolution(torch.autograd.Function):
@@ -60,7 +60,7 @@ def _block(block: MambaBlock, x: torch.Tensor, layout: Layout) -> torch.Tensor:
     mixer = block.mixer
     inner, gate = mixer.in_proj(_normed(block.norm, x)).chunk(2, -1)
     u = silu(_Convolution.apply(layout.side_by_side(inner), *_taps(mixer)))  # (L, B, D)
-    y, _ = scan.selective_scan(u.float(), *_selected(mixer, u))
+    y, _ = selective_scan(u.float(), *_selected(mixer, u))
     return x + mixer.out_proj((layout.flat(y + mixer.D * u) * silu(gate)).to(gate.dtype))
 
 
@@ -100,7 +100,7 @@ def extend(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, cache: Ca
         cache.history[number] = seen[ends, rows]
         u = silu(_Convolution.apply(seen, *_taps(mixer))[history.shape[1] :])
         dt, A, B, C = _selected(mixer, u)
-        y, cache.state[number] = scan.selective_scan(u.float(), dt * present, A, B, C, cache.state[number])
+        y, cache.state[number] = selective_scan(u.float(), dt * present, A, B, C, cache.state[number])
         x = x + mixer.out_proj((layout.flat(y + mixer.D * u) * silu(gate)).to(gate.dtype))
     return _normed(model.backbone.norm_f, x[layout.last])
 

@@ -115,5 +115,3 @@ def chunked(
     """What `reference` computes, in chunks of time. No gradient flows through the state before or the last one."""
     return _Scan.apply(u, dt, A, B.contiguous(), C.contiguous(), start)
 
-
-selective_scan = chunked

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from dmlm import places
 from dmlm.corpus.noise import TOLERANCE_DB, generator
 from dmlm.errors import UserError
-from dmlm.model import backbones
+from dmlm.model import backbones, scan_choice
+from dmlm.model.sizes import MAMBA
 from dmlm.run import checkpoint
 from dmlm.run.evaluate import Reading, score, transcribe
 from dmlm.run.train import TrainReport, train
@@ -100,6 +101,8 @@ def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: 
         if torch.cuda.is_available()
         else f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
+        "precision": trial.cell.train.precision,
+        "scan": scan_choice.chosen(device().type)[0] if trial.cell.backbone in MAMBA else None,
     }
     places.write_text(trial.folder / "result.json", json.dumps(result, indent=1) + "\n")
 
