@@ -5,10 +5,13 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -79,14 +82,45 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def alternate(label: str, *contestants: Callable[[], float], rounds: int = ROUNDS) -> list[float]:
-    """Each contestant's median over rounds in which all take their turn; one round more comes first and is not counted."""
-    found: list[list[float]] = [[] for _ in contestants]
-    for number in tqdm(range(rounds + 1), desc=label, unit="round"):
-        for results, contestant in zip(found, contestants, strict=True):
-            value = contestant()
+class Rival:
+    """`contestant(side, case)` of a benchmark, in a process of its own (see rival.py)."""
+
+    def __init__(self, module: str, side: str, case: str) -> None:
+        environment = dict(os.environ)
+        if side != "ours":
+            environment.pop("OMP_WAIT_POLICY", None)
+        command = [sys.executable, str(ROOT / "benchmarks" / "rival.py"), Path(module).stem, side, case]
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
+        )
+
+    def __call__(self) -> Any:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        if not (answer := self._process.stdout.readline()):
+            self._log.seek(0)
+            raise RuntimeError(f"{' '.join(map(str, self._process.args))} failed:\n{self._log.read()[-3000:]}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def alternate(module: str, case: str, sides: Sequence[str] = ("ours", "theirs"), rounds: int = ROUNDS) -> list[float]:
+    """Each side's median over rounds in which all take their turn; one round more comes first and is not counted."""
+    rivals = [Rival(module, side, case) for side in sides]
+    found: list[list[float]] = [[] for _ in rivals]
+    for number in tqdm(range(rounds + 1), desc=case, unit="round"):
+        for results, rival in zip(found, rivals, strict=True):
+            value = rival()
             if number:
                 results.append(value)
+    for rival in rivals:
+        rival.close()
     return [statistics.median(results) for results in found]
 
 

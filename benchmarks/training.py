@@ -2,8 +2,8 @@
 
 Same model, data, batch size, precision and optimiser. Padding is not counted as useful.
 
-    python benchmarks/training.py            # opt-tiny, mamba-tiny
-    python benchmarks/training.py opt-125m   # minutes on a CPU
+    python benchmarks/training.py                # small models, at the quickstart's batch size and a larger one
+    python benchmarks/training.py "opt-125m 4"   # minutes on a CPU
 """
 
 import itertools
@@ -21,10 +21,10 @@ from dmlm.run.settings import TrainSettings
 from dmlm.run.train import train
 from dmlm.sequence.batches import stream
 
-SIZES = {  # vocabulary, batch size, timed steps on a CPU; on CUDA ten times as many
-    "opt-tiny": (VOCABULARY, 16, 12),
-    "mamba-tiny": (VOCABULARY, 16, 2),
-    "opt-125m": (FULL, 4, 2),
+SIZES = {  # vocabulary, timed steps on a CPU; on CUDA ten times as many
+    "opt-tiny": (VOCABULARY, 16),
+    "mamba-tiny": (VOCABULARY, 2),
+    "opt-125m": (FULL, 2),
 }
 WARM = 2  # steps before the clock starts
 IGNORED = -100  # label of what is not scored
@@ -33,8 +33,11 @@ IGNORED = -100  # label of what is not scored
 class Clock(TrainerCallback):
     """Time between the end of the last warming step and the end of training."""
 
+    def __init__(self, warm: int):
+        self.warm = warm
+
     def on_step_end(self, args, state, control, **unused):
-        if state.global_step == WARM:
+        if state.global_step == self.warm:
             synchronise()
             self.start = time.perf_counter()
 
@@ -60,14 +63,14 @@ class Counting:
         return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
 
 
-def theirs(net, sequences, vocabulary, batch_size, steps) -> float:
+def theirs(net, sequences, vocabulary, batch_size, steps, warm=WARM) -> float:
     """Tokens a second of the Trainer."""
-    clock, collate = Clock(), Counting(vocabulary.special("<pad>"))
+    clock, collate = Clock(warm), Counting(vocabulary.special("<pad>"))
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
             per_device_train_batch_size=batch_size,
-            max_steps=WARM + steps,
+            max_steps=warm + steps,
             train_sampling_strategy="group_by_length",
             learning_rate=1e-3,
             bf16=torch.cuda.is_available(),
@@ -79,10 +82,10 @@ def theirs(net, sequences, vocabulary, batch_size, steps) -> float:
         )
         data = [{"input_ids": sequence.ids.tolist()} for sequence in sequences]
         Trainer(net, arguments, collate, data, callbacks=[clock]).train()
-    return sum(collate.counts[WARM : WARM + steps]) / clock.seconds
+    return sum(collate.counts[warm : warm + steps]) / clock.seconds
 
 
-def ours(net, sequences, vocabulary, batch_size, steps) -> float:
+def ours(net, sequences, vocabulary, batch_size, steps, warm=WARM) -> float:
     """Tokens a second of `dmlm.run.train`."""
     marks = []
 
@@ -91,7 +94,7 @@ def ours(net, sequences, vocabulary, batch_size, steps) -> float:
         marks.append(time.perf_counter())
 
     settings = TrainSettings(
-        steps=WARM + steps,
+        steps=warm + steps,
         batch_size=batch_size,
         dropout=0.0,
         precision="bf16" if torch.cuda.is_available() else "fp32",
@@ -99,26 +102,26 @@ def ours(net, sequences, vocabulary, batch_size, steps) -> float:
     with tempfile.TemporaryDirectory() as folder:
         train(net, [sequences], settings, 0, Path(folder), vocabulary.special("<pad>"), device(), on_step=on_step)
     lengths = np.array([len(sequence) for sequence in sequences])
-    timed = itertools.islice(stream(lengths, batch_size, 0), WARM, WARM + steps)
-    return sum(int(lengths[indices].sum()) for _, indices in timed) / (marks[-1] - marks[WARM - 1])
+    timed = itertools.islice(stream(lengths, batch_size, 0), warm, warm + steps)
+    return sum(int(lengths[indices].sum()) for _, indices in timed) / (marks[-1] - marks[warm - 1])
+
+
+def contestant(side: str, case: str):
+    """A function that trains a few steps and returns useful tokens a second."""
+    name, batch_size = case.split()
+    vocabulary, steps = SIZES[name]
+    steps *= 10 if torch.cuda.is_available() else 1
+    sequences, net = items(vocabulary, 1024), model(name, vocabulary)
+    return lambda: (ours if side == "ours" else theirs)(net, sequences, vocabulary, int(batch_size), steps)
 
 
 def main() -> None:
-    """Measure the sizes named, or the small ones."""
-    rows = []
-    for name in sys.argv[1:] or ["opt-tiny", "mamba-tiny"]:
-        vocabulary, batch_size, steps = SIZES[name]
-        steps *= 10 if torch.cuda.is_available() else 1
-        sequences = items(vocabulary, 1024)
-        mine, stock = (model(name, vocabulary) for _ in range(2))
-        result = alternate(
-            name,
-            lambda mine=mine: ours(mine, sequences, vocabulary, batch_size, steps),
-            lambda stock=stock: theirs(stock, sequences, vocabulary, batch_size, steps),
-        )
-        note = f"batches of {batch_size}, vocabulary {vocabulary.size:,}, A+L -> T"
-        rows.append(row(f"training {name}, against Trainer", *result, "tokens/s", 2.0, note))
-    record(rows)
+    """Measure the cases named, or the small ones."""
+    for case in sys.argv[1:] or ["opt-tiny 4", "opt-tiny 16", "mamba-tiny 4"]:
+        name, batch_size = case.split()
+        result = alternate(__file__, case)
+        note = f"A+L -> T, batches of {batch_size}, vocabulary {SIZES[name][0].size:,}"
+        record([row(f"training {name}, batches of {batch_size}, against Trainer", *result, "tokens/s", 2.0, note)])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""One training step of Mamba (forward and backward) at 128, 512 and 2,048 tokens: this project against transformers.
+
+Theirs is `MambaForCausalLM` as `pip install transformers` gives it, without kernels; and with mambapy's parallel scan,
+an option of it. On CUDA, mamba-ssm's kernels are a third, where installed.
+
+    python benchmarks/mamba_step.py
+"""
+
+import sys
+
+import torch
+from harness import VOCABULARY, alternate, device, model, record, row, seconds
+
+from dmlm.model.layout import Layout
+from dmlm.model.loss import modality_loss
+from dmlm.sequence.template import ROLES
+
+BATCH = 1
+SIDES = {"theirs": "transformers without kernels", "mambapy": "transformers with mambapy"}
+
+
+def contestant(side: str, case: str):
+    """A function that does one step and returns its seconds."""
+    name, length = case.split()
+    net = model(name, VOCABULARY).to(device()).train()
+    net.config.use_mambapy = side == "mambapy"
+    for layer in net.backbone.layers:
+        layer.mixer.use_mambapy = side == "mambapy"
+    ids = torch.randint(0, VOCABULARY.text_size, (BATCH, int(length)), device=device())
+    roles = torch.full_like(ids, ROLES.index("T"))
+    roles[:, 0] = -1
+    layout, lambdas = Layout([int(length)] * BATCH, device()), torch.ones(len(ROLES), device=device())
+
+    def ours() -> None:
+        modality_loss(net, ids.flatten(), roles.flatten(), layout, lambdas)[0].backward()
+
+    def theirs() -> None:
+        net(input_ids=ids, labels=ids).loss.backward()
+
+    def step() -> float:
+        net.zero_grad()
+        return seconds(ours if side == "ours" else theirs)
+
+    return step
+
+
+def main() -> None:
+    """Measure the cases named, or the default."""
+    for case in sys.argv[1:] or ["mamba-tiny 128", "mamba-tiny 512", "mamba-tiny 2048"]:
+        name, length = case.split()
+        for rival, what in SIDES.items():
+            ours, theirs = alternate(__file__, case, ("ours", rival), rounds=5)
+            target = 20.0 if rival == "theirs" else None
+            title = f"{name} training step, {BATCH} x {length} tokens, against {what}"
+            record([row(title, ours, theirs, "s", target)])
+
+
+if __name__ == "__main__":
+    main()
