@@ -86,9 +86,7 @@ class Rival:
     """`contestant(side, case)` of a benchmark, in a process of its own (see rival.py)."""
 
     def __init__(self, module: str, side: str, case: str) -> None:
-        environment = dict(os.environ)
-        if side != "ours":
-            environment.pop("OMP_WAIT_POLICY", None)
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
         command = [sys.executable, str(ROOT / "benchmarks" / "rival.py"), Path(module).stem, side, case]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
