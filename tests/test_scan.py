@@ -93,6 +93,12 @@ def test_the_fastest_scan_that_is_right_is_chosen(monkeypatch, capsys):
     scan_choice.chosen.cache_clear()
 
 
+def test_the_choice_can_be_made_while_decoding():
+    scan_choice.chosen.cache_clear()
+    with torch.inference_mode():
+        assert scan_choice.chosen("cpu")[0] == "chunked"
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
 def test_the_triton_kernels_equal_the_reference():
     """In Triton's interpreter, which needs no GPU, in a process of its own: it is switched on before the import."""

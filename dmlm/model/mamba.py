@@ -44,11 +44,15 @@ def _taps(mixer: MambaMixer) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, mixer.conv1d.bias if mixer.conv1d.bias is not None else torch.zeros_like(weight[0])
 
 
-def _selected(mixer: MambaMixer, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the scan wants beside u (..., D): steps dt (..., D), A (N, D), and B, C (..., N), in fp32."""
+def _decay_rate(mixer: MambaMixer) -> torch.Tensor:
+    """A (N, D), in fp32."""
+    return -torch.exp(mixer.A_log.float()).t().contiguous()
+
+
+def _selected(mixer: MambaMixer, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What u (..., D) chooses: steps dt (..., D), and B, C (..., N), in fp32."""
     dt, B, C = mixer.x_proj(u).split([mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size], -1)
-    dt = softplus(linear(dt, mixer.dt_proj.weight).float() + mixer.dt_proj.bias.float())
-    return dt, -torch.exp(mixer.A_log.float()).t().contiguous(), B.float(), C.float()
+    return softplus(linear(dt, mixer.dt_proj.weight).float() + mixer.dt_proj.bias.float()), B.float(), C.float()
 
 
 def _normed(norm: MambaRMSNorm, x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +64,8 @@ def _block(block: MambaBlock, x: torch.Tensor, layout: Layout) -> torch.Tensor:
     mixer = block.mixer
     inner, gate = mixer.in_proj(_normed(block.norm, x)).chunk(2, -1)
     u = silu(_Convolution.apply(layout.side_by_side(inner), *_taps(mixer)))  # (L, B, D)
-    y, _ = selective_scan(u.float(), *_selected(mixer, u))
+    dt, B, C = _selected(mixer, u)
+    y, _ = selective_scan(u.float(), dt, _decay_rate(mixer), B, C)
     return x + mixer.out_proj((layout.flat(y + mixer.D * u) * silu(gate)).to(gate.dtype))
 
 
@@ -80,6 +85,8 @@ class Cache:
         layers, width, taps = config.num_hidden_layers, config.intermediate_size, config.conv_kernel
         self.history = torch.zeros(layers, rows, taps - 1, width, dtype=table.dtype, device=table.device)
         self.state = torch.zeros(layers, rows, config.state_size, width, device=table.device)  # fp32
+        self.rates = [_decay_rate(block.mixer) for block in model.backbone.layers]
+        self.taps = [_taps(block.mixer) for block in model.backbone.layers]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order; a row may come several times."""
@@ -99,8 +106,10 @@ def extend(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, cache: Ca
         ends = layout.lengths.unsqueeze(1) + torch.arange(history.shape[1], device=ids.device)
         cache.history[number] = seen[ends, rows]
         u = silu(_Convolution.apply(seen, *_taps(mixer))[history.shape[1] :])
-        dt, A, B, C = _selected(mixer, u)
-        y, cache.state[number] = selective_scan(u.float(), dt * present, A, B, C, cache.state[number])
+        dt, B, C = _selected(mixer, u)
+        y, cache.state[number] = selective_scan(
+            u.float(), dt * present, cache.rates[number], B, C, cache.state[number]
+        )
         x = x + mixer.out_proj((layout.flat(y + mixer.D * u) * silu(gate)).to(gate.dtype))
     return _normed(model.backbone.norm_f, x[layout.last])
 
@@ -114,11 +123,11 @@ def step(model: MambaForCausalLM, ids: torch.Tensor, cache: Cache) -> torch.Tens
         inner, gate = mixer.in_proj(_normed(block.norm, x)).chunk(2, -1)
         seen = torch.cat([cache.history[number], inner.unsqueeze(1)], 1)  # (B, K, D)
         cache.history[number] = seen[:, 1:]
-        weight, bias = _taps(mixer)
+        weight, bias = cache.taps[number]
         u = silu((seen * weight).sum(1) + bias)
-        dt, A, B, C = _selected(mixer, u)
-        state = torch.exp(dt.unsqueeze(1) * A) * cache.state[number] + (dt * u).unsqueeze(1) * B.unsqueeze(-1)
-        cache.state[number] = state
-        y = (state * C.unsqueeze(-1)).sum(1) + mixer.D * u
+        dt, B, C = _selected(mixer, u)
+        state = cache.state[number].mul_((dt.unsqueeze(1) * cache.rates[number]).exp_())
+        state.addcmul_((dt * u).unsqueeze(1), B.unsqueeze(-1))
+        y = torch.addcmul((C.unsqueeze(1) @ state).squeeze(1), mixer.D, u)
         x = x + mixer.out_proj((y * silu(gate)).to(gate.dtype))
     return _normed(model.backbone.norm_f, x)

@@ -6,10 +6,11 @@ Shapes: T tokens, B sequences, N tokens of the longest, D width, H heads, d widt
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import dropout, embedding, linear, scaled_dot_product_attention
+from torch.nn.functional import dropout, embedding, layer_norm, linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import OPTForCausalLM
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
@@ -19,14 +20,46 @@ from dmlm.model.layout import Layout
 FIRST_POSITION = 2  # row of position 0 in the table: OPT's own offset
 
 Attend = Callable[[torch.Tensor], torch.Tensor]  # (T, 3 D) of queries, keys and values to (T, D)
-Fused = tuple[torch.Tensor, torch.Tensor | None]
+Affine = tuple[torch.Tensor, torch.Tensor | None]  # weight and bias
 
 
-def fused(layer: OPTDecoderLayer) -> Fused:
-    """Weight (3 D, D) and bias of the projection to queries, keys and values: one product instead of three."""
-    parts = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
-    bias = torch.cat([part.bias for part in parts]) if parts[0].bias is not None else None
-    return torch.cat([part.weight for part in parts]), bias
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """The tensors of a layer at hand, because a step of decoding is too short for looking them up in modules."""
+
+    norm_1: Affine
+    qkv: Affine  # (3 D, D): one product instead of three
+    out: Affine
+    norm_2: Affine
+    fc1: Affine
+    fc2: Affine
+    width: tuple[int]
+    epsilon: float
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    before: bool  # norms come before what they feed: all sizes but 350m
+    dropout: float
+
+    @classmethod
+    def of(cls, layer: OPTDecoderLayer) -> "_Layer":
+        attention = layer.self_attn
+        parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+        bias = torch.cat([part.bias for part in parts]) if parts[0].bias is not None else None
+        norms = layer.self_attn_layer_norm, layer.final_layer_norm
+        plain = attention.out_proj, layer.fc1, layer.fc2
+        (norm_1, norm_2), (out, fc1, fc2) = ([(part.weight, part.bias) for part in group] for group in (norms, plain))
+        return cls(
+            norm_1=norm_1,
+            qkv=(torch.cat([part.weight for part in parts]), bias),
+            out=out,
+            norm_2=norm_2,
+            fc1=fc1,
+            fc2=fc2,
+            width=(layer.embed_dim,),
+            epsilon=layer.self_attn_layer_norm.eps,
+            activation=torch.relu if isinstance(layer.activation_fn, nn.ReLU) else layer.activation_fn,
+            before=layer.do_layer_norm_before,
+            dropout=layer.dropout if layer.training else 0.0,
+        )
 
 
 def _embed(model: OPTForCausalLM, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -37,18 +70,17 @@ def _embed(model: OPTForCausalLM, ids: torch.Tensor, positions: torch.Tensor) ->
     return x + embedding(positions + FIRST_POSITION, decoder.embed_positions.weight)
 
 
-def _layer(layer: OPTDecoderLayer, x: torch.Tensor, qkv: Fused | None, attend: Attend) -> torch.Tensor:
-    """One layer, norms before (all sizes but 350m) or after; (T, D) to (T, D)."""
-    before, rate = layer.do_layer_norm_before, layer.dropout if layer.training else 0.0
-    y = layer.self_attn_layer_norm(x) if before else x
-    y = layer.self_attn.out_proj(attend(linear(y, *(qkv or fused(layer)))))
-    x = x + (dropout(y, rate) if rate else y)
-    if not before:
-        x = layer.self_attn_layer_norm(x)
-    y = layer.final_layer_norm(x) if before else x
-    y = layer.fc2(layer.activation_fn(layer.fc1(y)))
-    x = x + (dropout(y, rate) if rate else y)
-    return x if before else layer.final_layer_norm(x)
+def _through(layer: _Layer, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+    """One layer, (T, D) to (T, D)."""
+    y = layer_norm(x, layer.width, *layer.norm_1, layer.epsilon) if layer.before else x
+    y = linear(attend(linear(y, *layer.qkv)), *layer.out)
+    x = x + (dropout(y, layer.dropout) if layer.dropout else y)
+    if not layer.before:
+        x = layer_norm(x, layer.width, *layer.norm_1, layer.epsilon)
+    y = layer_norm(x, layer.width, *layer.norm_2, layer.epsilon) if layer.before else x
+    y = linear(layer.activation(linear(y, *layer.fc1)), *layer.fc2)
+    x = x + (dropout(y, layer.dropout) if layer.dropout else y)
+    return x if layer.before else layer_norm(x, layer.width, *layer.norm_2, layer.epsilon)
 
 
 def _finish(model: OPTForCausalLM, x: torch.Tensor) -> torch.Tensor:
@@ -69,75 +101,98 @@ def hidden_states(model: OPTForCausalLM, ids: torch.Tensor, layout: Layout, reco
         return layout.flat(mixed.permute(2, 0, 1, 3).flatten(2))
 
     x = _embed(model, ids, layout.positions)
-    for layer in model.model.decoder.layers:
-        if recompute:
-            x = checkpoint(_layer, layer, x, None, attend, use_reentrant=False)
-        else:
-            x = _layer(layer, x, None, attend)
+    for layer in map(_Layer.of, model.model.decoder.layers):
+        x = checkpoint(_through, layer, x, attend, use_reentrant=False) if recompute else _through(layer, x, attend)
     return _finish(model, x)
 
 
 class Cache:
-    """Keys and values of rows of different lengths, in room set aside once."""
+    """Keys and values in room set aside once: a column for each token read, in blocks as they were read.
+
+    Rows of a block that are shorter than its longest leave columns behind that nobody sees.
+    """
 
     def __init__(self, model: OPTForCausalLM, rows: int, room: int) -> None:
         config, table = model.config, model.model.decoder.embed_tokens.weight
         heads = config.num_attention_heads
         shape = config.num_hidden_layers, 2, rows, heads, room, config.hidden_size // heads
         self.store = torch.zeros(shape, dtype=table.dtype, device=table.device)
+        self.seen = torch.ones(rows, 1, 1, room, dtype=torch.bool, device=table.device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=table.device)  # (B,) tokens read so far
-        self.longest = 0
-        self.qkv = [fused(layer) for layer in model.model.decoder.layers]
+        self.columns = 0  # in use
+        self.gaps = False  # whether any column is unseen
+        self.layers = [_Layer.of(layer) for layer in model.model.decoder.layers]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order; a row may come several times."""
-        self.store, self.lengths = self.store.index_select(2, rows), self.lengths[rows]
+        self.store, self.lengths, self.seen = self.store.index_select(2, rows), self.lengths[rows], self.seen[rows]
+
+    def visible(self) -> torch.Tensor | None:
+        """What a token after all columns in use sees of them: (B, 1, 1, columns), None for everything."""
+        return self.seen[..., : self.columns] if self.gaps else None
 
 
 @torch.inference_mode()
 def extend(model: OPTForCausalLM, ids: torch.Tensor, layout: Layout, cache: Cache) -> torch.Tensor:
     """Read more tokens after what the cache holds; returns what the head reads after each row's last one, (B, D)."""
-    heads, start, added = model.config.num_attention_heads, cache.lengths, layout.lengths
-    fresh, until = cache.longest == 0, int((start + added).max())
-    where = start.unsqueeze(1) + torch.arange(layout.longest, device=ids.device)  # (B, N) places to write
-    visible = None if fresh else (torch.arange(until, device=ids.device) <= where.unsqueeze(-1)).unsqueeze(1)
-    where = where.clamp(max=cache.store.shape[-2] - 1)  # padding may stand beyond the room: nobody reads it
-    rows = torch.arange(layout.count, device=ids.device).unsqueeze(1)
-    x = _embed(model, ids, layout.positions + start.repeat_interleave(added))
-    for number, layer in enumerate(model.model.decoder.layers):
-        keys, values = cache.store[number]
+    heads, before = model.config.num_attention_heads, cache.columns
+    cache.columns += layout.longest
+    block = slice(before, cache.columns)
+    cache.seen[:, 0, 0, block] = layout.present().t()
+    cache.gaps |= bool((layout.lengths < layout.longest).any())
+    causal = torch.ones(layout.longest, layout.longest, dtype=torch.bool, device=ids.device).tril()
+    earlier = cache.seen[..., :before].expand(-1, 1, layout.longest, -1)
+    visible = torch.cat([earlier, causal.expand(layout.count, 1, -1, -1)], -1) if before else None
+    x = _embed(model, ids, layout.positions + cache.lengths.repeat_interleave(layout.lengths))
+    *layers, last = cache.layers
 
-        def attend(qkv: torch.Tensor, keys: torch.Tensor = keys, values: torch.Tensor = values) -> torch.Tensor:
-            q, k, v = layout.side_by_side(qkv).unflatten(-1, (3, heads, -1)).permute(2, 1, 3, 0, 4)
-            if fresh:
-                keys[:, :, :until], values[:, :, :until] = k, v
-            else:
-                keys[rows, :, where], values[rows, :, where] = k.transpose(1, 2), v.transpose(1, 2)
-                k, v = keys[:, :, :until], values[:, :, :until]
-            mixed = scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=fresh)
+    def keep(number: int, kv: torch.Tensor) -> None:
+        """Write keys and values (N, B, 2, H, d) into the block."""
+        cache.store[number, :, :, :, block] = kv.permute(2, 1, 3, 0, 4)
+
+    for number, layer in enumerate(layers):
+
+        def attend(qkv: torch.Tensor, number: int = number) -> torch.Tensor:
+            spread = layout.side_by_side(qkv).unflatten(-1, (3, heads, -1))  # (N, B, 3, H, d)
+            keep(number, spread[:, :, 1:])
+            q, (k, v) = spread[:, :, 0].permute(1, 2, 0, 3), cache.store[number, ..., : cache.columns, :]
+            mixed = scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
             return layout.flat(mixed.permute(2, 0, 1, 3).flatten(2))
 
-        x = _layer(layer, x, cache.qkv[number], attend)
-    cache.lengths, cache.longest = start + added, until
-    return _finish(model, x[layout.last])
+        x = _through(layer, x, attend)
+
+    # after the last layer only the last token of a row matters, so of all others its keys and values are enough
+    def attend_last(qkv: torch.Tensor) -> torch.Tensor:
+        return _look_back(qkv[:, : qkv.shape[1] // 3], len(layers), heads, cache)
+
+    y = layer_norm(x, last.width, *last.norm_1, last.epsilon) if last.before else x
+    width = last.width[0]
+    kv = linear(y, last.qkv[0][width:], None if last.qkv[1] is None else last.qkv[1][width:])
+    keep(len(layers), layout.side_by_side(kv).unflatten(-1, (2, heads, -1)))
+    cache.lengths = cache.lengths + layout.lengths
+    return _finish(model, _through(last, x[layout.last], attend_last))
+
+
+def _look_back(q: torch.Tensor, number: int, heads: int, cache: Cache) -> torch.Tensor:
+    """What one query a row (B, D) finds in all columns of a layer, (B, D)."""
+    k, v = cache.store[number, ..., : cache.columns, :]
+    q = q.unflatten(-1, (heads, 1, -1))
+    return scaled_dot_product_attention(q, k, v, attn_mask=cache.visible()).flatten(1)
 
 
 @torch.inference_mode()
 def step(model: OPTForCausalLM, ids: torch.Tensor, cache: Cache) -> torch.Tensor:
     """One token (B,) more for each row; returns what the head reads, (B, D)."""
-    heads, rows = model.config.num_attention_heads, torch.arange(len(ids), device=ids.device)
-    cache.longest += 1
-    visible = (torch.arange(cache.longest, device=ids.device) <= cache.lengths.unsqueeze(1))[:, None, None]
+    heads, column = model.config.num_attention_heads, cache.columns
+    cache.columns += 1
     x = _embed(model, ids, cache.lengths)
-    for number, layer in enumerate(model.model.decoder.layers):
-        keys, values = cache.store[number]
+    for number, layer in enumerate(cache.layers):
 
-        def attend(qkv: torch.Tensor, keys: torch.Tensor = keys, values: torch.Tensor = values) -> torch.Tensor:
-            q, k, v = qkv.unflatten(-1, (3, heads, -1)).unbind(1)  # (B, H, d) each
-            keys[rows, :, cache.lengths], values[rows, :, cache.lengths] = k, v
-            seen = keys[:, :, : cache.longest], values[:, :, : cache.longest]
-            return scaled_dot_product_attention(q.unsqueeze(2), *seen, attn_mask=visible).flatten(1)
+        def attend(qkv: torch.Tensor, number: int = number) -> torch.Tensor:
+            q, kv = qkv.split([layer.width[0], 2 * layer.width[0]], -1)  # noqa: B023  # called at once
+            cache.store[number, ..., column, :] = kv.unflatten(-1, (2, heads, -1)).transpose(0, 1)
+            return _look_back(q, number, heads, cache)
 
-        x = _layer(layer, x, cache.qkv[number], attend)
+        x = _through(layer, x, attend)
     cache.lengths = cache.lengths + 1
     return _finish(model, x)

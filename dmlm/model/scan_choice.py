@@ -34,7 +34,8 @@ def chosen(kind: str) -> tuple[str, Scan]:
     for name, load in candidates(kind):
         try:
             function = load()
-            wrong = deviation(function, torch.device(kind))
+            with torch.inference_mode(False), torch.enable_grad():  # whoever asks first, gradients are tried too
+                wrong = deviation(function, torch.device(kind))
         except Exception as error:  # a kernel may fail in any way; the next one is tried, and the user is told
             print(f"Mamba: the scan {name!r} fails here ({error}); trying the next.", file=sys.stderr)
             continue

@@ -106,16 +106,19 @@ class _Writer:
 
     def _read(self, prompts: Sequence[np.ndarray]) -> tuple[Any, torch.Tensor]:
         """Cache and last hidden state (B, D) of each prompt, common beginnings read once."""
-        room = max(map(len, prompts)) + self.settings.max_new_tokens
         shared, group = shared_prefixes(prompts)
         if len(shared) == len(prompts):
-            cache = self.family.Cache(self.model, len(prompts), room)
+            cache = self._room(len(prompts), prompts)
             return cache, self._extend(cache, prompts)
-        cache = self.family.Cache(self.model, len(shared), room)
+        own = [prompt[len(shared[number]) :] for prompt, number in zip(prompts, group, strict=True)]
+        cache = self._room(len(shared), shared, own)
         self._extend(cache, shared)
         cache.select(torch.from_numpy(group).to(self.device))
-        own = [prompt[len(shared[number]) :] for prompt, number in zip(prompts, group, strict=True)]
         return cache, self._extend(cache, own)
+
+    def _room(self, rows: int, *blocks: Sequence[np.ndarray]) -> Any:
+        room = sum(max(map(len, block)) for block in blocks) + self.settings.max_new_tokens
+        return self.family.Cache(self.model, rows, room)
 
     def _extend(self, cache: Any, parts: Sequence[np.ndarray]) -> torch.Tensor:
         layout = Layout([len(part) for part in parts], self.device)
@@ -129,7 +132,9 @@ class _Writer:
         for step in range(steps):
             best = (hidden @ self.table).argmax(-1)
             written[rows, step] = best
-            alive = (best != self.end) & ~self._looping(written[rows, : step + 1])
+            alive = best != self.end
+            if self.settings.max_repeats:
+                alive &= ~self._looping(written[rows, : step + 1])
             left = int(alive.sum())
             if left == 0 or step == steps - 1:
                 break
@@ -138,7 +143,7 @@ class _Writer:
                 rows, best = rows[kept], best[kept]
                 cache.select(kept)
             # a row that ended but is still in the batch writes on; `_cut` drops what follows its end
-            hidden = self.family.step(self.model, torch.where(best == self.end, 0, best), cache)
+            hidden = self.family.step(self.model, best, cache)
         return list(written.cpu().numpy())
 
     def _beam(self, cache: Any, hidden: torch.Tensor) -> list[np.ndarray]:
@@ -163,7 +168,7 @@ class _Writer:
             if bool((tokens == self.end).all()) or step == steps - 1:
                 break
             cache.select((first + parents).flatten())
-            hidden = self.family.step(self.model, torch.where(tokens == self.end, 0, tokens).flatten(), cache)
+            hidden = self.family.step(self.model, tokens.flatten(), cache)
         lengths = (written != self.end).sum(-1) + 1
         best = (scores / lengths**self.settings.length_penalty).argmax(1)
         return list(written[torch.arange(items, device=self.device), best].cpu().numpy())
