@@ -14,7 +14,13 @@ PAPER_READERS = {
     "I": ("image_dalle", "DALL-E's dVAE, 8,192 codes"),
     "O": ("ocr_easyocr", "EasyOCR"),
 }
-PAPER_MODELS = {"opt-125m": "OPT-125M, pretrained", "mamba-130m": "Mamba-130M, pretrained"}
+PAPER_MODELS = {"opt": "OPT-125M, pretrained", "mamba": "Mamba-130M, pretrained"}
+VERDICTS = {
+    "facebook/opt-125m": "as in the paper",
+    "state-spaces/mamba-130m-hf": "as in the paper",
+    "opt-125m": "size as in the paper",
+    "mamba-130m": "size as in the paper",
+}
 PAPER_CORPUS = "3-Equations: 10,000 items (8,000/1,000/1,000), pyttsx3 speech, Wav2Lip faces, LaTeX images"
 
 
@@ -37,8 +43,8 @@ def _rows(results: GridResults) -> list[tuple[str, str, str, str]]:
         ("noise", "MUSAN clips on the second half of each equation", used, "as in the paper" if same else "stand-in")
     )
     for model in results.models:
-        family = next((words for name, words in PAPER_MODELS.items() if name.split("-")[0] == model.split("-")[0]), "—")
-        rows.append(("backbone", family, model, "size as in the paper" if model in PAPER_MODELS else "stand-in"))
+        family = next((words for name, words in PAPER_MODELS.items() if name in model.rpartition("/")[2]), "—")
+        rows.append(("backbone", family, model, VERDICTS.get(model, "stand-in")))
     return rows
 
 

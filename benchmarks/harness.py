@@ -64,7 +64,7 @@ def items(vocabulary: Vocabulary, count: int, notation: str = "A+L -> T", target
 def model(name: str, vocabulary: Vocabulary, context: int = 512) -> PreTrainedModel:
     """A model without dropout."""
     special = [vocabulary.special(token) for token in ("<pad>", "<bos>", "<eos>")]
-    return build(BackboneSpec(name, vocabulary.size, context, *special, dropout=0.0), seed=0)
+    return build(BackboneSpec(name, vocabulary.text_size, vocabulary.size, context, *special, dropout=0.0), seed=0)
 
 
 def synchronise() -> None:
@@ -94,7 +94,8 @@ class Rival:
         )
 
     def __call__(self) -> Any:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         if not (answer := self._process.stdout.readline()):

@@ -14,7 +14,7 @@ FAMILIES = ("opt-nano", "mamba-nano")
 
 def tiny(name: str, dropout: float = 0.0, seed: int = 0):
     ids = [VOCABULARY.special(special) for special in ("<pad>", "<bos>", "<eos>")]
-    return build(BackboneSpec(name, VOCABULARY.size, 128, *ids, dropout=dropout), seed).eval()
+    return build(BackboneSpec(name, VOCABULARY.text_size, VOCABULARY.size, 128, *ids, dropout=dropout), seed).eval()
 
 
 def prompts(lengths, seed: int = 0):

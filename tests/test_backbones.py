@@ -125,7 +125,8 @@ def test_structured_start_keeps_the_geometry_of_a_codebook():
     model = tiny("opt-nano")
     points = np.random.default_rng(0).standard_normal((40, 26)).astype(np.float32)
     before = model.get_input_embeddings().weight[:300].clone()
-    backbones.structured_start(model, {300: points}, seed=0)
+    backbones.start_at_sinusoids(model)
+    backbones.start_at_centroids(model, {300: points}, seed=0)
     table = model.get_input_embeddings().weight
     distances = [torch.cdist(x, x).flatten() for x in (torch.from_numpy(points), table[300:340].detach())]
     assert np.corrcoef(*(d.numpy() for d in distances))[0, 1] > 0.8

@@ -31,7 +31,7 @@ def corpus(seed: int = 0):
 
 def model(name="opt-nano", dropout=0.1):
     special = [VOCABULARY.special(s) for s in ("<pad>", "<bos>", "<eos>")]
-    return build(BackboneSpec(name, VOCABULARY.size, 64, *special, dropout=dropout), seed=0)
+    return build(BackboneSpec(name, VOCABULARY.text_size, VOCABULARY.size, 64, *special, dropout=dropout), seed=0)
 
 
 def fit(net, folder, settings=SETTINGS, **more):

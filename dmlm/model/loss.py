@@ -17,9 +17,7 @@ from dmlm.model.layout import Layout
 LOGITS = 1 << 24  # elements of a chunk of logits: 64 MiB in fp32
 
 
-def role_weights(
-    roles: torch.Tensor, layout: Layout, lambdas: torch.Tensor, items: int | None = None
-) -> torch.Tensor:
+def role_weights(roles: torch.Tensor, layout: Layout, lambdas: torch.Tensor, items: int | None = None) -> torch.Tensor:
     """Weight of each token, (T,): lambda_m / (B * N_m), with N_m the tokens of modality m in its own sequence.
 
     `roles` (T,) holds the modality index of each token, negative where a token is not scored; `lambdas` is (M,).
@@ -41,8 +39,7 @@ class _WeightedSurprise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, table, targets, weights):  # (S, D), (V, D), (S,), (S,)
         wanted = any(ctx.needs_input_grad)
-        grad_hidden = torch.empty_like(hidden) if wanted else None
-        grad_table = torch.zeros_like(table, dtype=torch.float32) if wanted else None
+        grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table, dtype=torch.float32)
         surprise = torch.empty(len(targets), device=hidden.device)
         cast = table.to(hidden.dtype)
         for part in torch.arange(len(targets)).split(max(1, LOGITS // len(table))):

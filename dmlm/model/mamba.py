@@ -6,6 +6,8 @@ own column of the scan.
 Shapes: T tokens, B sequences, L tokens of the longest, M width, D inner channels (2 M), N states, K taps of the convolution.
 """
 
+from typing import cast
+
 import torch
 from torch.nn.functional import embedding, linear, rms_norm, silu, softplus
 from torch.utils.checkpoint import checkpoint
@@ -55,6 +57,10 @@ def _selected(mixer: MambaMixer, u: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return softplus(linear(dt, mixer.dt_proj.weight).float() + mixer.dt_proj.bias.float()), B.float(), C.float()
 
 
+def _blocks(model: MambaForCausalLM) -> list[MambaBlock]:
+    return cast("list[MambaBlock]", list(model.backbone.layers))
+
+
 def _normed(norm: MambaRMSNorm, x: torch.Tensor) -> torch.Tensor:
     return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
@@ -72,7 +78,7 @@ def _block(block: MambaBlock, x: torch.Tensor, layout: Layout) -> torch.Tensor:
 def hidden_states(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, recompute: bool = False) -> torch.Tensor:
     """What the head reads, (T, M), for flat `ids` (T,). `recompute` trades time for memory (gradient checkpointing)."""
     x = embedding(ids, model.backbone.embeddings.weight)
-    for block in model.backbone.layers:
+    for block in _blocks(model):
         x = checkpoint(_block, block, x, layout, use_reentrant=False) if recompute else _block(block, x, layout)
     return _normed(model.backbone.norm_f, x)
 
@@ -85,8 +91,8 @@ class Cache:
         layers, width, taps = config.num_hidden_layers, config.intermediate_size, config.conv_kernel
         self.history = torch.zeros(layers, rows, taps - 1, width, dtype=table.dtype, device=table.device)
         self.state = torch.zeros(layers, rows, config.state_size, width, device=table.device)  # fp32
-        self.rates = [_decay_rate(block.mixer) for block in model.backbone.layers]
-        self.taps = [_taps(block.mixer) for block in model.backbone.layers]
+        self.rates = [_decay_rate(block.mixer) for block in _blocks(model)]
+        self.taps = [_taps(block.mixer) for block in _blocks(model)]
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows, in this order; a row may come several times."""
@@ -99,7 +105,7 @@ def extend(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, cache: Ca
     x = embedding(ids, model.backbone.embeddings.weight)
     present = layout.present().unsqueeze(-1)
     rows = torch.arange(layout.count, device=ids.device).unsqueeze(1)
-    for number, block in enumerate(model.backbone.layers):
+    for number, block in enumerate(_blocks(model)):
         mixer, history = block.mixer, cache.history[number]
         inner, gate = mixer.in_proj(_normed(block.norm, x)).chunk(2, -1)
         seen = torch.cat([history.transpose(0, 1), layout.side_by_side(inner)])  # (K - 1 + L, B, D)
@@ -107,9 +113,7 @@ def extend(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, cache: Ca
         cache.history[number] = seen[ends, rows]
         u = silu(_Convolution.apply(seen, *_taps(mixer))[history.shape[1] :])
         dt, B, C = _selected(mixer, u)
-        y, cache.state[number] = selective_scan(
-            u.float(), dt * present, cache.rates[number], B, C, cache.state[number]
-        )
+        y, cache.state[number] = selective_scan(u.float(), dt * present, cache.rates[number], B, C, cache.state[number])
         x = x + mixer.out_proj((layout.flat(y + mixer.D * u) * silu(gate)).to(gate.dtype))
     return _normed(model.backbone.norm_f, x[layout.last])
 
@@ -118,7 +122,7 @@ def extend(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, cache: Ca
 def step(model: MambaForCausalLM, ids: torch.Tensor, cache: Cache) -> torch.Tensor:
     """One token (B,) more for each row; returns what the head reads, (B, M)."""
     x = embedding(ids, model.backbone.embeddings.weight)
-    for number, block in enumerate(model.backbone.layers):
+    for number, block in enumerate(_blocks(model)):
         mixer = block.mixer
         inner, gate = mixer.in_proj(_normed(block.norm, x)).chunk(2, -1)
         seen = torch.cat([cache.history[number], inner.unsqueeze(1)], 1)  # (B, K, D)

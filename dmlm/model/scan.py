@@ -114,4 +114,3 @@ def chunked(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What `reference` computes, in chunks of time. No gradient flows through the state before or the last one."""
     return _Scan.apply(u, dt, A, B.contiguous(), C.contiguous(), start)
-

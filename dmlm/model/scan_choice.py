@@ -89,7 +89,7 @@ def _triton() -> Scan:
 def _mamba_ssm() -> Scan:
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    def run(u, dt, A, B, C, start=None):  # type: ignore[no-untyped-def]
+    def run(u, dt, A, B, C, start=None):
         if start is not None:  # its kernel begins at zero
             return scan.chunked(u, dt, A, B, C, start)
         u, dt, B, C = (value.permute(1, 2, 0).contiguous() for value in (u, dt, B, C))

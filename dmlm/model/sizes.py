@@ -22,11 +22,11 @@ NAMES = (*OPT, *MAMBA)
 
 
 def check_name(name: str) -> str:
-    """The name, if known.
+    """The name, if known: one of our sizes, or by its slash a pretrained model (see `dmlm.model.pretrained`).
 
     Raises:
         UserError: naming the nearest known backbone.
     """
-    if name not in NAMES:
+    if name not in NAMES and "/" not in name:
         raise UserError(f"There is no backbone {name!r}; {did_you_mean(name, NAMES)}.")
     return name

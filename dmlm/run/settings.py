@@ -46,6 +46,9 @@ class Execution(BaseModel):
     recompute: bool = Field(default=False, description="keep only layer inputs for the backward pass: less memory")
 
 
+PLAIN = Execution()
+
+
 class DecodeSettings(BaseModel):
     """How a transcript is written. Every field changes the result."""
 

@@ -19,7 +19,7 @@ from dmlm.model.loss import modality_loss
 from dmlm.run import checkpoint
 from dmlm.run.checkpoint import TrainState
 from dmlm.run.peers import Peers
-from dmlm.run.settings import Execution, TrainSettings
+from dmlm.run.settings import PLAIN, Execution, TrainSettings
 from dmlm.sequence.batches import Batch, collate, mask_prompt, micro_batches, stream
 from dmlm.sequence.template import ROLES, Packed
 from dmlm.workers import orphaned
@@ -84,7 +84,7 @@ def train(
     folder: Path,
     pad_id: int,
     device: torch.device,
-    execution: Execution = Execution(),
+    execution: Execution = PLAIN,
     checkpoint_every_s: float = 60.0,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TrainReport:
@@ -110,7 +110,7 @@ def train(
     objective = _Objective(model, settings, execution, device, peers)
     lengths = np.array([len(item) for item in draws[0]])
     batches = stream(lengths, settings.batch_size, seed, start=report.steps)
-    log = _LogFile(folder / "train.jsonl", report.steps) if peers.first else nullcontext()
+    log = _LogFile(folder / "train.jsonl", report.steps, settings.steps) if peers.first else nullcontext()
     started = saved = time.monotonic()
     spent_before = report.train_s
 
@@ -200,7 +200,9 @@ class _Objective:
     def _autocast(self) -> AbstractContextManager:
         if self.settings.precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[self.settings.precision]))
+        return torch.autocast(
+            self.device.type, getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[self.settings.precision])
+        )
 
 
 def _decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
@@ -237,12 +239,12 @@ def _restore(
 
 
 class _LogFile:
-    """`train.jsonl`, one line every ten steps; lines after the step resumed from are cut first."""
+    """`train.jsonl`, a line every ten steps and for the last; lines after the step resumed from are cut first."""
 
     EVERY = 10
 
-    def __init__(self, path: Path, from_step: int) -> None:
-        kept = []
+    def __init__(self, path: Path, from_step: int, steps: int) -> None:
+        self._steps, kept = steps, []
         if path.is_file():
             for line in path.read_text().splitlines():
                 try:
@@ -261,7 +263,7 @@ class _LogFile:
         self._file.close()
 
     def write(self, step: int, outcome: _Outcome, lr: float, elapsed_s: float) -> None:
-        if step % self.EVERY == 0:
+        if step % self.EVERY == 0 or step == self._steps:
             line = {
                 "step": step,
                 "loss": round(outcome.loss, 5),

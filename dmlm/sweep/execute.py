@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from dmlm import places
 from dmlm.corpus.noise import TOLERANCE_DB, generator
 from dmlm.errors import UserError
-from dmlm.model import backbones, scan_choice
-from dmlm.model.sizes import MAMBA
+from dmlm.model import backbones, pretrained, scan_choice
+from dmlm.model.pretrained import family_of
 from dmlm.run import checkpoint
 from dmlm.run.evaluate import Reading, score, transcribe
 from dmlm.run.train import TrainReport, train
@@ -25,11 +25,11 @@ from dmlm.score.perceptual import matched_derangement
 from dmlm.score.wer import normalise
 from dmlm.sequence.batches import check_context
 from dmlm.sequence.template import Packed, pack
+from dmlm.sweep.card import write_card
 from dmlm.sweep.grid import Grid
 from dmlm.sweep.materials import Materials
 from dmlm.sweep.trial import Evaluation, Trial
 from dmlm.tokens.tokenizer import Tokenizer
-
 
 TOGETHER = 8  # conditions
 
@@ -62,6 +62,7 @@ def train_cell(trial: Trial, grid: Grid, materials: Materials, checkpoint_every_
     check_context(draws[0], names, grid.model.context, cell.template.notation)
     spec = backbones.BackboneSpec(
         cell.backbone,
+        vocabulary.text_size,
         vocabulary.size,
         grid.model.context,
         pad_id=vocabulary.special("<pad>"),
@@ -71,9 +72,11 @@ def train_cell(trial: Trial, grid: Grid, materials: Materials, checkpoint_every_
     )
     model = backbones.build(spec, cell.seed)
     if grid.model.start == "structured":
+        if not pretrained.is_named(cell.backbone):
+            backbones.start_at_sinusoids(model)  # first: centroids change the spread of the embeddings
         encoders = {letter: materials.sources[letter].encoder for letter in cell.template.letters}
         books = {k: e.codebook for k, e in encoders.items() if isinstance(e, Tokenizer) and e.codebook}
-        backbones.structured_start(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
+        backbones.start_at_centroids(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
     places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
     pad = vocabulary.special("<pad>")
     report = train(model, draws, cell.train, cell.seed, trial.folder, pad, device(), grid.execution, checkpoint_every_s)
@@ -102,7 +105,7 @@ def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: 
         else f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "precision": trial.cell.train.precision,
-        "scan": scan_choice.chosen(device().type)[0] if trial.cell.backbone in MAMBA else None,
+        "scan": scan_choice.chosen(device().type)[0] if family_of(trial.cell.backbone) == "mamba" else None,
     }
     places.write_text(trial.folder / "result.json", json.dumps(result, indent=1) + "\n")
 
@@ -132,6 +135,7 @@ def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], grid: Grid,
             hypotheses = [normalise(text) for text in written[number * len(items) : (number + 1) * len(items)]]
             folder = trial.folder / "evals" / evaluation.folder_name(grid)
             _write_scores(folder, score(utterances, hypotheses, levels), evaluation.spec(grid), spent)
+        write_card(trial, grid, materials.corpus.label, reading.vocabulary.text_size, dict(reading.vocabulary.sizes))
 
 
 def _inputs(

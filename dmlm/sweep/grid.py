@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from dmlm import recipes
 from dmlm.corpus.noise import NoiseSettings
 from dmlm.errors import UserError, did_you_mean
+from dmlm.model import pretrained
 from dmlm.model.sizes import check_name
 from dmlm.run.settings import DecodeSettings, Execution, TrainSettings
 from dmlm.sequence.template import Template
@@ -57,9 +58,10 @@ class TokenizerChoice(Section):
 
 
 class TextSettings(Section):
-    """The BPE vocabulary, learned on the transcripts of the training split."""
+    """The BPE vocabulary: learned on the transcripts of the training split, or that of a pretrained model."""
 
     vocab_size: int = Field(default=400, ge=256)
+    tokenizer: str | None = None  # a folder or Hub id; the backbones that start from pretrained weights need theirs
 
 
 class LevelChoice(Section):
@@ -103,7 +105,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        family = "OPT" if self.backbone.startswith("opt") else "Mamba"
+        family = {"opt": "OPT", "mamba": "Mamba"}[pretrained.family_of(self.backbone)]
         return f"{family} {self.template.notation.removesuffix(' -> T')}" + (f" seed {self.seed}" if self.seed else "")
 
 
@@ -132,6 +134,10 @@ class Grid(Section):
                     raise UserError(
                         f"Grid {self.name}: template {cell.template.notation!r} needs modality {letter}, but `tokenizers` names none for {letter}."
                     )
+            if pretrained.is_named(cell.backbone) and not self.text.tokenizer:
+                raise UserError(
+                    f"Grid {self.name}: backbone {cell.backbone!r} is pretrained and reads its own text tokens; set text.tokenizer to it."
+                )
         permuting = any(set(cell.template.letters) - set(Template.parse(self.baseline).letters) for cell in self.cells)
         for level in self.perceptual.snr_db if permuting else ():
             if level not in self.snr_db.test:

@@ -12,7 +12,8 @@ from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.manifest import Corpus, read_corpus
 from dmlm.corpus.noise import NoiseBank
 from dmlm.errors import UserError, did_you_mean
-from dmlm.sweep.grid import CorpusChoice, Grid, validated
+from dmlm.model import pretrained
+from dmlm.sweep.grid import CorpusChoice, Grid, TextSettings, validated
 from dmlm.sweep.identity import identity
 from dmlm.tokens.shards import TokenSource
 from dmlm.tokens.tokenizer import Tokenizer
@@ -98,16 +99,20 @@ def open_bank(grid: Grid) -> tuple[Path, NoiseBank]:
     return folder, NoiseBank.open(folder, grid.noise.kinds)
 
 
-def text_path(corpus: Corpus, size: int) -> Path:
+def text_path(corpus: Corpus, settings: TextSettings) -> Path:
     """Where the BPE vocabulary of a corpus is kept."""
-    return places.home() / "tokens" / corpus.label / f"text-bpe{size}.json"
+    name = pretrained.digest(settings.tokenizer)[:8] if settings.tokenizer else f"bpe{settings.vocab_size}"
+    return places.home() / "tokens" / corpus.label / f"text-{name}.json"
 
 
-def open_text(corpus: Corpus, size: int) -> TextVocabulary:
-    """The BPE vocabulary of a corpus, learned on its training transcripts on first use."""
-    path = text_path(corpus, size)
+def open_text(corpus: Corpus, settings: TextSettings) -> TextVocabulary:
+    """The BPE vocabulary of a corpus: learned on its training transcripts on first use, or a pretrained model's."""
+    path = text_path(corpus, settings)
     if not path.is_file():
-        TextVocabulary.learn((u.text for u in corpus.split("train")), size).save(path)
+        if settings.tokenizer:
+            TextVocabulary.of_model(pretrained.folder(settings.tokenizer)).save(path)
+        else:
+            TextVocabulary.learn((u.text for u in corpus.split("train")), settings.vocab_size).save(path)
     return TextVocabulary.load(path)
 
 
@@ -137,6 +142,8 @@ def check(grid: Grid) -> None:
         UserError: one sentence.
     """
     corpus_folder(grid.corpus)
+    for name in {cell.backbone for cell in grid.cells if pretrained.is_named(cell.backbone)}:
+        pretrained.digest(name)
     for letter, choice in grid.tokenizers.items():
         TokenSource.check(letter, choice.recipe, choice.settings)
     if grid.noise.set != "builtin":
@@ -158,7 +165,7 @@ def prepare(grid: Grid, say: Callable[[str], None], letters: Iterable[str] | Non
                 source.prepare(split, condition)
     names = ", ".join(f"{letter} {source.name}" for letter, source in sources.items())
     say(f"tokens   {places.home() / 'tokens' / corpus.label}  ({names})")
-    return Materials(corpus, sources, open_text(corpus, grid.text.vocab_size), train, test)
+    return Materials(corpus, sources, open_text(corpus, grid.text), train, test)
 
 
 def look(grid: Grid) -> Materials | None:
@@ -168,7 +175,7 @@ def look(grid: Grid) -> Materials | None:
     if not (folder / "corpus.json").is_file() or (grid.noise.set == "builtin" and not bank.is_file()):
         return None
     corpus = read_corpus(folder)
-    if not text_path(corpus, grid.text.vocab_size).is_file():
+    if not text_path(corpus, grid.text).is_file():
         return None
     train, test = conditions(grid, max(cell.train.draws for cell in grid.cells))
     sources = sources_of(grid, corpus, grid.letters(), train[0])
@@ -176,4 +183,4 @@ def look(grid: Grid) -> Materials | None:
         return None
     for source in sources.values():
         source.ready()
-    return Materials(corpus, sources, open_text(corpus, grid.text.vocab_size), train, test)
+    return Materials(corpus, sources, open_text(corpus, grid.text), train, test)

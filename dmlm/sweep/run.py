@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from dmlm import places, workers
 from dmlm.errors import UserError
-from dmlm.model.sizes import MAMBA
+from dmlm.model.pretrained import family_of
 from dmlm.score.wer import NORMALISER
 from dmlm.sweep.grid import Cell, Grid
 from dmlm.sweep.materials import Materials, prepare
@@ -104,7 +104,7 @@ def run_trials(
 
 def _effort(cell: Cell) -> float:
     """Rough cost of a training, for the order of work only; a step of Mamba costs about two of OPT on a CPU."""
-    step = cell.train.batch_size * len(cell.template.letters) * (2 if cell.backbone in MAMBA else 1)
+    step = cell.train.batch_size * len(cell.template.letters) * (2 if family_of(cell.backbone) == "mamba" else 1)
     return cell.train.steps * step
 
 

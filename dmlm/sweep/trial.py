@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmlm.corpus.condition import Condition
+from dmlm.model import pretrained
 from dmlm.model.sizes import MAMBA, OPT
 from dmlm.sequence.template import Template
 from dmlm.sweep.grid import Cell, Grid
@@ -64,7 +65,8 @@ def training_spec(
     conditions: list[Condition],
 ) -> dict[str, Any]:
     """Everything that decides the trained weights."""
-    sizes = {**OPT, **MAMBA}
+    named = pretrained.is_named(cell.backbone)
+    size = {"weights": pretrained.digest(cell.backbone)} if named else (OPT | MAMBA)[cell.backbone]
     return {
         "schema": SCHEMA,
         "corpus": corpus_digest,
@@ -72,7 +74,7 @@ def training_spec(
         "tokenizers": {letter: fingerprints[letter] for letter in cell.template.letters},
         "noise": [condition.key for condition in conditions] if "A" in cell.template.letters else [],
         "template": cell.template.notation,
-        "backbone": {"name": cell.backbone, **sizes[cell.backbone]},
+        "backbone": {"name": cell.backbone, **size},
         "model": grid.model.model_dump(),
         "seed": cell.seed,
         "train": cell.train.model_dump(),
@@ -82,7 +84,7 @@ def training_spec(
 def trial_folder(runs: Path, cell: Cell, spec: dict[str, Any]) -> Path:
     """`trials/opt-tiny_A+L_seed0-1a2b3c4d5e6f`"""
     notation = cell.template.notation.removesuffix(" -> T").replace("(", "-").replace(")", "").replace(",", "-")
-    return runs / "trials" / f"{cell.backbone}_{notation}_seed{cell.seed}-{identity(spec)}"
+    return runs / "trials" / f"{Path(cell.backbone).name}_{notation}_seed{cell.seed}-{identity(spec)}"
 
 
 def evaluations_of(cell: Cell, grid: Grid, test: dict[float, Condition]) -> tuple[Evaluation, ...]:

@@ -38,6 +38,13 @@ class TextVocabulary:
         return cls(bpe)
 
     @classmethod
+    def of_model(cls, folder: Path) -> "TextVocabulary":
+        """The tokenizer of a pretrained model, without the special tokens that it adds to a text."""
+        from transformers import AutoTokenizer
+
+        return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer)
+
+    @classmethod
     def load(cls, path: Path) -> "TextVocabulary":
         return cls(hf_tokenizers.Tokenizer.from_file(str(path)))
 
@@ -54,7 +61,7 @@ class TextVocabulary:
 
     def encode(self, text: str) -> np.ndarray:
         """IDs (N,) int32 of a string, in `[0, size)`."""
-        return np.asarray(self._bpe.encode(text).ids, dtype=np.int32)
+        return np.asarray(self._bpe.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._bpe.decode(list(ids)).strip()

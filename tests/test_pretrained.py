@@ -1,0 +1,123 @@
+"""Pretrained weights in, extended, trained, and out again, readable by plain transformers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import PreTrainedTokenizerFast as FastTokenizer
+
+import tokenizers as hf_tokenizers
+from dmlm.errors import UserError
+from dmlm.model import pretrained
+from dmlm.model.backbones import BackboneSpec, build
+from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = 300
+VOCABULARY = Vocabulary(TEXT, {"A": 40})
+
+
+def stock(family):
+    torch.manual_seed(0)
+    if family == "opt":
+        size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 128}
+        return OPTForCausalLM(OPTConfig(vocab_size=304, **size, word_embed_proj_dim=64, max_position_embeddings=512))
+    return MambaForCausalLM(MambaConfig(vocab_size=304, hidden_size=64, num_hidden_layers=2, state_size=8))
+
+
+@pytest.fixture(scope="module", params=["opt", "mamba"])
+def folder(request, tmp_path_factory):
+    """A published model, as the Hub has them: weights, configuration, tokenizer."""
+    path = tmp_path_factory.mktemp("published") / request.param
+    stock(request.param).save_pretrained(path)
+    bpe = hf_tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe.train_from_iterator(
+        ["x plus y equals two"] * 9,
+        trainers.BpeTrainer(vocab_size=TEXT, initial_alphabet=alphabet, show_progress=False),
+    )
+    FastTokenizer(tokenizer_object=bpe).save_pretrained(path)
+    return path
+
+
+def extended(folder, context=128, seed=0):
+    ids = [VOCABULARY.special(token) for token in ("<pad>", "<bos>", "<eos>")]
+    return build(BackboneSpec(str(folder), TEXT, VOCABULARY.size, context, *ids, dropout=0.0), seed).eval()
+
+
+def test_text_keeps_what_it_learned_and_new_rows_lie_among_it(folder):
+    old, new = AutoModelForCausalLM.from_pretrained(folder), extended(folder)
+    before, table = (m.get_input_embeddings().weight.detach() for m in (old, new))
+    assert table.shape == (VOCABULARY.size, 64)
+    assert torch.equal(table[:TEXT], before[:TEXT])
+    fresh, known = table[TEXT:], before[:TEXT]
+    assert (fresh.mean(0) - known.mean(0)).abs().max() < 5 * known.std(0).max() / len(fresh) ** 0.5
+    assert 0.9 < (fresh.std() / known.std()).item() < 1.1
+    assert torch.equal(table, extended(folder).get_input_embeddings().weight)
+    assert not torch.equal(table[TEXT:], extended(folder, seed=1).get_input_embeddings().weight[TEXT:])
+    assert new.get_output_embeddings().weight is new.get_input_embeddings().weight
+    ids = torch.randint(0, TEXT, (1, 9))
+    torch.testing.assert_close(new(ids).logits[..., :TEXT], old.eval()(ids).logits[..., :TEXT])
+
+
+def test_a_saved_model_is_read_by_plain_transformers(folder, tmp_path):
+    model = extended(folder)
+    model.save_pretrained(tmp_path)
+    again, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert again.config.eos_token_id == VOCABULARY.special("<eos>")
+    ids = torch.randint(0, VOCABULARY.size, (1, 9))
+    assert torch.equal(again.eval()(ids).logits, model(ids).logits)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_a_grid_starts_from_pretrained_weights(folder, tmp_path):
+    """From the published folder to a model with its card: corpus, tokens, training, scores."""
+    home = tmp_path / "home"
+    command = [sys.executable, str(ROOT / "sweeps" / "run_grid.py"), "--grid", "smoke", f"text.tokenizer={folder}"]
+    command += [f"cells=[{{backbone: {folder}, template: A -> T}}]", "train.steps=3", "snr_db.test=[clean]"]
+    command += ["tokenizers={A: {recipe: audio_mfcc, settings: {clusters: 64}}}", "snr_db.train=[clean]"]
+    done = subprocess.run(command, env={**os.environ, "DMLM_HOME": str(home)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (trial,) = (home / "runs" / "trials").iterdir()
+    model = AutoModelForCausalLM.from_pretrained(trial / "model")
+    spec = json.loads((trial / "model" / "trial.json").read_text())
+    assert spec["backbone"] == {"name": str(folder), "weights": pretrained.digest(str(folder))}
+    text = TextVocabulary.load(trial / "model" / "text.json")
+    assert model.get_input_embeddings().weight.shape[0] == text.size + 64 + 8
+    wer = json.loads(next(trial.glob("evals/clean-*/result.json")).read_text())["wer"]
+    assert f"| clean | {100 * wer:.1f} | 16 |" in (trial / "model" / "README.md").read_text()
+
+
+def test_text_of_a_pretrained_tokenizer_survives(folder):
+    text = TextVocabulary.of_model(folder)
+    assert 256 < text.size < TEXT  # few words give few merges
+    assert text.decode(text.encode("x plus seven")) == "x plus seven"
+    assert text.encode("").dtype == np.int32
+
+
+def test_what_cannot_be_started_from_is_refused_in_a_sentence(folder, tmp_path):
+    for name, words in (
+        (f"{tmp_path}/nowhere", "there is no such folder"),
+        ("nobody/opt-of-nobody", "not on this machine; download it once"),
+        (str(tmp_path), "has no config.json"),
+    ):
+        with pytest.raises(UserError, match=words):
+            pretrained.digest(name)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="type 'bert'; this suite knows opt and mamba"):
+        pretrained.folder(str(tmp_path))
+    with pytest.raises(UserError, match="knows 304 text tokens, the text vocabulary has 900"):
+        build(BackboneSpec(str(folder), 900, 1000, 64, 997, 998, 999), 0)
+    if folder.name == "opt":
+        with pytest.raises(UserError, match="has a context of 512 tokens"):
+            extended(folder, context=600)
