@@ -171,3 +171,11 @@ def test_a_missing_media_file_is_named(finished, home):
     assert result.returncode == 2
     assert "test-00003.mp4" in result.stderr
     assert "line " in result.stderr
+
+
+def test_two_processes_share_a_training(tmp_path):
+    result = run_grid(tmp_path, *ONE, "train.steps=6", "execution.data_parallel=2", "snr_db.test=[clean]")
+    assert result.returncode == 0, result.stderr[-2000:]
+    (trial,) = (tmp_path / "runs" / "trials").iterdir()
+    assert json.loads((trial / "result.json").read_text())["steps"] == 6
+    assert len(list((trial / "evals").glob("clean-*/result.json"))) == 1

@@ -1,9 +1,13 @@
 """The training loop: it learns, it resumes exactly, and it survives what happens to files."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +16,12 @@ import torch
 from dmlm.errors import UserError
 from dmlm.model.backbones import BackboneSpec, build
 from dmlm.run import checkpoint
-from dmlm.run.settings import TrainSettings
+from dmlm.run.settings import Execution, TrainSettings
 from dmlm.run.train import Interrupted, learning_rate, train
 from dmlm.sequence.template import Template, pack
 from dmlm.tokens.vocabulary import Vocabulary
 
+ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = Vocabulary(256, {"A": 12})
 SETTINGS = TrainSettings(steps=24, batch_size=8, lr=3e-3, warmup_steps=4, draws=2)
 
@@ -121,3 +126,54 @@ def test_the_learning_rate_warms_up_and_decays():
     assert max(rates) == rates[9] == pytest.approx(1.0)
     assert all(a >= b for a, b in pairwise(rates[9:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+import torch
+from tests.test_train import SETTINGS, fit, model, weights
+from dmlm.run.peers import Peers
+losses = []
+net = model(sys.argv[2], dropout=0.0)
+fit(net, Path(sys.argv[1]), SETTINGS.model_copy(update={"batch_size": 7}), on_step=lambda step, loss: losses.append(loss))
+if Peers.join().first:
+    print(json.dumps({"losses": losses, "weights": weights(net).double().sum().item()}))
+"""
+
+
+def test_two_processes_train_the_model_that_one_trains(tmp_path):
+    """Batches of 7: the last of an epoch has 5 items, so the shares differ."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    outcomes = []
+    for number, launch in enumerate(([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
+        command = [sys.executable, *launch, str(program), str(tmp_path / str(number)), "opt-nano"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        outcomes.append(json.loads(done.stdout))
+        assert len((tmp_path / str(number) / "train.jsonl").read_text().splitlines()) == 3
+    one, two = outcomes
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
+
+
+def test_a_batch_in_parts_trains_the_same_model(tmp_path):
+    whole, parts = model(dropout=0.0), model(dropout=0.0)
+    losses: list[list[float]] = [[], []]
+    fit(whole, tmp_path / "whole", on_step=lambda step, loss: losses[0].append(loss))
+    execution = Execution(micro_tokens=25, recompute=True)
+    fit(parts, tmp_path / "parts", execution=execution, on_step=lambda step, loss: losses[1].append(loss))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["opt-nano", "mamba-nano"])
+def test_half_precision_learns_too(name, tmp_path):
+    seen = []
+    settings = SETTINGS.model_copy(update={"steps": 60, "precision": "bf16", "dropout": 0.0})
+    net = model(name, dropout=0.0)
+    fit(net, tmp_path, settings, on_step=lambda step, loss: seen.append(loss))
+    assert np.mean(seen[-10:]) < 0.7 * np.mean(seen[:5])
+    assert {p.dtype for p in net.parameters()} == {torch.float32}

@@ -20,6 +20,7 @@ from dmlm.model import backbones, pretrained, scan_choice
 from dmlm.model.pretrained import family_of
 from dmlm.run import checkpoint
 from dmlm.run.evaluate import Reading, score, transcribe
+from dmlm.run.peers import Peers
 from dmlm.run.train import TrainReport, train
 from dmlm.score.perceptual import matched_derangement
 from dmlm.score.wer import normalise
@@ -37,7 +38,11 @@ TOGETHER = 8  # conditions
 def device() -> torch.device:
     """CUDA where there is one, else one thread of the CPU: a trial has a core, and sums in one order."""
     torch.set_num_threads(1)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(own)
+    return own
 
 
 def packed_draws(trial: Trial, materials: Materials, split: str = "train") -> list[list[Packed]]:
@@ -77,14 +82,17 @@ def train_cell(trial: Trial, grid: Grid, materials: Materials, checkpoint_every_
         encoders = {letter: materials.sources[letter].encoder for letter in cell.template.letters}
         books = {k: e.codebook for k, e in encoders.items() if isinstance(e, Tokenizer) and e.codebook}
         backbones.start_at_centroids(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
-    places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
+    peers = Peers.join()
+    if peers.first:
+        places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
     pad = vocabulary.special("<pad>")
     report = train(model, draws, cell.train, cell.seed, trial.folder, pad, device(), grid.execution, checkpoint_every_s)
-    _keep(model, trial, report, materials, grid)
-    checkpoint.clear(trial.folder / "checkpoints")
+    if peers.first:
+        _keep(model, trial, report, materials)
+        checkpoint.clear(trial.folder / "checkpoints")
 
 
-def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: Materials, grid: Grid) -> None:
+def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: Materials) -> None:
     """Model folder in Hugging Face's form, moved into place whole; then the result."""
     aside = trial.folder / ".model.part"
     shutil.rmtree(aside, ignore_errors=True)

@@ -117,16 +117,59 @@ def _run_one(job: tuple[str, int, float]) -> None:
     """One trial, in a process of its own; it finds everything by name."""
     from dmlm.sweep.execute import evaluate_conditions, train_cell  # torch is loaded only in the worker
 
-    text, number, checkpoint_every_s = job
-    grid = Grid.model_validate_json(text)
-    cell = grid.cells[number]
-    materials = prepare(grid, lambda line: None, cell.template.letters)
-    (trial,) = plan(grid, materials, [cell])
+    grid, trial, materials = _opened(job)
     trial.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(trial.folder / ".lock", timeout=LOCK_S):
             if not done(trial.folder):
-                train_cell(trial, grid, materials, checkpoint_every_s)
+                if grid.execution.data_parallel > 1:
+                    _train_together(job, grid.execution.data_parallel)
+                else:
+                    train_cell(trial, grid, materials, job[2])
             evaluate_conditions(trial, pending(trial, grid), grid, materials)
     except Timeout:
         raise UserError(f"{trial.folder} is being worked on by another process; wait for it, or stop it.") from None
+
+
+def _train_together(job: tuple[str, int, float], processes: int) -> None:
+    """The training of a trial in several processes, as `torchrun` would start them."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, _train_share)(job)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        message = failure.message.get("message", "") if isinstance(failure.message, dict) else failure.message
+        raise UserError(f"Process {rank} of a data-parallel training failed: {message}") from None
+
+
+def _train_share(job: tuple[str, int, float]) -> None:
+    """What each of those processes does; the first writes the files."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from dmlm.sweep.execute import train_cell
+
+    def train() -> None:
+        grid, trial, materials = _opened(job)
+        train_cell(trial, grid, materials, job[2])
+
+    record(train)()
+
+
+def _opened(job: tuple[str, int, float]) -> tuple[Grid, Trial, Materials]:
+    """The grid, trial and materials that a job names."""
+    grid = Grid.model_validate_json(job[0])
+    cell = grid.cells[job[1]]
+    materials = prepare(grid, lambda line: None, cell.template.letters)
+    (trial,) = plan(grid, materials, [cell])
+    return grid, trial, materials

@@ -1,0 +1,57 @@
+"""docs/performance.md from docs/results/performance.json and length.csv.
+
+python benchmarks/report.py
+"""
+
+import csv
+import json
+
+from harness import RESULTS, ROOT
+
+PAGE = ROOT / "docs" / "performance.md"
+HEAD = """# Performance
+
+Made by `python benchmarks/report.py` from [results/performance.json](results/performance.json). Every line was measured
+by one command of `benchmarks/`, both sides taking turns in one run, in processes of their own, medians of at least 5
+rounds (memory: one). `ratio` says how many times better ours is. Speeds on shared cores vary by a factor of two from
+run to run; ratios vary less.
+
+| what | ours | theirs | unit | ratio | wanted | machine |
+|---|---|---|---|---|---|---|
+"""
+LENGTH = """
+## Transformer against Mamba, over length
+
+Equal parameters (embeddings aside), both through this project's own paths, `python benchmarks/length.py`.
+
+![Speed and memory over length](results/length.png)
+
+| model | tokens | training, tokens/s | decoding, ms/token | cache of a row, MiB |
+|---|---|---|---|---|
+"""
+
+
+def number(value: float | None) -> str:
+    """Four digits, or a dash for what was not measured."""
+    return "–" if value is None else f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"
+
+
+def main() -> None:
+    """Write the page; the text below the last table is kept."""
+    page = HEAD
+    for row in json.loads(RESULTS.read_text()):
+        wanted = "" if row["at_least"] is None else f"{row['at_least']:g}"
+        ratio = "–" if row["ratio"] is None else f"**{row['ratio']:.2f}**"
+        cells = row["name"], number(row["ours"]), number(row["theirs"]), row["unit"], ratio, wanted, row["machine"]
+        page += f"| {' | '.join(cells)} |\n"
+    page += LENGTH
+    with (ROOT / "docs" / "results" / "length.csv").open() as file:
+        for row in csv.DictReader(file):
+            cells = row["model"], f"{int(row['length']):,}", row["train_tokens_per_s"]
+            page += f"| {' | '.join((*cells, row['decode_ms_per_token'], row['cache_mib_per_row']))} |\n"
+    notes = ROOT / "docs" / "performance-notes.md"
+    PAGE.write_text(page + "\n" + notes.read_text() if notes.is_file() else page)
+
+
+if __name__ == "__main__":
+    main()
