@@ -77,3 +77,18 @@ def test_a_weight_of_zero_takes_a_modality_out():
     ids, roles, layout = batch()
     _, sums = modality_loss(tiny("opt-nano"), ids, roles, layout, torch.tensor([0.0, 0.5, 0.5, 0.5, 0.5]))
     assert sums[1].tolist() == [0, 0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_loses_no_small_weights(kind):
+    """A long batch: weights of 1e-6 and probabilities of 1e-3 would vanish in fp16 when multiplied."""
+    model = tiny("opt-nano")
+    ids, roles, layout = batch()
+    exact, half = [], []
+    for gradients, kinds in ((exact, None), (half, kind)):
+        model.zero_grad()
+        with torch.autocast("cpu", kinds or torch.bfloat16, enabled=kinds is not None):
+            loss, _ = modality_loss(model, ids, roles, layout, LAMBDAS, items=10**6)
+        loss.mul(1024.0).backward()  # as a gradient scaler does
+        gradients.append(model.get_input_embeddings().weight.grad.clone())
+    assert (half[0] - exact[0]).norm() < 0.05 * exact[0].norm()

@@ -39,7 +39,9 @@ class _WeightedSurprise(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, table, targets, weights):  # (S, D), (V, D), (S,), (S,)
         wanted = any(ctx.needs_input_grad)
-        grad_hidden, grad_table = torch.empty_like(hidden), torch.zeros_like(table, dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
+        grad_table = torch.zeros_like(table, dtype=torch.float32)
+        largest = weights.max() if len(weights) else weights.sum()  # taken out, or small weights vanish in half precision
         surprise = torch.empty(len(targets), device=hidden.device)
         cast = table.to(hidden.dtype)
         for part in torch.arange(len(targets)).split(max(1, LOGITS // len(table))):
@@ -50,10 +52,10 @@ class _WeightedSurprise(torch.autograd.Function):
             if wanted:
                 slope = logits.sub_(log_sum).exp_()  # the probabilities; minus one at the target it is dL/dlogits
                 slope.scatter_add_(1, chosen, slope.new_full(chosen.shape, -1.0))
-                slope = slope.mul_(weights[here].unsqueeze(1)).to(hidden.dtype)
-                torch.mm(slope, cast, out=grad_hidden[here])
+                slope = slope.mul_((weights[here] / largest).unsqueeze(1)).to(hidden.dtype)
+                grad_hidden[here] = slope @ cast
                 grad_table += slope.t() @ hidden[here]
-        ctx.save_for_backward(grad_hidden, grad_table)
+        ctx.save_for_backward(grad_hidden.mul_(largest), grad_table.mul_(largest))
         ctx.mark_non_differentiable(surprise)
         return (weights * surprise).sum(), surprise
 
