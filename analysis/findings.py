@@ -16,6 +16,7 @@ from dmlm.tokens.vocabulary import MODALITIES
 ORDER = 0
 NAME = "findings"
 LOUD_DB = 0.0  # loud noise is this SNR and below
+UNTRAINED = 1.0  # WER
 
 
 def _at(snr_db: float) -> str:
@@ -37,7 +38,10 @@ def _rise(results: GridResults, arm: Arm) -> str:
         return "not measured under two conditions yet"
     (easy, low), (hard, high) = measured[0], measured[-1]
     verb = "rises" if high > low else "goes"
-    return f"WER {verb} from {percent(low)} % {_at(easy)} to {percent(high)} % {_at(hard)}"
+    said = f"WER {verb} from {percent(low)} % {_at(easy)} to {percent(high)} % {_at(hard)}"
+    if low >= UNTRAINED:
+        said += ", more than writing nothing would give: it has not learned to transcribe, so read no effect into it"
+    return said
 
 
 def _gain(results: GridResults, arm: Arm) -> str:

@@ -77,7 +77,8 @@ def draw(rows: list[dict[str, object]]) -> None:
         for name in dict.fromkeys(row["model"] for row in rows):
             own = [row for row in rows if row["model"] == name]
             axis.plot([row["length"] for row in own], [row[column] for row in own], marker="o", label=name)
-        axis.set(title=title, xlabel="tokens", xscale="log", yscale="log")
+        axis.set(title=title, xlabel="tokens", xscale="log")
+        axis.set(yscale="log") if column.startswith("cache") else axis.set_ylim(bottom=0)
         axis.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS], rotation=45)
         axis.minorticks_off()
         axis.grid(alpha=0.3)

@@ -15,21 +15,20 @@ from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss
 from dmlm.sequence.template import ROLES
 
-BATCH = 1
 SIDES = {"theirs": "transformers without kernels", "mambapy": "transformers with mambapy"}
 
 
 def contestant(side: str, case: str):
     """A function that does one step and returns its seconds."""
-    name, length = case.split()
+    name, batch, length = case.split()[0], *map(int, case.split()[1:])
     net = model(name, VOCABULARY).to(device()).train()
     net.config.use_mambapy = side == "mambapy"
     for layer in net.backbone.layers:
         layer.mixer.use_mambapy = side == "mambapy"
-    ids = torch.randint(0, VOCABULARY.text_size, (BATCH, int(length)), device=device())
+    ids = torch.randint(0, VOCABULARY.text_size, (batch, length), device=device())
     roles = torch.full_like(ids, ROLES.index("T"))
     roles[:, 0] = -1
-    layout, lambdas = Layout([int(length)] * BATCH, device()), torch.ones(len(ROLES), device=device())
+    layout, lambdas = Layout([length] * batch, device()), torch.ones(len(ROLES), device=device())
 
     def ours() -> None:
         modality_loss(net, ids.flatten(), roles.flatten(), layout, lambdas)[0].backward()
@@ -46,12 +45,12 @@ def contestant(side: str, case: str):
 
 def main() -> None:
     """Measure the cases named, or the default."""
-    for case in sys.argv[1:] or ["mamba-tiny 128", "mamba-tiny 512", "mamba-tiny 2048"]:
-        name, length = case.split()
+    for case in sys.argv[1:] or ["mamba-tiny 4 128", "mamba-tiny 4 512", "mamba-tiny 1 2048"]:
+        name, batch, length = case.split()
         for rival, what in SIDES.items():
             ours, theirs = alternate(__file__, case, ("ours", rival), rounds=5)
             target = 20.0 if rival == "theirs" else None
-            title = f"{name} training step, {BATCH} x {length} tokens, against {what}"
+            title = f"{name} training step, {batch} x {length} tokens, against {what}"
             record([row(title, ours, theirs, "s", target)])
 
 

@@ -101,6 +101,13 @@ def test_seeds_are_averaged_and_their_spread_is_told(tmp_path):
     assert (point.runs, point.asked) == (2, 2)
 
 
+def test_a_model_worse_than_silence_is_not_read_as_a_finding(tmp_path):
+    folder = write_grid(tmp_path, levels=(0.0, -10.0), utterances=5, speaker=lambda *asked: "so " * 60)
+    recipes.load("analysis", "make_figures").make(folder)
+    said = (folder / "figures" / "findings.md").read_text()
+    assert said.count("has not learned to transcribe, so read no effect into it") == 1  # told once, of the baseline
+
+
 def test_settings_that_differ_in_more_than_the_seed_are_never_pooled(grid):
     path = grid / "grid.json"
     data = json.loads(path.read_text())
