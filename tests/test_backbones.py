@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small_models import FAMILIES, tiny
 from transformers import OPTConfig, OPTForCausalLM
 
 from dmlm.errors import UserError
@@ -10,7 +11,6 @@ from dmlm.model import backbones
 from dmlm.model.backbones import family, parameter_count
 from dmlm.model.layout import Layout
 from dmlm.model.sizes import MAMBA, OPT, check_name
-from tests.models import FAMILIES, tiny
 
 LENGTHS = [5, 17, 1, 9]
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_models import CPU, FAMILIES, VOCABULARY, prompts, tiny
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from dmlm.run.decode import _batches, decode, shared_prefixes
 from dmlm.run.settings import DecodeSettings
 from dmlm.sequence.template import Packed
-from tests.models import CPU, FAMILIES, VOCABULARY, prompts, tiny
 
 END = VOCABULARY.special("<eos>")
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from small_models import FAMILIES, tiny
 
 from dmlm.model import loss as loss_module
 from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss, role_weights
 from dmlm.sequence.template import ROLES
-from tests.models import FAMILIES, tiny
 
 LAMBDAS = torch.tensor([0.3, 0.5, 0.5, 0.5, 0.7])
 A, T = ROLES.index("A"), ROLES.index("T")
