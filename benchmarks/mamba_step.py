@@ -27,7 +27,8 @@ def contestant(side: str, case: str):
     name, batch, length = case.split()[0], *map(int, case.split()[1:])
     net = model(name, VOCABULARY).to(device()).train()
     kernels = dict(scan_choice.candidates(device().type))
-    wanted = "mamba-ssm" if side == "mamba-ssm" else "triton" if "triton" in kernels else "chunked"
+    kernels.pop("mamba-ssm", None) if side != "mamba-ssm" else None
+    wanted = "mamba-ssm" if side == "mamba-ssm" else next(iter(kernels))
     scan_choice.chosen = lambda kind: (wanted, kernels[wanted]())
     net.config.use_mambapy = side == "mambapy"
     for layer in net.backbone.layers:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-from dmlm.model import scan, scan_choice
+from dmlm.model import scan, scan_choice, scan_native
 
 SHAPES = [(17, 3, 10, 4), (1, 1, 4, 2), (33, 2, 7, 16)]  # L, B, D, N
 
@@ -96,7 +96,45 @@ def test_the_fastest_scan_that_is_right_is_chosen(monkeypatch, capsys):
 def test_the_choice_can_be_made_while_decoding():
     scan_choice.chosen.cache_clear()
     with torch.inference_mode():
-        assert scan_choice.chosen("cpu")[0] == "chunked"
+        assert scan_choice.chosen("cpu")[0] == ("native" if scan_native.compiler() else "chunked")
+
+
+@pytest.mark.skipif(not scan_native.compiler(), reason="there is no C compiler")
+@pytest.mark.parametrize("shape", [*SHAPES, (16, 2, 64, 3), (50, 3, 33, 64)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_c_scan_equals_the_reference_forward_and_backward(shape, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    values = arguments(*shape)
+    for ours, plain in zip(outcome(scan_native.selective_scan, values), outcome(scan.reference, values), strict=True):
+        assert (ours - plain).abs().max() <= 1e-5 * plain.abs().max()
+    u, dt, A, B, C = values
+    state = torch.randn(shape[1], shape[3], shape[2])
+    for ours, plain in zip(
+        scan_native.selective_scan(u, dt, A, B, C, state), scan.reference(u, dt, A, B, C, state), strict=True
+    ):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not scan_native.compiler(), reason="there is no C compiler")
+def test_decays_of_any_size_are_right_in_c():
+    """A step of nothing keeps the state, a huge one forgets it, and nothing in between is off by more than rounding."""
+    dt = torch.cat([torch.zeros(1), torch.logspace(-9, 9, 400)]).view(1, 1, -1)
+    zero = torch.zeros_like(dt)
+    A, B = -torch.ones(1, dt.shape[-1]), torch.zeros(1, 1, 1)
+    kept = scan_native.selective_scan(zero, dt, A, B, B, torch.ones(1, 1, dt.shape[-1]))[1].flatten()
+    torch.testing.assert_close(kept, torch.exp(-dt.flatten()), rtol=5e-7, atol=1e-37)
+
+
+def test_a_compiler_that_fails_is_told_of_and_done_without(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path))
+    scan_native.library.cache_clear()
+    scan_choice.chosen.cache_clear()
+    assert scan_choice.chosen("cpu")[0] == "chunked"
+    assert "the scan 'native' fails here (the compiler said nothing)" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.so"))
+    scan_native.library.cache_clear()
+    scan_choice.chosen.cache_clear()
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")

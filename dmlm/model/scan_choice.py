@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from dmlm.model import scan
+from dmlm.model import scan, scan_native
 
 Scan = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 TOLERANCE = 1e-3
@@ -24,6 +24,8 @@ def candidates(kind: str) -> Iterator[tuple[str, Callable[[], Scan]]]:
             yield "mamba-ssm", _mamba_ssm
         if importlib.util.find_spec("triton"):
             yield "triton", _triton
+    elif scan_native.compiler():
+        yield "native", _native
     yield "chunked", lambda: scan.chunked
     yield "reference", lambda: scan.reference
 
@@ -84,6 +86,11 @@ def _triton() -> Scan:
     from dmlm.model import scan_triton
 
     return scan_triton.selective_scan
+
+
+def _native() -> Scan:
+    scan_native.library()
+    return scan_native.selective_scan
 
 
 def _mamba_ssm() -> Scan:

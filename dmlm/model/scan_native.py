@@ -1,0 +1,118 @@
+"""Mamba's selective scan in C, for CPUs of machines that have a C compiler: built once, in a second, under `var/kernels`.
+
+PyTorch has to write each intermediate of the scan to memory and read it again; C keeps them in registers. Sequences of a
+batch are shared out among as many threads as PyTorch has.
+
+Shapes: L time, B batch, D channels, N states.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from dmlm import places
+
+SOURCE = Path(__file__).with_suffix(".c")
+STEPS, STATES = 16, 64  # as in the source
+LEVELS = {"AVX2": "-march=x86-64-v3", "AVX512": "-march=x86-64-v4"}  # by PyTorch's name for what the processor can do
+
+
+def compiler() -> str | None:
+    """The C compiler of this machine: `CC`, else `cc`."""
+    return shutil.which(os.environ.get("CC", "cc"))
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled source.
+
+    Raises:
+        RuntimeError: the compiler failed; with its last line.
+    """
+    level = LEVELS.get(torch.backends.cpu.get_cpu_capability())
+    flags = [
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fno-signed-zeros",
+        "-ffinite-math-only",
+        "-fopenmp-simd",
+        "-shared",
+        "-fPIC",
+    ]
+    command = [str(compiler()), *flags, *([level] if level else []), str(SOURCE)]
+    key = hashlib.sha256(" ".join(command[1:-1]).encode() + SOURCE.read_bytes()).hexdigest()[:12]
+    path = places.home() / "kernels" / f"scan-{key}.so"
+    if not path.is_file():
+        with places.atomic(path) as temporary:
+            done = subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError((done.stderr.strip() or "the compiler said nothing").splitlines()[-1])
+    return ctypes.CDLL(str(path))
+
+
+def _for_each_sequence(function: Callable[..., None], tensors: list[torch.Tensor], sizes: tuple[int, ...]) -> None:
+    """Call a function of the library for each sequence of the batch."""
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    numbers = [ctypes.c_int64(size) for size in sizes]
+    batch, threads = sizes[1], min(sizes[1], torch.get_num_threads())
+    if threads == 1:
+        for b in range(batch):
+            function(*pointers, *numbers, ctypes.c_int64(b))
+        return
+    with ThreadPoolExecutor(threads) as pool:  # ctypes lets go of Python's lock
+        list(pool.map(lambda b: function(*pointers, *numbers, ctypes.c_int64(b)), range(batch)))
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u, dt, A, B, C, start):
+        (length, batch, channels), states = u.shape, len(A)
+        y, last = torch.empty_like(u), torch.empty_like(start)
+        kept = u.new_empty(-(-length // STEPS), batch, states, channels)
+        sizes = length, batch, channels, states
+        _for_each_sequence(library().scan_forward, [u, dt, A, B, C, start, y, kept, last], sizes)
+        ctx.save_for_backward(u, dt, A, B, C, kept)
+        ctx.mark_non_differentiable(last)
+        return y, last
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        u, dt, A, B, C, kept = ctx.saved_tensors
+        grad_u, grad_dt, grad_B, grad_C = (
+            torch.empty_like(u),
+            torch.empty_like(u),
+            torch.zeros_like(B),
+            torch.zeros_like(C),
+        )
+        grad_A = u.new_empty(u.shape[1], *A.shape)
+        arrays = [u, dt, A, B, C, kept, grad.contiguous(), grad_u, grad_dt, grad_A, grad_B, grad_C]
+        _for_each_sequence(library().scan_backward, arrays, (*u.shape, len(A)))
+        return grad_u, grad_dt, grad_A.sum(0), grad_B, grad_C, None
+
+
+def selective_scan(
+    u: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    start: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `dmlm.model.scan.reference` computes, in fp32.
+
+    Raises:
+        ValueError: more states than the source has room for.
+    """
+    if len(A) > STATES:
+        raise ValueError(f"the C scan has room for {STATES} states, the model has {len(A)}")
+    start = u.new_zeros(u.shape[1], *A.shape) if start is None else start.contiguous()
+    return _Scan.apply(*(value.contiguous() for value in (u, dt, A, B, C)), start)
