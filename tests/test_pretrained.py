@@ -80,6 +80,7 @@ def test_a_saved_model_is_read_by_plain_transformers(folder, tmp_path):
     assert [path.name for path in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("folder", ["opt"], indirect=True)  # the way is the same for both, and takes its time
 def test_a_grid_starts_from_pretrained_weights(folder, tmp_path):
     """From the published folder to a model with its card: corpus, tokens, training, scores."""
     home = tmp_path / "home"
