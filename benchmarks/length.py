@@ -82,7 +82,7 @@ def draw(rows: list[dict[str, object]]) -> None:
         axis.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS], rotation=45)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0].legend(loc="lower left")
     figure.suptitle(machine(), fontsize=9)
     figure.savefig(FIGURE.with_suffix(".png"), dpi=150)
 
