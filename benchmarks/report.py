@@ -1,4 +1,4 @@
-"""docs/performance.md from docs/results/performance.json and length.csv.
+"""docs/performance.md from docs/results/performance.json, length.csv and docs/performance-notes.md.
 
 python benchmarks/report.py
 """
@@ -12,8 +12,8 @@ PAGE = ROOT / "docs" / "performance.md"
 HEAD = """# Performance
 
 Made by `python benchmarks/report.py` from [results/performance.json](results/performance.json). Every line was measured
-by one command of `benchmarks/`, both sides taking turns in one run, in processes of their own, medians of at least 5
-rounds (memory: one). `ratio` says how many times better ours is. Speeds on shared cores vary by a factor of two from
+by one command of `benchmarks/`, both sides taking turns in one run, in processes of their own (the share of the peak: in
+one), medians of 5 rounds (memory: one). `ratio` says how many times better ours is. Speeds on shared cores vary by a factor of two from
 run to run; ratios vary less.
 
 | what | ours | theirs | unit | ratio | wanted | machine |
@@ -37,7 +37,7 @@ def number(value: float | None) -> str:
 
 
 def main() -> None:
-    """Write the page; the text below the last table is kept."""
+    """Write the page: the tables, and below them docs/performance-notes.md."""
     page = HEAD
     for row in json.loads(RESULTS.read_text()):
         wanted = "" if row["at_least"] is None else f"{row['at_least']:g}"

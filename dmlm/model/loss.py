@@ -41,9 +41,8 @@ class _WeightedSurprise(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         grad_table = torch.zeros_like(table, dtype=torch.float32)
-        largest = (
-            weights.max() if len(weights) else weights.sum()
-        )  # taken out, or small weights vanish in half precision
+        # taken out of the weights until the end, or small ones would vanish in half precision; sum: of nothing, zero
+        largest = weights.max() if len(weights) else weights.sum()
         surprise = torch.empty(len(targets), device=hidden.device)
         cast = table.to(hidden.dtype)
         for part in torch.arange(len(targets)).split(max(1, LOGITS // len(table))):

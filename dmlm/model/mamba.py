@@ -84,7 +84,7 @@ def hidden_states(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, re
 
 
 class Cache:
-    """The recurrent state of rows, of a size that does not depend on their length."""
+    """The recurrent state of rows, of a size that does not depend on their length: `room`, which OPT needs, is not used."""
 
     def __init__(self, model: MambaForCausalLM, rows: int, room: int = 0) -> None:
         config, table = model.config, model.backbone.embeddings.weight
