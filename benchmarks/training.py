@@ -17,7 +17,7 @@ import torch
 from harness import FULL, VOCABULARY, alternate, device, items, model, record, row, synchronise
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from dmlm.run.settings import TrainSettings
+from dmlm.run.settings import PLAIN, TrainSettings
 from dmlm.run.train import train
 from dmlm.sequence.batches import stream
 
@@ -63,7 +63,7 @@ class Counting:
         return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED)}
 
 
-def theirs(net, sequences, vocabulary, batch_size, steps, warm=WARM) -> float:
+def theirs(net, sequences, vocabulary, batch_size, steps, warm=WARM, **saving) -> float:
     """Tokens a second of the Trainer."""
     clock, collate = Clock(warm), Counting(vocabulary.special("<pad>"))
     with tempfile.TemporaryDirectory() as folder:
@@ -79,13 +79,14 @@ def theirs(net, sequences, vocabulary, batch_size, steps, warm=WARM) -> float:
             logging_strategy="no",
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
+            **saving,
         )
         data = [{"input_ids": sequence.ids.tolist()} for sequence in sequences]
         Trainer(net, arguments, collate, data, callbacks=[clock]).train()
     return sum(collate.counts[warm : warm + steps]) / clock.seconds
 
 
-def ours(net, sequences, vocabulary, batch_size, steps, warm=WARM) -> float:
+def ours(net, sequences, vocabulary, batch_size, steps, warm=WARM, execution=PLAIN) -> float:
     """Tokens a second of `dmlm.run.train`."""
     marks = []
 
@@ -100,7 +101,8 @@ def ours(net, sequences, vocabulary, batch_size, steps, warm=WARM) -> float:
         precision="bf16" if torch.cuda.is_available() else "fp32",
     )
     with tempfile.TemporaryDirectory() as folder:
-        train(net, [sequences], settings, 0, Path(folder), vocabulary.special("<pad>"), device(), on_step=on_step)
+        pad = vocabulary.special("<pad>")
+        train(net, [sequences], settings, 0, Path(folder), pad, device(), execution, on_step=on_step)
     lengths = np.array([len(sequence) for sequence in sequences])
     timed = itertools.islice(stream(lengths, batch_size, 0), warm, warm + steps)
     return sum(int(lengths[indices].sum()) for _, indices in timed) / (marks[-1] - marks[warm - 1])

@@ -117,6 +117,10 @@ def test_what_cannot_be_started_from_is_refused_in_a_sentence(folder, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="type 'bert'; this suite knows opt and mamba"):
         pretrained.folder(str(tmp_path))
+    (tmp_path / "gelu").mkdir()
+    (tmp_path / "gelu" / "config.json").write_text('{"model_type": "mamba", "hidden_act": "gelu"}')
+    with pytest.raises(UserError, match="has activation 'gelu'; Mamba is read here with silu only"):
+        pretrained.folder(str(tmp_path / "gelu"))
     with pytest.raises(UserError, match="knows 304 text tokens, the text vocabulary has 900"):
         build(BackboneSpec(str(folder), 900, 1000, 64, 997, 998, 999), 0)
     if folder.name == "opt":

@@ -163,7 +163,8 @@ def extend(model: OPTForCausalLM, ids: torch.Tensor, layout: Layout, cache: Cach
 
     # after the last layer only the last token of a row matters, so of all others its keys and values are enough
     def attend_last(qkv: torch.Tensor) -> torch.Tensor:
-        return _look_back(qkv[:, : qkv.shape[1] // 3], len(layers), heads, cache)
+        kv = cache.store[-1, ..., : cache.columns, :]
+        return _look_back(qkv[:, : qkv.shape[1] // 3], kv, heads, cache.visible())
 
     y = layer_norm(x, last.width, *last.norm_1, last.epsilon) if last.before else x
     width = last.width[0]
@@ -173,26 +174,28 @@ def extend(model: OPTForCausalLM, ids: torch.Tensor, layout: Layout, cache: Cach
     return _finish(model, _through(last, x[layout.last], attend_last))
 
 
-def _look_back(q: torch.Tensor, number: int, heads: int, cache: Cache) -> torch.Tensor:
-    """What one query a row (B, D) finds in all columns of a layer, (B, D)."""
-    k, v = cache.store[number, ..., : cache.columns, :]
-    q = q.unflatten(-1, (heads, 1, -1))
-    return scaled_dot_product_attention(q, k, v, attn_mask=cache.visible()).flatten(1)
+def _look_back(q: torch.Tensor, kv: torch.Tensor, heads: int, visible: torch.Tensor | None) -> torch.Tensor:
+    """What one query a row (B, D) finds in keys and values (2, B, H, columns, d) of a layer, (B, D)."""
+    k, v = kv.unbind()
+    q = q.reshape(len(q), heads, 1, -1)
+    return scaled_dot_product_attention(q, k, v, attn_mask=visible).view(len(q), -1)
 
 
 @torch.inference_mode()
 def step(model: OPTForCausalLM, ids: torch.Tensor, cache: Cache) -> torch.Tensor:
     """One token (B,) more for each row; returns what the head reads, (B, D)."""
-    heads, column = model.config.num_attention_heads, cache.columns
+    heads, rows, column = model.config.num_attention_heads, len(ids), cache.columns
     cache.columns += 1
+    visible = cache.visible()
     x = _embed(model, ids, cache.lengths)
-    for number, layer in enumerate(cache.layers):
+    new, used = cache.store.select(-2, column).unbind(), cache.store.narrow(-2, 0, cache.columns).unbind()  # by layer
+    for layer, place, kv in zip(cache.layers, new, used, strict=True):
 
-        def attend(qkv: torch.Tensor, number: int = number) -> torch.Tensor:
-            q, kv = qkv.split([layer.width[0], 2 * layer.width[0]], -1)  # noqa: B023  # called at once
-            cache.store[number, ..., column, :] = kv.unflatten(-1, (2, heads, -1)).transpose(0, 1)
-            return _look_back(q, number, heads, cache)
+        def attend(qkv: torch.Tensor, place: torch.Tensor = place, kv: torch.Tensor = kv) -> torch.Tensor:
+            parts = qkv.view(rows, 3, heads, -1)
+            place.copy_(parts[:, 1:].transpose(0, 1))
+            return _look_back(parts[:, 0], kv, heads, visible)
 
         x = _through(layer, x, attend)
-    cache.lengths = cache.lengths + 1
+    cache.lengths += 1
     return _finish(model, x)

@@ -40,9 +40,12 @@ def folder(name: str) -> Path:
     config = path / "config.json"
     if not config.is_file():
         raise UserError(f"Backbone {name!r}: {path} has no config.json; give a folder that save_pretrained wrote.")
-    kind = json.loads(config.read_text("utf-8")).get("model_type")
+    values = json.loads(config.read_text("utf-8"))
+    kind = values.get("model_type")
     if kind not in FAMILIES:
         raise UserError(f"Backbone {name!r} is of type {kind!r}; this suite knows {' and '.join(FAMILIES)}.")
+    if kind == "mamba" and values.get("hidden_act", "silu") != "silu":
+        raise UserError(f"Backbone {name!r} has activation {values['hidden_act']!r}; Mamba is read here with silu only.")
     return path
 
 

@@ -127,14 +127,14 @@ class _Writer:
     def _greedy(self, cache: Any, hidden: torch.Tensor) -> list[np.ndarray]:
         """The likeliest token, then the next, for each row until it ends."""
         steps = self.settings.max_new_tokens
-        written = torch.full((len(hidden), steps), self.end, device=self.device)
+        written = torch.full((steps, len(hidden)), self.end, device=self.device)
         rows = torch.arange(len(hidden), device=self.device)  # of `written`, for each row that the cache holds
         for step in range(steps):
             best = (hidden @ self.table).argmax(-1)
-            written[rows, step] = best
+            written[step].index_copy_(0, rows, best)
             alive = best != self.end
             if self.settings.max_repeats:
-                alive &= ~self._looping(written[rows, : step + 1])
+                alive &= ~self._looping(written[: step + 1, rows].t())
             left = int(alive.sum())
             if left == 0 or step == steps - 1:
                 break
@@ -144,7 +144,7 @@ class _Writer:
                 cache.select(kept)
             # a row that ended but is still in the batch writes on; `_cut` drops what follows its end
             hidden = self.family.step(self.model, best, cache)
-        return list(written.cpu().numpy())
+        return list(written.t().cpu().numpy())
 
     def _beam(self, cache: Any, hidden: torch.Tensor) -> list[np.ndarray]:
         """The likeliest of `beams` hypotheses that are extended side by side, log p over length ** length_penalty."""

@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from dmlm.run import checkpoint
 from dmlm.run.checkpoint import TrainState
 from dmlm.run.peers import Peers
 from dmlm.run.settings import PLAIN, Execution, TrainSettings
-from dmlm.sequence.batches import Batch, collate, mask_prompt, micro_batches, stream
+from dmlm.sequence.batches import Batch, ahead, collate, mask_prompt, micro_batches, stream
 from dmlm.sequence.template import ROLES, Packed
 from dmlm.workers import orphaned
 
@@ -108,8 +108,7 @@ def train(
         _restore(state, model, optimizer, scaler)
         report.steps, report.train_s = state.step, state.elapsed_s
     objective = _Objective(model, settings, execution, device, peers)
-    lengths = np.array([len(item) for item in draws[0]])
-    batches = stream(lengths, settings.batch_size, seed, start=report.steps)
+    batches = _batches(draws, settings, seed, report.steps, pad_id, peers)
     log = _LogFile(folder / "train.jsonl", report.steps, settings.steps) if peers.first else nullcontext()
     started = saved = time.monotonic()
     spent_before = report.train_s
@@ -118,14 +117,10 @@ def train(
         if peers.first:
             checkpoint.save(_state(report, model, optimizer, scaler), folder / "checkpoints")
 
-    with stop_requests() as stop_asked, log:
-        for step in range(report.steps, settings.steps):
-            epoch, indices = next(batches)
-            version = draws[epoch % len(draws)]
-            batch = collate([version[i] for i in peers.share(indices)])
-            inputs = mask_prompt(batch, settings.input_mask, pad_id, np.random.default_rng([seed, step]))
+    with stop_requests() as stop_asked, log, closing(ahead(batches)) as ready:
+        for step, (items, batch, inputs) in zip(range(report.steps, settings.steps), ready, strict=False):
             optimizer.zero_grad(set_to_none=True)
-            outcome = objective.gradients(batch, inputs, len(indices), scaler)
+            outcome = objective.gradients(batch, inputs, items, scaler)
             if not math.isfinite(outcome.loss):
                 raise UserError(
                     f"{folder.name}: the loss became {outcome.loss} at step {step}; lower train.lr and run again."
@@ -149,6 +144,18 @@ def train(
                 snapshot()
                 saved = time.monotonic()
     return report
+
+
+def _batches(
+    draws: Sequence[Sequence[Packed]], settings: TrainSettings, seed: int, start: int, pad_id: int, peers: Peers
+) -> Iterator[tuple[int, Batch, np.ndarray]]:
+    """Endless, from step `start` on: the number of items, this process's share of them, and what the model reads."""
+    lengths = np.array([len(item) for item in draws[0]])
+    for step, (epoch, indices) in enumerate(stream(lengths, settings.batch_size, seed, start), start):
+        version = draws[epoch % len(draws)]
+        batch = collate([version[i] for i in peers.share(indices)])
+        masks = np.random.default_rng([seed, step])
+        yield len(indices), batch, mask_prompt(batch, settings.input_mask, pad_id, masks)
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,22 @@
 Shapes: B items, T tokens of all of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
 from dmlm.errors import UserError
 from dmlm.sequence.template import ROLES, Packed
 
-POOL = 12  # batches that are sorted by length together: less padding, and still a random order
+POOL = 50  # batches that are sorted by length together: 1 to 2 % of padding, and still a random order
 MASK_RUN = 3  # tokens
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,18 @@ def stream(lengths: np.ndarray, batch_size: int, seed: int, start: int = 0) -> I
         for indices in epoch_order(lengths, batch_size, seed, epoch)[skip:]:
             yield epoch, indices
         epoch, skip = epoch + 1, 0
+
+
+def ahead(batches: Iterator[T], count: int = 2) -> Generator[T, None, None]:
+    """The same endless batches, the next `count` of them made in a thread while the last is trained on."""
+    with ThreadPoolExecutor(1, "batches") as thread:
+        waiting = deque(thread.submit(next, batches) for _ in range(count))
+        try:
+            while True:
+                yield waiting.popleft().result()
+                waiting.append(thread.submit(next, batches))
+        finally:
+            thread.shutdown(cancel_futures=True)
 
 
 def check_context(items: Sequence[Packed], names: Sequence[str], context: int, template: str) -> None:
