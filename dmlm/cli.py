@@ -1,63 +1,54 @@
 """The command line: thin verbs over the engine. A user's mistake prints one sentence and exits with code 2."""
 
+import multiprocessing
+import os
+import signal
 import sys
-import time
 from typing import Annotated
 
 import typer
 
 from dmlm import places, recipes
 from dmlm.errors import UserError
+from dmlm.sweep import commands
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-INTERRUPTED = 130
+grids = typer.Typer(no_args_is_help=True, help="Run grids, and see how they stand.")
+for command in (commands.run, commands.show, commands.status, commands.export):
+    grids.command()(command)
+app.add_typer(grids, name="grid")
+
+
+class Stopped(BaseException):
+    """Ctrl-C, SIGTERM or SIGUSR1; `args[0]` is the signal's number. No KeyboardInterrupt: Typer would swallow it."""
 
 
 def run(application: typer.Typer) -> None:
-    """Run an application with the project's manners: one sentence for a mistake, a hint after Ctrl-C."""
+    """Run an application with the project's manners: one sentence for a mistake, a hint after Ctrl-C.
+
+    The first signal lets trainings leave a checkpoint; a second one ends everything at once.
+    """
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        if stopping:
+            for child in multiprocessing.active_children():
+                child.kill()
+            os._exit(128 + number)
+        stopping = True
+        raise Stopped(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop)
     try:
         application()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except Stopped as signalled:
         print("\nInterrupted. The same command continues from here.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-
-
-def grid(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes such as train.steps=200", metavar="KEY=VALUE")
-    ] = None,
-    grid: Annotated[str, typer.Option("--grid", "-g", help="A file of sweeps/ by name, or a path.")] = "quickstart",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show cells, what is done, the time left; do nothing.")
-    ] = False,
-    checkpoint_every_s: Annotated[
-        float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
-    ] = 30.0,
-) -> None:
-    """Train and evaluate every cell of a grid, then print tables and draw figures. Run again to continue."""
-    from dmlm.sweep.grid import read_grid_file
-    from dmlm.sweep.materials import prepare
-    from dmlm.sweep.preview import describe
-    from dmlm.sweep.report import finish
-    from dmlm.sweep.run import plan, run_trials, write_index
-
-    chosen = read_grid_file(grid, overrides or [])
-    if dry_run:
-        print(describe(chosen))
-        return
-    started = time.monotonic()
-    materials = prepare(chosen, print)
-    trials = plan(chosen, materials)
-    folder = write_index(chosen, materials, trials)
-    run_trials(chosen, materials, trials, print, checkpoint_every_s)
-    print(finish(folder))
-    print(f"\nGrid {chosen.name}: {len(trials)} models in {time.monotonic() - started:.0f} s.")
-
-
-app.command()(grid)
+        sys.exit(128 + signalled.args[0])
 
 
 @app.command()

@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake that the user can mend. The message says what, where and what to do, in one sentence."""
 
 
+class NotFinite(UserError):
+    """A loss became NaN or infinite."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The tail of an error message: the nearest known name, then all of them.
 

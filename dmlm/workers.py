@@ -31,14 +31,17 @@ def count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin() -> None:
-    """Ctrl-C is handled by the main process; libraries get one thread each, since every core has a worker.
+def _begin(gpus: str = "") -> None:
+    """Ctrl-C and SIGUSR1 are handled by the main process; libraries get one thread each, since every core has a worker.
 
     The environment binds libraries that are yet to be loaded, the limit those that the fork server has loaded.
     """
     global _parent
     _parent = os.getppid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     threadpool_limits(1)
     keep_memory()
@@ -60,23 +63,33 @@ def orphaned() -> bool:
     return _parent is not None and os.getppid() != _parent
 
 
-def run(function: Callable[[J], R], jobs: Iterable[J], workers: int | None = None) -> Iterator[R]:
-    """Yield `function(job)` as each job ends, in any order.
-
-    The first exception, or Ctrl-C, asks the others to end (SIGTERM) and is raised.
-    """
+def pool(count: int, gpus: str = "", tasks_per_process: int | None = None) -> ProcessPoolExecutor:
+    """Processes that see only these GPUs (empty: as this process does) and have one thread each."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    pool = ProcessPoolExecutor(workers or count(), context, _begin, max_tasks_per_child=1)
+    return ProcessPoolExecutor(count, context, _begin, (gpus,), max_tasks_per_child=tasks_per_process)
+
+
+def terminate(executor: ProcessPoolExecutor) -> None:
+    """Ask the processes of a pool to end (SIGTERM): a training leaves a checkpoint first."""
+    for process in list((executor._processes or {}).values()):
+        process.terminate()
+
+
+def run(function: Callable[[J], R], jobs: Iterable[J], workers: int | None = None) -> Iterator[R]:
+    """Yield `function(job)` as each job ends, in any order; each in a fresh process.
+
+    The first exception, or Ctrl-C, asks the others to end and is raised.
+    """
+    executor = pool(workers or count(), tasks_per_process=1)
     try:
-        pending = {pool.submit(function, job) for job in jobs}
+        pending = {executor.submit(function, job) for job in jobs}
         while pending:
             ended, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in ended:
                 yield future.result()
     except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
+        terminate(executor)
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)

@@ -2,9 +2,10 @@
 
 import typer
 
-from dmlm.cli import grid, run
+from dmlm import cli
+from dmlm.sweep import commands
 
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(grid)
-    run(app)
+    app.command()(commands.run)
+    cli.run(app)

@@ -45,7 +45,9 @@ def folder(name: str) -> Path:
     if kind not in FAMILIES:
         raise UserError(f"Backbone {name!r} is of type {kind!r}; this suite knows {' and '.join(FAMILIES)}.")
     if kind == "mamba" and values.get("hidden_act", "silu") != "silu":
-        raise UserError(f"Backbone {name!r} has activation {values['hidden_act']!r}; Mamba is read here with silu only.")
+        raise UserError(
+            f"Backbone {name!r} has activation {values['hidden_act']!r}; Mamba is read here with silu only."
+        )
     return path
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from dmlm.errors import UserError
+from dmlm.errors import NotFinite
 from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss
 from dmlm.run import checkpoint
@@ -43,14 +43,14 @@ class Interrupted(KeyboardInterrupt):
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """A flag that the loop reads between steps, raised by SIGINT or SIGTERM, or when the parent process is gone.
 
-    A second signal acts at once.
+    A second Ctrl-C acts at once.
     """
     asked = False
     previous = {}
 
     def handle(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked = True
 
@@ -93,7 +93,7 @@ def train(
     `draws` are versions of the training set (same items, other noise); epoch e uses version e modulo their number.
 
     Raises:
-        UserError: the loss became NaN or infinite; the last good checkpoint stays.
+        NotFinite: the loss became NaN or infinite; the last good checkpoint stays.
         Interrupted: on request, after a checkpoint.
     """
     model.to(device).train()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
@@ -122,7 +122,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             outcome = objective.gradients(batch, inputs, items, scaler)
             if not math.isfinite(outcome.loss):
-                raise UserError(
+                raise NotFinite(
                     f"{folder.name}: the loss became {outcome.loss} at step {step}; lower train.lr and run again."
                 )
             for group in optimizer.param_groups:

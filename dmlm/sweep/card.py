@@ -1,12 +1,10 @@
 """The model card of a trained model: what it was trained on, how, and how it scored. No torch here."""
 
 import json
-from pathlib import Path
 
 from dmlm import __version__, places
 from dmlm.model.pretrained import family_of
-from dmlm.sweep.grid import Grid
-from dmlm.sweep.trial import Trial
+from dmlm.sweep.trial import Trial, done
 
 CARD = """---
 library_name: transformers
@@ -31,7 +29,7 @@ dmlm {version}. It is of no use without the tokenizers named below.
 | training | {steps:,} steps of {batch}, learning rate {lr:g}, {precision}, loss weights {lambdas}, seed {seed} |
 | device | {device}, PyTorch {torch} |
 
-## Word error rate, split `test`
+## Word error rate, split `{split}`
 
 | condition | WER % | utterances |
 |---|---|---|
@@ -50,25 +48,24 @@ The whole setting is in `trial.json`, the text vocabulary in `text.json`.
 """
 
 
-def write_card(trial: Trial, grid: Grid, corpus: str, text_size: int, sizes: dict[str, int]) -> None:
+def write_card(trial: Trial, corpus: str, text_size: int, sizes: dict[str, int]) -> None:
     """Write README.md and trial.json into the folder of a model, from what its trial has so far."""
     cell, result = trial.cell, json.loads((trial.folder / "result.json").read_text("utf-8"))
     rows = []
     for evaluation in trial.evaluations:
-        name = evaluation.folder_name(grid)
-        path = trial.folder / "evals" / name / "result.json"
-        if path.is_file():
-            scored = json.loads(path.read_text("utf-8"))
-            rows.append(f"| {name.rpartition('-')[0]} | {100 * scored['wer']:.1f} | {scored['utterances']} |")
+        folder = trial.scores(evaluation)
+        if done(folder):
+            scored = json.loads((folder / "result.json").read_text("utf-8"))
+            rows.append(f"| {folder.name.rpartition('-')[0]} | {100 * scored['wer']:.1f} | {scored['utterances']} |")
     first, ranges = text_size, []
     for letter, size in sizes.items():
         ranges.append(f", {letter} {first}..{first + size - 1}")
         first += size
-    chosen = {letter: grid.tokenizers[letter].recipe for letter in cell.template.letters}
+    chosen = {letter: cell.tokenizers[letter].recipe for letter in cell.letters}
     text = CARD.format(
         family=family_of(cell.backbone),
         label=cell.label,
-        template=cell.template.notation,
+        template=cell.template,
         version=__version__,
         backbone=cell.backbone,
         parameters=result["parameters"],
@@ -76,18 +73,18 @@ def write_card(trial: Trial, grid: Grid, corpus: str, text_size: int, sizes: dic
         tokenizers=", ".join(f"{letter} `{recipe}`" for letter, recipe in chosen.items()),
         last_text=text_size - 1,
         ranges="".join(ranges),
-        noise=f"{grid.noise.set}, {grid.noise.placement}",
-        levels=", ".join("clean" if level == float("inf") else f"{level:g}" for level in grid.snr_db.train),
+        noise=f"{cell.noise.set}, {cell.noise.placement}",
+        levels=", ".join("clean" if level == float("inf") else f"{level:g}" for level in cell.snr_db.train),
         steps=cell.train.steps,
         batch=cell.train.batch_size,
         lr=cell.train.lr,
         precision=cell.train.precision,
         lambdas=", ".join(f"{k} {v:g}" for k, v in cell.train.lambdas if k in (*chosen, "T")),
         seed=cell.seed,
+        split=cell.split,
         device=result["device"],
         torch=result["torch"],
         scores="\n".join(rows),
     )
-    folder: Path = trial.folder / "model"
-    places.write_text(folder / "README.md", text)
-    places.write_text(folder / "trial.json", json.dumps(trial.spec, indent=1) + "\n")
+    places.write_text(trial.folder / "model" / "README.md", text)
+    places.write_text(trial.folder / "model" / "trial.json", json.dumps(trial.spec, indent=1) + "\n")

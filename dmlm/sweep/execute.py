@@ -25,9 +25,9 @@ from dmlm.run.train import TrainReport, train
 from dmlm.score.perceptual import matched_derangement
 from dmlm.score.wer import normalise
 from dmlm.sequence.batches import check_context
-from dmlm.sequence.template import Packed, pack
+from dmlm.sequence.template import Packed, Template, pack
 from dmlm.sweep.card import write_card
-from dmlm.sweep.grid import Grid
+from dmlm.sweep.cell import Cell
 from dmlm.sweep.materials import Materials
 from dmlm.sweep.trial import Evaluation, Trial
 from dmlm.tokens.tokenizer import Tokenizer
@@ -45,48 +45,46 @@ def device() -> torch.device:
     return own
 
 
-def packed_draws(trial: Trial, materials: Materials, split: str = "train") -> list[list[Packed]]:
+def packed_draws(trial: Trial, materials: Materials) -> list[list[Packed]]:
     """Training sequences, one list per noise draw."""
-    template, vocabulary = trial.cell.template, materials.vocabulary(trial.cell.template.letters)
-    conditions = materials.train_conditions[: trial.cell.train.draws]
-    return [
-        [
-            pack(template, item, vocabulary, materials.rates_hz)
-            for item in materials.streams(template.letters, split, condition)[0]
-        ]
-        for condition in conditions
-    ]
+    cell, vocabulary = trial.cell, materials.vocabulary(trial.cell.letters)
+    draws = []
+    for number, condition in enumerate(materials.train_conditions[: cell.train.draws]):
+        items, _ = materials.streams(cell.letters, "train", condition)
+        items = permute(items, cell.permute, number) if cell.permute else items
+        draws.append([pack(Template.parse(cell.template), item, vocabulary, materials.rates_hz) for item in items])
+    return draws
 
 
-def train_cell(trial: Trial, grid: Grid, materials: Materials, checkpoint_every_s: float) -> None:
+def train_cell(trial: Trial, materials: Materials, checkpoint_every_s: float) -> None:
     """Train, from the last checkpoint if there is one; keep the model and, last, `result.json`."""
     cell = trial.cell
-    vocabulary = materials.vocabulary(cell.template.letters)
+    vocabulary = materials.vocabulary(cell.letters)
     draws = packed_draws(trial, materials)
     names = [utterance.id for utterance in materials.corpus.split("train")]
-    check_context(draws[0], names, grid.model.context, cell.template.notation)
+    check_context(draws[0], names, cell.model.context, cell.template)
     spec = backbones.BackboneSpec(
         cell.backbone,
         vocabulary.text_size,
         vocabulary.size,
-        grid.model.context,
+        cell.model.context,
         pad_id=vocabulary.special("<pad>"),
         bos_id=vocabulary.special("<bos>"),
         eos_id=vocabulary.special("<eos>"),
         dropout=cell.train.dropout,
     )
     model = backbones.build(spec, cell.seed)
-    if grid.model.start == "structured":
+    if cell.model.start == "structured":
         if not pretrained.is_named(cell.backbone):
             backbones.start_at_sinusoids(model)  # first: centroids change the spread of the embeddings
-        encoders = {letter: materials.sources[letter].encoder for letter in cell.template.letters}
+        encoders = {letter: materials.sources[letter].encoder for letter in cell.letters}
         books = {k: e.codebook for k, e in encoders.items() if isinstance(e, Tokenizer) and e.codebook}
         backbones.start_at_centroids(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
     peers = Peers.join()
     if peers.first:
         places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
     pad = vocabulary.special("<pad>")
-    report = train(model, draws, cell.train, cell.seed, trial.folder, pad, device(), grid.execution, checkpoint_every_s)
+    report = train(model, draws, cell.train, cell.seed, trial.folder, pad, device(), cell.execution, checkpoint_every_s)
     if peers.first:
         _keep(model, trial, report, materials)
         checkpoint.clear(trial.folder / "checkpoints")
@@ -118,41 +116,35 @@ def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: 
     places.write_text(trial.folder / "result.json", json.dumps(result, indent=1) + "\n")
 
 
-def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], grid: Grid, materials: Materials) -> None:
+def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], materials: Materials) -> None:
     """Decode the test split under every pending condition; each leaves its folder when it is done.
 
     A few conditions are decoded together, because an utterance's sequences begin alike under many of them.
     """
-    template = trial.cell.template
+    cell = trial.cell
     model = backbones.load(trial.folder / "model")
-    reading = Reading(
-        template,
-        materials.vocabulary(template.letters),
-        materials.text,
-        materials.rates_hz,
-        grid.decode,
-        device(),
-    )
-    utterances = materials.corpus.split("test")
+    vocabulary = materials.vocabulary(cell.letters)
+    template = Template.parse(cell.template)
+    reading = Reading(template, vocabulary, materials.text, materials.rates_hz, cell.decode, device())
+    utterances = materials.corpus.split(cell.split)
     for group in (pending[start : start + TOGETHER] for start in range(0, len(pending), TOGETHER)):
         started = time.monotonic()
-        inputs = [_inputs(evaluation, template.letters, materials) for evaluation in group]
+        inputs = [_inputs(evaluation, cell, materials) for evaluation in group]
         written = transcribe(model, [item for items, _ in inputs for item in items], reading)
         spent = (time.monotonic() - started) / len(group)
         for number, (evaluation, (items, levels)) in enumerate(zip(group, inputs, strict=True)):
             hypotheses = [normalise(text) for text in written[number * len(items) : (number + 1) * len(items)]]
-            folder = trial.folder / "evals" / evaluation.folder_name(grid)
-            _write_scores(folder, score(utterances, hypotheses, levels), evaluation.spec(grid), spent)
-        write_card(trial, grid, materials.corpus.label, reading.vocabulary.text_size, dict(reading.vocabulary.sizes))
+            records = score(utterances, hypotheses, levels)
+            _write_scores(trial.scores(evaluation), records, evaluation.spec(cell), spent)
+        write_card(trial, materials.corpus.label, vocabulary.text_size, dict(vocabulary.sizes))
 
 
-def _inputs(
-    evaluation: Evaluation, letters: tuple[str, ...], materials: Materials
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def _inputs(evaluation: Evaluation, cell: Cell, materials: Materials) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Token streams of the test split under a condition, and the SNR measured on each utterance."""
-    items, levels = materials.streams(letters, "test", evaluation.condition)
+    items, levels = materials.streams(cell.letters, cell.split, evaluation.condition)
     check_level(levels, evaluation)
-    return (permute(items, evaluation.permuted, evaluation.draw) if evaluation.permuted else items), levels
+    letter = evaluation.permuted or cell.permute
+    return (permute(items, letter, evaluation.draw) if letter else items), levels
 
 
 def permute(items: list[dict[str, Any]], letter: str, draw: int) -> list[dict[str, Any]]:

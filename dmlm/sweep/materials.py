@@ -2,20 +2,20 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dmlm import places, recipes
+from dmlm import places, recipes, workers
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.manifest import Corpus, read_corpus
-from dmlm.corpus.noise import NoiseBank
+from dmlm.corpus.noise import NoiseBank, NoiseSettings
 from dmlm.errors import UserError, did_you_mean
 from dmlm.model import pretrained
-from dmlm.sweep.grid import CorpusChoice, Grid, TextSettings, validated
+from dmlm.sweep.cell import Cell, CorpusChoice, TextSettings, TokenizerChoice, validated
 from dmlm.sweep.identity import identity
-from dmlm.tokens.shards import TokenSource
+from dmlm.tokens.shards import Run, TokenSource
 from dmlm.tokens.tokenizer import Tokenizer
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
 
@@ -82,10 +82,10 @@ def open_corpus(choice: CorpusChoice) -> Corpus:
     return read_corpus(folder) if (folder / "corpus.json").is_file() else recipe.prepare(settings, folder)
 
 
-def open_bank(grid: Grid) -> tuple[Path, NoiseBank]:
+def open_bank(noise: NoiseSettings) -> tuple[Path, NoiseBank]:
     """The noise files: the built-in bank, made on first use, or the user's folder."""
-    if grid.noise.set != "builtin":
-        folder = Path(grid.noise.set).expanduser().resolve()
+    if noise.set != "builtin":
+        folder = Path(noise.set).expanduser().resolve()
         if not folder.is_dir():
             raise UserError(
                 f"noise.set: there is no folder {folder}; give `builtin` or a folder with one sub-folder per kind."
@@ -96,7 +96,7 @@ def open_bank(grid: Grid) -> tuple[Path, NoiseBank]:
         folder = places.home() / "noise" / "builtin"
         if not (folder / "bank.json").is_file():
             build_bank(folder)
-    return folder, NoiseBank.open(folder, grid.noise.kinds)
+    return folder, NoiseBank.open(folder, noise.kinds)
 
 
 def text_path(corpus: Corpus, settings: TextSettings) -> Path:
@@ -116,71 +116,119 @@ def open_text(corpus: Corpus, settings: TextSettings) -> TextVocabulary:
     return TextVocabulary.load(path)
 
 
-def conditions(grid: Grid, draws: int) -> tuple[list[Condition], dict[float, Condition]]:
-    """Training draws and test levels of a grid."""
-    folder, bank = open_bank(grid)
+def conditions(cell: Cell, draws: int) -> tuple[list[Condition], dict[float, Condition]]:
+    """Training draws and test levels of a cell."""
+    folder, bank = open_bank(cell.noise)
 
     def condition(levels: tuple[float, ...], draw: int = 0) -> Condition:
-        return CLEAN if levels == (math.inf,) else Condition(levels, draw, grid.noise, folder, bank.digest)
+        return CLEAN if levels == (math.inf,) else Condition(levels, draw, cell.noise, folder, bank.digest)
 
     return (
-        [condition(grid.snr_db.train, draw) for draw in range(draws)],
-        {level: condition((level,)) for level in grid.snr_db.test},
+        [condition(cell.snr_db.train, draw) for draw in range(draws)],
+        {level: condition((level,)) for level in cell.snr_db.test},
     )
 
 
-def sources_of(grid: Grid, corpus: Corpus, letters: Iterable[str], learn_under: Condition) -> dict[str, TokenSource]:
-    """One token source per modality."""
-    chosen = {letter: grid.tokenizers[letter] for letter in letters}
-    return {k: TokenSource(corpus, choice.recipe, choice.settings, learn_under) for k, choice in chosen.items()}
-
-
-def check(grid: Grid) -> None:
+def check(cells: Sequence[Cell]) -> None:
     """Refuse a wrong corpus, tokenizer or noise folder before any work is done.
 
     Raises:
         UserError: one sentence.
     """
-    corpus_folder(grid.corpus)
-    for name in {cell.backbone for cell in grid.cells if pretrained.is_named(cell.backbone)}:
-        pretrained.digest(name)
-    for letter, choice in grid.tokenizers.items():
-        TokenSource.check(letter, choice.recipe, choice.settings)
-    if grid.noise.set != "builtin":
-        open_bank(grid)
+    for group in groups(cells):
+        first = cells[group[0]]
+        corpus_folder(first.corpus)
+        for name in {cells[n].backbone for n in group if pretrained.is_named(cells[n].backbone)}:
+            pretrained.digest(name)
+        for letter, choice in first.tokenizers.items():
+            TokenSource.check(letter, choice.recipe, choice.settings)
+        if first.noise.set != "builtin":
+            open_bank(first.noise)
 
 
-def prepare(grid: Grid, say: Callable[[str], None], letters: Iterable[str] | None = None) -> Materials:
-    """Everything up to tokens, each part made once and then found again; for all modalities of the grid, or some."""
-    if letters is None:
-        check(grid)
-    corpus = open_corpus(grid.corpus)
-    say(f"corpus   {corpus.folder}  ({', '.join(f'{n} {split}' for split, n in corpus.card['utterances'].items())})")
-    train, test = conditions(grid, max(cell.train.draws for cell in grid.cells))
-    sources = sources_of(grid, corpus, grid.letters() if letters is None else letters, train[0])
-    for source in sources.values():
-        source.ready()
-        for split, wanted in (("train", train), ("test", list(test.values()))):
-            for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
-                source.prepare(split, condition)
-    names = ", ".join(f"{letter} {source.name}" for letter, source in sources.items())
-    say(f"tokens   {places.home() / 'tokens' / corpus.label}  ({names})")
-    return Materials(corpus, sources, open_text(corpus, grid.text), train, test)
+def groups(cells: Sequence[Cell]) -> list[list[int]]:
+    """Numbers of the cells that share corpus, tokenizers, text, noise and levels: they share their materials."""
+    found: dict[str, list[int]] = {}
+    for number, cell in enumerate(cells):
+        shared = cell.model_dump_json(include={"corpus", "tokenizers", "text", "noise", "snr_db", "split"})
+        found.setdefault(shared, []).append(number)
+    return list(found.values())
 
 
-def look(grid: Grid) -> Materials | None:
-    """What `prepare` made before, without making anything; None where a part is missing."""
-    folder, _, _ = corpus_folder(grid.corpus)
+@dataclass
+class _Opened:
+    """What was opened already, so that groups of cells share it."""
+
+    run: Run
+    corpora: dict[Path, Corpus] = field(default_factory=dict)
+    sources: dict[tuple[str, str, str], TokenSource] = field(default_factory=dict)
+    ready: set[tuple[int, str, str]] = field(default_factory=set)
+
+    def corpus(self, choice: CorpusChoice) -> Corpus:
+        folder = corpus_folder(choice)[0]
+        if folder not in self.corpora:
+            self.corpora[folder] = open_corpus(choice)
+        return self.corpora[folder]
+
+    def source(self, corpus: Corpus, choice: TokenizerChoice, learn_under: Condition) -> TokenSource:
+        key = corpus.label, choice.model_dump_json(), learn_under.key
+        if key not in self.sources:
+            self.sources[key] = TokenSource(corpus, choice.recipe, choice.settings, learn_under, self.run)
+        return self.sources[key]
+
+    def encode(self, source: TokenSource, split: str, condition: Condition) -> None:
+        key = id(source), split, condition.key
+        if key not in self.ready:
+            self.ready.add(key)
+            source.prepare(split, condition)
+
+
+def prepare(
+    cells: Sequence[Cell], say: Callable[[str], None] = lambda line: None, run: Run = workers.run
+) -> list[Materials]:
+    """For each cell everything up to its tokens, each part made once and then found again."""
+    opened, prepared = _Opened(run), []
+    found: dict[int, Materials] = {}
+    for group in groups(cells):
+        first = cells[group[0]]
+        corpus = opened.corpus(first.corpus)
+        train, test = conditions(first, max(cells[n].train.draws for n in group))
+        sources = {}
+        for letter in dict.fromkeys(letter for n in group for letter in cells[n].letters):
+            source = sources[letter] = opened.source(corpus, first.tokenizers[letter], train[0]).ready()
+            for split, wanted in (("train", train), (first.split, list(test.values()))):
+                for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
+                    opened.encode(source, split, condition)
+        found |= dict.fromkeys(group, Materials(corpus, sources, open_text(corpus, first.text), train, test))
+        prepared.append((corpus, sources))
+    for corpus in opened.corpora.values():
+        sizes = ", ".join(f"{count} {split}" for split, count in corpus.card["utterances"].items())
+        say(f"corpus   {corpus.folder}  ({sizes})")
+        names = {f"{letter} {s.name}": None for c, sources in prepared if c is corpus for letter, s in sources.items()}
+        say(f"tokens   {places.home() / 'tokens' / corpus.label}  ({', '.join(names)})")
+    return [found[number] for number in range(len(cells))]
+
+
+def look(cells: Sequence[Cell]) -> dict[int, Materials]:
+    """What `prepare` made before, by number of the cell, without making anything; a cell that lacks a part is left out."""
+    found: dict[int, Materials] = {}
     bank = places.home() / "noise" / "builtin" / "bank.json"
-    if not (folder / "corpus.json").is_file() or (grid.noise.set == "builtin" and not bank.is_file()):
-        return None
-    corpus = read_corpus(folder)
-    if not text_path(corpus, grid.text).is_file():
-        return None
-    train, test = conditions(grid, max(cell.train.draws for cell in grid.cells))
-    sources = sources_of(grid, corpus, grid.letters(), train[0])
-    if not all(source.learned for source in sources.values()):
-        return None
-    for source in sources.values():
-        source.ready()
-    return Materials(corpus, sources, open_text(corpus, grid.text), train, test)
+    corpora: dict[Path, Corpus] = {}
+    for group in groups(cells):
+        first = cells[group[0]]
+        folder, _, _ = corpus_folder(first.corpus)
+        if not (folder / "corpus.json").is_file() or (first.noise.set == "builtin" and not bank.is_file()):
+            continue
+        corpus = corpora[folder] = corpora.get(folder) or read_corpus(folder)
+        if not text_path(corpus, first.text).is_file():
+            continue
+        train, test = conditions(first, max(cells[n].train.draws for n in group))
+        letters = dict.fromkeys(letter for n in group for letter in cells[n].letters)
+        sources = {}
+        for letter in letters:
+            choice = first.tokenizers[letter]
+            sources[letter] = TokenSource(corpus, choice.recipe, choice.settings, train[0])
+        if all(source.learned for source in sources.values()):
+            ready = {letter: source.ready() for letter, source in sources.items()}
+            found |= dict.fromkeys(group, Materials(corpus, ready, open_text(corpus, first.text), train, test))
+    return found

@@ -4,24 +4,23 @@ import json
 import statistics
 
 from dmlm import places
-from dmlm.sweep.grid import Cell, Grid
+from dmlm.sweep.cell import Cell
+from dmlm.sweep.grid import Grid
 from dmlm.sweep.identity import canonical
 from dmlm.sweep.materials import check, look
-from dmlm.sweep.run import done, plan
+from dmlm.sweep.trial import trial_of
 
 
 def describe(grid: Grid) -> str:
     """One line per cell. Times come from finished trials of the same backbone and template on this machine."""
-    check(grid)
-    materials = look(grid)
-    state = materials.corpus.folder if materials else "and its tokens are not made yet"
-    lines = [f"grid {grid.name}: {len(grid.cells)} cells; corpus {grid.corpus.recipe}/{grid.corpus.preset} {state}"]
+    check(grid.cells)
+    found = look(grid.cells)
+    lines = [f"grid {grid.name}: {len(grid.cells)} cells"]
     left_s, unknown = 0.0, 0
-    trials = {trial.cell: trial for trial in plan(grid, materials)} if materials else {}
-    for cell in grid.cells:
-        trial = trials.get(cell)
-        if trial and done(trial.folder):
-            evaluated = sum(done(trial.folder / "evals" / e.folder_name(grid)) for e in trial.evaluations)
+    for number, cell in enumerate(grid.cells):
+        trial = trial_of(cell, found[number], grid.baseline) if number in found else None
+        if trial and trial.trained:
+            evaluated = len(trial.evaluations) - len(trial.pending)
             state = f"trained; {evaluated} of {len(trial.evaluations)} evaluations done"
         else:
             expected = _step_s(cell)
@@ -42,7 +41,7 @@ def _step_s(cell: Cell) -> float | None:
     for result in (places.home() / "runs" / "trials").glob("*/result.json"):
         spec = json.loads((result.parent / "spec.json").read_text())
         same = (spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"])
-        if canonical(same) == canonical((cell.backbone, cell.template.notation, cell.train.batch_size)):
+        if canonical(same) == canonical((cell.backbone, cell.template, cell.train.batch_size)):
             facts = json.loads(result.read_text())
             seen.append(facts["train_s"] / facts["steps"])
     return statistics.median(seen) if seen else None

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmlm import places
 from dmlm.corpus.condition import Condition
 from dmlm.model import pretrained
 from dmlm.model.sizes import MAMBA, OPT
 from dmlm.sequence.template import Template
-from dmlm.sweep.grid import Cell, Grid
+from dmlm.sweep.cell import Cell
 from dmlm.sweep.identity import identity
+from dmlm.sweep.materials import Materials
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,21 @@ class Evaluation:
     permuted: str | None = None  # letter of the modality that is exchanged between items
     draw: int = 0
 
-    def spec(self, grid: Grid) -> dict[str, Any]:
+    def spec(self, cell: Cell) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
-            "split": "test",
+            "split": cell.split,
             "condition": self.condition.key,
             "permuted": self.permuted,
             "draw": self.draw,
-            "decode": grid.decode.model_dump(),
+            "decode": cell.decode.model_dump(),
         }
 
-    def folder_name(self, grid: Grid) -> str:
+    def folder_name(self, cell: Cell) -> str:
+        split = "" if cell.split == "test" else f"{cell.split}_"
         level = "clean" if self.condition.clean else f"snr{self.condition.snrs_db[0]:g}"
         permuted = f"_permuted-{self.permuted}-{self.draw}" if self.permuted else ""
-        return f"{level}{permuted}-{identity(self.spec(grid), 8)}"
+        return f"{split}{level}{permuted}-{identity(self.spec(cell), 8)}"
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,28 @@ class Trial:
     def id(self) -> str:
         return self.folder.name
 
+    @property
+    def trained(self) -> bool:
+        """Whether the model is there: `result.json` is written last."""
+        return done(self.folder)
+
+    def scores(self, evaluation: Evaluation) -> Path:
+        """Folder of an evaluation."""
+        return self.folder / "evals" / evaluation.folder_name(self.cell)
+
+    @property
+    def pending(self) -> list[Evaluation]:
+        """Evaluations that have no result yet."""
+        return [evaluation for evaluation in self.evaluations if not done(self.scores(evaluation))]
+
+
+def done(folder: Path) -> bool:
+    """Whether the trial or evaluation in this folder has its result."""
+    return (folder / "result.json").is_file()
+
 
 def training_spec(
-    cell: Cell,
-    grid: Grid,
-    corpus_digest: str,
-    text_digest: str,
-    fingerprints: dict[str, str],
-    conditions: list[Condition],
+    cell: Cell, corpus_digest: str, text_digest: str, fingerprints: dict[str, str], conditions: list[Condition]
 ) -> dict[str, Any]:
     """Everything that decides the trained weights."""
     named = pretrained.is_named(cell.backbone)
@@ -71,11 +88,12 @@ def training_spec(
         "schema": SCHEMA,
         "corpus": corpus_digest,
         "text": text_digest,
-        "tokenizers": {letter: fingerprints[letter] for letter in cell.template.letters},
-        "noise": [condition.key for condition in conditions] if "A" in cell.template.letters else [],
-        "template": cell.template.notation,
+        "tokenizers": {letter: fingerprints[letter] for letter in cell.letters},
+        "noise": [condition.key for condition in conditions] if "A" in cell.letters else [],
+        "template": cell.template,
+        "permute": cell.permute,
         "backbone": {"name": cell.backbone, **size},
-        "model": grid.model.model_dump(),
+        "model": cell.model.model_dump(),
         "seed": cell.seed,
         "train": cell.train.model_dump(),
     }
@@ -83,18 +101,28 @@ def training_spec(
 
 def trial_folder(runs: Path, cell: Cell, spec: dict[str, Any]) -> Path:
     """`trials/opt-tiny_A+L_seed0-1a2b3c4d5e6f`"""
-    notation = cell.template.notation.removesuffix(" -> T").replace("(", "-").replace(")", "").replace(",", "-")
-    return runs / "trials" / f"{Path(cell.backbone).name}_{notation}_seed{cell.seed}-{identity(spec)}"
+    notation = cell.template.removesuffix(" -> T").replace("(", "-").replace(")", "").replace(",", "-")
+    control = f"_permuted-{cell.permute}" if cell.permute else ""
+    return runs / "trials" / f"{Path(cell.backbone).name}_{notation}{control}_seed{cell.seed}-{identity(spec)}"
 
 
-def evaluations_of(cell: Cell, grid: Grid, test: dict[float, Condition]) -> tuple[Evaluation, ...]:
-    """Every test SNR; and, for each modality that the baseline lacks, its permutations."""
-    added = [letter for letter in cell.template.letters if letter not in Template.parse(grid.baseline).letters]
-    plain = [Evaluation(test[level]) for level in grid.snr_db.test]
+def evaluations_of(cell: Cell, baseline: str, test: dict[float, Condition]) -> tuple[Evaluation, ...]:
+    """Every test SNR; and, for each modality that the baseline lacks, its permutations (a control has none)."""
+    known = Template.parse(baseline).letters
+    added = [letter for letter in cell.letters if letter not in known] if not cell.permute else []
+    plain = [Evaluation(test[level]) for level in cell.snr_db.test]
     permuted = [
         Evaluation(test[level], letter, draw)
         for letter in added
-        for level in grid.perceptual.snr_db
-        for draw in range(grid.perceptual.draws)
+        for level in cell.perceptual.snr_db
+        for draw in range(cell.perceptual.draws)
     ]
     return (*plain, *permuted)
+
+
+def trial_of(cell: Cell, materials: Materials, baseline: str) -> Trial:
+    """The trial of one cell."""
+    conditions = materials.train_conditions[: cell.train.draws]
+    spec = training_spec(cell, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions)
+    evaluations = evaluations_of(cell, baseline, materials.test_conditions)
+    return Trial(cell, spec, trial_folder(places.home() / "runs", cell, spec), evaluations)

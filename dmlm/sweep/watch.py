@@ -8,7 +8,6 @@ from types import TracebackType
 from tqdm import tqdm
 
 from dmlm import progress
-from dmlm.sweep.grid import Grid
 from dmlm.sweep.trial import Trial
 
 POLL_S = 1.0
@@ -17,8 +16,8 @@ POLL_S = 1.0
 class Watch:
     """One bar per trial: training steps first, then tested conditions, each with an ETA."""
 
-    def __init__(self, trials: Sequence[Trial], grid: Grid) -> None:
-        self._rows = [_Row(trial, grid, position) for position, trial in enumerate(trials)]
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        self._rows = [_Row(trial) for trial in trials]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
@@ -36,20 +35,29 @@ class Watch:
 
     def _poll(self) -> None:
         while not self._stop.wait(POLL_S):
+            open_rows = {row.position for row in self._rows if row.open}
             for row in self._rows:
+                if not row.open:
+                    row.position = min(set(range(len(open_rows) + 1)) - open_rows)
                 row.look()
+                open_rows |= {row.position} if row.open else set()
 
 
 class _Row:
     """The bars of one trial; a bar opens when its work begins, so that waiting does not spoil its ETA."""
 
-    def __init__(self, trial: Trial, grid: Grid, position: int) -> None:
-        self.trial, self.position = trial, position
+    def __init__(self, trial: Trial) -> None:
+        self.trial, self.position = trial, 0
         self.steps = trial.cell.train.steps
-        self.targets = [trial.folder / "evals" / e.folder_name(grid) / "result.json" for e in trial.evaluations]
+        self.targets = [trial.scores(evaluation) / "result.json" for evaluation in trial.evaluations]
         self.training: tqdm | None = None
         self.testing: tqdm | None = None
         self.first_step = self._step()
+
+    @property
+    def open(self) -> bool:
+        """Whether a bar of it is on the screen."""
+        return any(bar is not None and bar.n < bar.total for bar in (self.training, self.testing))
 
     def _step(self) -> int:
         if (self.trial.folder / "result.json").is_file():

@@ -9,7 +9,7 @@ A shard whose checksum does not fit is encoded again. Text of a reader is kept i
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
 SHARD_SIZE = 128  # utterances
 CODEBOOK_CLIPS = 640  # training clips whose frames a codebook is learned from
 CODEBOOK_FRAMES = 80_000
+Run = Callable[[Callable[[Any], Any], list[Any], int | None], Iterator[Any]]  # function, jobs, processes: values
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,16 @@ def _whole(path: Path) -> bool:
 class TokenSource:
     """One modality of one corpus through one tokenizer."""
 
-    def __init__(self, corpus: Corpus, recipe: str, settings: dict[str, Any], learn_under: Condition) -> None:
-        self.corpus = corpus
+    def __init__(
+        self,
+        corpus: Corpus,
+        recipe: str,
+        settings: dict[str, Any],
+        learn_under: Condition,
+        run: Run = workers.run,
+    ) -> None:
+        """`run` is what maps a function over shards: processes of this machine, or an engine."""
+        self.corpus, self._map = corpus, run
         self.spec = EncoderSpec(recipe, settings)
         self.encoder = self.spec.build()
         self._root = places.home() / "tokens" / corpus.label
@@ -205,7 +214,7 @@ class TokenSource:
             ]
             self._run(_sample_features, jobs, f"codebook {self.spec.recipe}", len(clips))
             assert isinstance(self.encoder, Tokenizer)
-            for _ in workers.run(_learn, [([job.target for job in jobs], self.encoder.clusters or 0, path)], 1):
+            for _ in self._map(_learn, [([job.target for job in jobs], self.encoder.clusters or 0, path)], 1):
                 pass
             for job in jobs:
                 job.target.unlink()
@@ -248,7 +257,7 @@ class TokenSource:
 
     def _run(self, function: Any, jobs: list[_Job], label: str, total: int, count: int | None = None) -> None:
         with progress.bar(label, total, "clip") as shown:
-            for done in workers.run(function, jobs, count):
+            for done in self._map(function, jobs, count):
                 shown.update(done)
 
     def _write_card(self) -> None:

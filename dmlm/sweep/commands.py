@@ -1,0 +1,144 @@
+"""The commands about grids: run, show, status, export. Exit code 0 only if no cell is missing."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmlm import places
+from dmlm.errors import UserError, did_you_mean
+
+INCOMPLETE = 1  # some cells are missing; which and why has been printed
+CONTINUE_LATER = 75  # EX_TEMPFAIL of sysexits.h: the time limit is over, the same command continues
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes such as train.steps=200 or seed=[0,1]", metavar="[KEY=VALUE]...")
+]
+GridName = Annotated[
+    str, typer.Option("--grid", "-g", help="A file of sweeps/ by name, or a path; NAME:small of several.")
+]
+RunName = Annotated[str, typer.Argument(help="Name of a grid that was run, or its folder.")]
+
+
+def run(
+    overrides: Overrides = None,
+    grid: GridName = "quickstart",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells, what is done, what the rest takes; do nothing.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="inline: this machine. ray: a Ray cluster.")] = "inline",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time; default: one a GPU, or one a core.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, or `auto`.")] = None,
+    gpu_share: Annotated[float, typer.Option(min=0, help="Ray: GPUs a trial takes; 0.5 puts two on each.")] = 1.0,
+    time_limit_s: Annotated[
+        float | None, typer.Option("--time-limit", help="Seconds after which to leave checkpoints and exit with 75.")
+    ] = None,
+    checkpoint_every_s: Annotated[
+        float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
+    ] = 30.0,
+) -> None:
+    """Train and evaluate every cell of a grid, then print tables and draw figures. Run again to continue."""
+    from dmlm.sweep.engines import open_engine
+    from dmlm.sweep.grid import read_grid_file
+    from dmlm.sweep.index import write_index
+    from dmlm.sweep.materials import check, prepare
+    from dmlm.sweep.preview import describe
+    from dmlm.sweep.report import finish
+    from dmlm.sweep.run import TimeUp, complaint, run_trials
+    from dmlm.sweep.trial import trial_of
+
+    if engine not in ("inline", "ray"):
+        raise UserError(f"There is no engine {engine!r}; {did_you_mean(engine, ('inline', 'ray'))}.")
+    chosen = read_grid_file(grid, overrides or [])
+    if dry_run:
+        print(describe(chosen))
+        return
+    started = time.monotonic()
+    deadline = None if time_limit_s is None else started + time_limit_s
+    check(chosen.cells)
+    together = max(cell.execution.data_parallel for cell in chosen.cells)
+    with open_engine(engine, workers, address, gpu_share, together) as opened:
+        materials = prepare(chosen.cells, print, opened.map)
+        trials = [trial_of(c, m, chosen.baseline) for c, m in zip(chosen.cells, materials, strict=True)]
+        folder = write_index(chosen, materials, trials)
+        try:
+            failures = run_trials(chosen, trials, opened, print, checkpoint_every_s, deadline)
+        except TimeUp:
+            print("The time limit is over; the same command continues from the checkpoints.", file=sys.stderr)
+            raise typer.Exit(CONTINUE_LATER) from None
+    print(finish(folder))
+    print(f"\nGrid {chosen.name}: {len(trials)} models in {time.monotonic() - started:.0f} s.")
+    missing = complaint(trials, failures)
+    if missing:
+        listing = "\n".join(missing)
+        if all(failure.kind == "user_error" for failure in failures.values()):
+            raise UserError(listing)
+        print(f"error: {len(missing)} of {len(trials)} cells are missing:\n{listing}", file=sys.stderr)
+        raise typer.Exit(INCOMPLETE)
+
+
+def show(
+    grid: Annotated[str, typer.Argument(help="A file of sweeps/ by name, or a path.")] = "quickstart",
+    overrides: Overrides = None,
+    resolved: Annotated[bool, typer.Option(help="Print every setting of every cell, as YAML.")] = False,
+) -> None:
+    """Print the cells that a grid file asks for; nothing is opened or made."""
+    import json
+
+    import yaml
+
+    from dmlm.sweep.grid import read_grid_file
+
+    chosen = read_grid_file(grid, overrides or [])
+    print(f"{chosen.name}: {len(chosen.cells)} cells, baseline {chosen.baseline}. {chosen.about}")
+    for number, (cell, variant) in enumerate(zip(chosen.cells, chosen.variants, strict=True)):
+        print(f"{number:>4}  {cell.label:<28} {cell.backbone:<12} {cell.train.steps:>7,} steps  {variant}".rstrip())
+        if resolved:
+            print(yaml.safe_dump(json.loads(cell.model_dump_json()), sort_keys=False))
+
+
+def status(
+    name: RunName = "quickstart",
+    watch: Annotated[bool, typer.Option(help="Draw the table again every few seconds, until nothing is left.")] = False,
+) -> None:
+    """Say of every cell whether it is done, running, failed (why) or waiting, with the time left."""
+    from dmlm.sweep.status import table
+
+    folder = _folder(name)
+    while True:
+        text, left = table(folder)
+        print(("\033[2J\033[H" if watch and sys.stdout.isatty() else "") + text, flush=True)
+        if not left or not watch:
+            break
+        time.sleep(5)
+    if left:
+        raise typer.Exit(INCOMPLETE)
+
+
+def export(
+    name: RunName = "quickstart",
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file.")] = None,
+) -> None:
+    """Write a table with a line for every evaluation: all settings of its cell, its condition and its scores."""
+    from dmlm.sweep.export import write_table
+
+    if not csv and not parquet:
+        raise UserError("Say where to: --csv FILE, --parquet FILE, or both.")
+    for path in filter(None, (csv, parquet)):
+        lines, missing = write_table(_folder(name), path, parquet=path == parquet)
+        print(f"{path}: {lines} evaluations" + (f", {missing} of them missing" if missing else ""))
+
+
+def _folder(name: str) -> Path:
+    """Folder of a grid, from its name or its path."""
+    runs = places.home() / "runs"
+    for folder in (runs / name.replace(":", "_"), Path(name)):
+        if (folder / "grid.json").is_file():
+            return folder
+    known = sorted(path.parent.name for path in runs.glob("*/grid.json"))
+    raise UserError(f"There is no grid {name!r} in {runs}; {did_you_mean(name, known)}.")

@@ -1,0 +1,163 @@
+"""Who works on what, said with files alone: no lock service, no clock that machines share, no file locking.
+
+A lease is a file that one process creates (O_EXCL) and rewrites every few seconds. Whoever finds one watches whether
+it changes, on a clock of its own: what stands still for the grace is abandoned, and so is, at once, what a dead process
+of this machine holds. Times that other machines wrote are never compared, so a wrong or jumping clock steals nothing.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+BEAT_S = 5.0
+GRACE_S = 60.0
+
+
+class Busy(Exception):
+    """Another process holds the lease; the message says which."""
+
+
+class Leases:
+    """What this process has seen of the leases of others."""
+
+    def __init__(self, grace_s: float = GRACE_S, beat_s: float = BEAT_S) -> None:
+        self.grace_s, self.beat_s = grace_s, beat_s
+        self._seen: dict[Path, tuple[str, float]] = {}  # content, and when it was first seen so
+
+    @contextmanager
+    def hold(self, path: Path) -> Iterator[None]:
+        """Work under a lease.
+
+        Raises:
+            Busy: another process has it.
+        """
+        token = uuid.uuid4().hex
+        if not self._create(path, token):
+            if not self.abandoned(path):
+                raise Busy(f"{path.parent} is being worked on by {holder(path)}")
+            self._remove(path)
+            if not self._create(path, token):
+                raise Busy(f"{path.parent} has just been taken by {holder(path)}")
+        stop = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(path, token, stop), daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            beating.join()
+            if _read(path).get("token") == token:
+                path.unlink(missing_ok=True)
+
+    def abandoned(self, path: Path) -> bool:
+        """Whether the holder is a dead process of this machine, or has not been heard of for the grace."""
+        content = _text(path)
+        if content is None:
+            return True
+        record = _read(path)
+        if record.get("machine") == _machine() and not _alive(record.get("pid")):
+            return True
+        now = time.monotonic()
+        seen, since = self._seen.get(path, ("", now))
+        if content != seen:
+            self._seen[path] = content, now
+            return False
+        return now - since > self.grace_s
+
+    def _create(self, path: Path, token: str) -> bool:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{token}")
+        aside.write_text(_record(token, 0))
+        try:
+            os.link(aside, path)  # all or nothing, also over NFS
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            try:
+                with open(path, "x") as file:
+                    file.write(_record(token, 0))
+            except FileExistsError:
+                return False
+        finally:
+            aside.unlink()
+        return True
+
+    def _remove(self, path: Path) -> None:
+        """Take an abandoned lease away; of several that try, one succeeds."""
+        seen, aside = _text(path), path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            os.rename(path, aside)
+        except FileNotFoundError:
+            return
+        if _text(aside) != seen:  # it was replaced in between: give it back to its new holder
+            with suppress(OSError):
+                os.link(aside, path)
+        aside.unlink(missing_ok=True)
+
+    def _beat(self, path: Path, token: str, stop: threading.Event) -> None:
+        number = 0
+        while not stop.wait(self.beat_s):
+            number += 1
+            if _read(path).get("token") != token:
+                return  # taken over while this machine slept; the result is written atomically, so both may end
+            aside = path.with_name(f".{path.name}.{token}")
+            try:
+                aside.write_text(_record(token, number))
+                os.replace(aside, path)
+            except OSError:
+                continue  # a full disk: the next beat may succeed
+
+
+def live(path: Path) -> bool:
+    """Whether a lease is there and, if it is of this machine, its process lives."""
+    record = _read(path)
+    return bool(record) and (record.get("machine") != _machine() or _alive(record.get("pid")))
+
+
+def holder(path: Path) -> str:
+    """The process that holds a lease, to be shown."""
+    record = _read(path)
+    return f"process {record['pid']} on {record['host']}" if record else "another process"
+
+
+def _record(token: str, beat: int) -> str:
+    record = {"token": token, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "beat": beat}
+    return json.dumps(record) + "\n"
+
+
+def _machine() -> str:
+    """This machine since it was started; process numbers mean something on it only."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return socket.gethostname()
+
+
+def _alive(pid: object) -> bool:
+    try:
+        os.kill(int(str(pid)), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _read(path: Path) -> dict:
+    try:
+        return dict(json.loads(_text(path) or "{}"))
+    except ValueError:
+        return {}

@@ -1,0 +1,104 @@
+"""What a worker does: train one trial, or run some evaluations of one. Everything is found by name from plain data."""
+
+from functools import lru_cache
+from typing import Any
+
+from dmlm.errors import UserError
+from dmlm.sweep.cell import Cell
+from dmlm.sweep.lease import Leases
+from dmlm.sweep.materials import Materials, prepare
+from dmlm.sweep.trial import Trial, trial_of
+
+Job = dict[str, Any]
+_leases = Leases()
+
+
+def job(trial: Trial, baseline: str, evaluations: tuple[str, ...], checkpoint_every_s: float) -> Job:
+    """What `train` and `evaluate` are given."""
+    return {
+        "cell": trial.cell.model_dump_json(),
+        "baseline": baseline,
+        "trial": trial.id,
+        "evaluations": evaluations,
+        "checkpoint_every_s": checkpoint_every_s,
+    }
+
+
+def train(job: Job) -> None:
+    """Train a trial, from its last checkpoint if there is one.
+
+    Raises:
+        Busy: another process does.
+    """
+    from dmlm.sweep.execute import train_cell  # torch is loaded only in the worker
+
+    trial, materials = _opened(job)
+    with _leases.hold(trial.folder / "train.lease"):
+        if trial.trained:
+            return
+        if trial.cell.execution.data_parallel > 1:
+            _train_together(job, trial.cell.execution.data_parallel)
+        else:
+            train_cell(trial, materials, job["checkpoint_every_s"])
+
+
+def evaluate(job: Job) -> None:
+    """Run those evaluations of a trial that are still pending."""
+    from dmlm.sweep.execute import evaluate_conditions
+
+    trial, materials = _opened(job)
+    pending = [e for e in trial.pending if trial.scores(e).name in job["evaluations"]]
+    if pending:
+        with _leases.hold(trial.folder / f"{job['evaluations'][0]}.lease"):
+            evaluate_conditions(trial, pending, materials)
+
+
+def _train_together(job: Job, processes: int) -> None:
+    """The training of a trial in several processes, as `torchrun` would start them."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    try:
+        elastic_launch(config, _train_share)(job)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        message = failure.message.get("message", "") if isinstance(failure.message, dict) else failure.message
+        raise UserError(f"Process {rank} of a data-parallel training failed: {message}") from None
+
+
+def _train_share(job: Job) -> None:
+    """What each of those processes does; the first writes the files."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from dmlm.sweep.execute import train_cell
+
+    def train() -> None:
+        trial, materials = _opened(job)
+        train_cell(trial, materials, job["checkpoint_every_s"])
+
+    record(train)()
+
+
+def _opened(job: Job) -> tuple[Trial, Materials]:
+    """The trial that a job names, and its materials."""
+    materials = _materials(job["cell"])
+    trial = trial_of(Cell.model_validate_json(job["cell"]), materials, job["baseline"])
+    if trial.id != job["trial"]:
+        raise UserError(
+            f"{job['trial']} is now {trial.id}: its corpus or tokens changed meanwhile; run the grid again."
+        )
+    return trial, materials
+
+
+@lru_cache(maxsize=2)
+def _materials(cell: str) -> Materials:
+    return prepare([Cell.model_validate_json(cell)])[0]
