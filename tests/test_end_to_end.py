@@ -17,7 +17,8 @@ from dmlm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE = [
-    "cells=[{backbone: opt-nano, template: [A -> T]}]",
+    "backbone=opt-nano",
+    "template=A -> T",
     "tokenizers={A: {recipe: audio_mfcc, settings: {clusters: 100}}}",
 ]
 
@@ -77,9 +78,9 @@ def test_a_second_run_changes_nothing_and_works_from_any_folder(finished, home, 
 
 
 def test_a_dry_run_says_what_is_done(finished, home):
-    shown = run_grid(home, "--dry-run", "cells.1.template=[A -> T, A+O -> T]").stdout
-    assert shown.count("trained;") == 4
-    assert shown.count("to train:") == 1
+    shown = run_grid(home, "--dry-run", "axes.seed=[0, 1]", "template=A -> T").stdout
+    assert shown.count("trained;") == 2
+    assert shown.count("to train:") == 2
 
 
 def test_figures_come_from_stored_results_alone(finished, home, tmp_path):
@@ -129,7 +130,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_table(finished
         (["tokenizers.A=audio_mfc"], "did you mean 'audio_mfcc'"),
         (["tokenizers.A=lips_dct"], "is for modality L"),
         (["tokenizers.A={recipe: audio_mfcc, settings: {cluster: 5}}"], "did you mean 'clusters'"),
-        (["cells.0.template=A+Q -> T"], "'Q'"),
+        (["template=A+Q -> T"], "'Q'"),
         (["corpus.preset=tinny"], "did you mean 'tiny'"),
         (["corpus.recipe=three_equation"], "did you mean 'three_equations'"),
         (["noise.set=/no/such/folder"], "/no/such/folder"),

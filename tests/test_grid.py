@@ -2,14 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dmlm import recipes
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
-from dmlm.sweep.grid import Grid, override, read_grid_file
+from dmlm.sweep.cell import Cell
+from dmlm.sweep.grid import Grid, assign, read_grid_file
 from dmlm.sweep.identity import canonical, identity
 from dmlm.sweep.preview import describe
 from dmlm.sweep.trial import evaluations_of, training_spec, trial_folder
@@ -18,24 +19,121 @@ FINGERPRINTS = {"A": "a", "L": "l", "O": "o"}
 
 
 def spec(grid: Grid, number: int = 0):
-    return training_spec(grid.cells[number], grid, "corpus", "text", FINGERPRINTS, [CLEAN])
+    return training_spec(grid.cells[number], "corpus", "text", FINGERPRINTS, [CLEAN])
 
 
-@pytest.mark.parametrize("name", recipes.names("sweeps"))
-def test_every_shipped_grid_resolves(name):
-    grid = read_grid_file(name)
-    assert grid.cells
-    assert grid.baseline in {cell.template.notation for cell in grid.cells}
-    for letter, choice in grid.tokenizers.items():
-        assert recipes.find("tokenizers", choice.recipe), letter
+BASE = """
+base:
+  corpus: {recipe: three_equations, preset: smoke}
+  tokenizers: {A: audio_mfcc, L: lips_dct}
+  backbone: opt-nano
+  perceptual: {snr_db: clean}
+"""
 
 
-def test_cells_are_the_product_of_each_row_and_each_once():
-    grid = read_grid_file(
-        "quickstart", ["cells=[{backbone: [opt-nano, mamba-nano], template: [A -> T, A+L->T, A -> T], seed: [0, 1]}]"]
-    )
-    assert len(grid.cells) == 8
-    assert [cell.label for cell in grid.cells[:4]] == ["OPT A", "OPT A seed 1", "OPT A+L", "OPT A+L seed 1"]
+def cells(tmp_path, text: str, *changes: str) -> list[tuple]:
+    """Backbone, template, seed, steps, noise placement, permuted modality and variant of each cell of a file."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(BASE + text)
+    grid = read_grid_file(str(path), changes)
+    return [
+        (c.backbone, c.template, c.seed, c.train.steps, c.noise.placement, c.permute, variant)
+        for c, variant in zip(grid.cells, grid.variants, strict=True)
+    ]
+
+
+def test_axes_are_combined_in_the_order_of_the_file_and_each_cell_comes_once(tmp_path):
+    found = cells(tmp_path, "axes:\n  template: [A -> T, A+L->T, A -> T]\n  seed: [0, 1]")
+    assert [(c[1], c[2]) for c in found] == [("A -> T", 0), ("A -> T", 1), ("A+L -> T", 0), ("A+L -> T", 1)]
+    grid = read_grid_file(str(tmp_path / "mine.yaml"))
+    assert [cell.label for cell in grid.cells] == ["OPT A", "OPT A seed 1", "OPT A+L", "OPT A+L seed 1"]
+
+
+def test_zipped_keys_advance_together(tmp_path):
+    text = "axes: {template: [A -> T]}\nzip: {backbone: [opt-nano, mamba-nano], train.steps: [9, 4]}"
+    assert [(c[0], c[3], c[-1]) for c in cells(tmp_path, text)] == [("opt-nano", 9, ""), ("mamba-nano", 4, "")]
+    with pytest.raises(UserError, match=r"backbone 2, train\.steps 1"):
+        cells(tmp_path, text.replace("[9, 4]", "[9]"))
+
+
+def test_excluded_cells_are_gone_and_included_blocks_come_on_top_of_the_base(tmp_path):
+    text = """
+axes: {template: [A -> T, A+L -> T], noise.placement: [whole, second_half]}
+exclude: [{template: A+L->T, noise.placement: whole}]
+include:
+  - {base: {template: A+L -> T, permute: L, train.steps: 7}}
+"""
+    found = cells(tmp_path, text)
+    assert [(c[1], c[3], c[4], c[5]) for c in found] == [
+        ("A -> T", 1000, "whole", None),
+        ("A -> T", 1000, "second_half", None),
+        ("A+L -> T", 1000, "second_half", None),
+        ("A+L -> T", 7, "second_half", "L"),
+    ]
+    assert [c[-1] for c in found] == [
+        "noise.placement whole",
+        "noise.placement second_half",
+        "noise.placement second_half",
+        "permuted L, train.steps 7",
+    ]
+
+
+def test_one_of_several_grids_is_chosen_by_name(tmp_path):
+    text = """
+grids:
+  small: {axes: {template: [A -> T]}, base: {train: {steps: 5}}}
+  large: {axes: {template: [A -> T, A+L -> T]}}
+"""
+    with pytest.raises(UserError, match="choose one of mine:small, mine:large"):
+        cells(tmp_path, text)
+    path = str(tmp_path / "mine.yaml")
+    assert [c.train.steps for c in read_grid_file(f"{path}:small").cells] == [5]
+    assert read_grid_file(f"{path}:large").name == "mine_large"
+    assert len(read_grid_file(f"{path}:large").cells) == 2
+    with pytest.raises(UserError, match="did you mean 'small'"):
+        read_grid_file(f"{path}:smal")
+
+
+def test_an_override_replaces_an_axis_or_holds_in_every_cell(tmp_path):
+    text = "axes: {template: [A -> T, A+L -> T]}\nzip: {seed: [0, 1], train.steps: [5, 6]}"
+    assert {c[3] for c in cells(tmp_path, text, "train.steps=9")} == {9}
+    assert {c[1] for c in cells(tmp_path, text, "template=A -> T")} == {"A -> T"}
+    assert len(cells(tmp_path, text, "axes.train.lr=[0.1, 0.2]")) == 8
+    assert read_grid_file(str(tmp_path / "mine.yaml"), ["name=other", "baseline=A+L->T"]).baseline == "A+L -> T"
+
+
+def test_a_recipe_brings_its_own_settings(tmp_path):
+    text = """
+grids:
+  one:
+    base: {tokenizers: {A: {recipe: audio_mfcc, settings: {clusters: 9}}}, template: A -> T}
+    axes: {tokenizers.L: [lips_dct, {recipe: lips_dct, settings: {clusters: 8}}], tokenizers.A.settings.clusters: [3]}
+"""
+    (tmp_path / "mine.yaml").write_text(BASE + text)
+    found = read_grid_file(f"{tmp_path / 'mine.yaml'}:one").cells
+    assert [cell.tokenizers["A"].settings for cell in found] == [{"clusters": 3}] * 2
+    assert [cell.tokenizers["L"].settings for cell in found] == [{}, {"clusters": 8}]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("axess: {template: [A -> T]}", "line 7: there is no key 'axess'; did you mean 'axes'"),
+        (
+            "axes: {template: [A -> T]}\ninclude:\n  - base: {train: {stepz: 5}}",
+            "line 9: there is no key 'train.stepz'",
+        ),
+        ("axes:\n  template: [A -> T]\n  train.lrr: [1]", "line 9: there is no key 'train.lrr'; did you mean 'lr'"),
+        ("axes: {template: []}", "axes.template"),
+        ("axes: {template: [A -> T]}\nexclude: [{template: A -> T}]", "asks for no cell"),
+        ("axes: {template: [A -> T]}\ngrids: {a: {}}", "belong inside one of mine:a"),
+        ("axes: {train.steps: [5]}", "template is missing; give it a value"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
+    with pytest.raises(UserError) as error:
+        cells(tmp_path, text)
+    assert complaint in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +143,16 @@ def test_cells_are_the_product_of_each_row_and_each_once():
         ("tokenizer.A=x", "did you mean 'tokenizers'"),
         ("train.steps=many", "train.steps"),
         ("noise.placement=third_half", "noise.placement"),
-        ("cells.0.backbone=opt-huge", "no backbone 'opt-huge'"),
-        ("cells.0.template=A+X -> T", "'X'"),
-        ("cells.0.template=A+I -> T", "names none for I"),
+        ("backbone=opt-huge", "no backbone 'opt-huge'"),
+        ("template=A+X -> T", "'X'"),
+        ("template=A+I -> T", "names none for I"),
         ("train.lambdas.Q=1", "known: A, I, L, O, T"),
-        ("cells.9.seed=1", "no place 'cells.9.seed'"),
         ("train.steps.x=1", "no place"),
         ("train.steps=[", "not a YAML value"),
         ("steps", "key=value"),
         ("snr_db.test=[]", "snr_db.test"),
         ("snr_db.test=[clean, 0]", "perceptual.snr_db has -10, which snr_db.test lacks"),
+        ("permute=I", "permute: 'I' is no input modality"),
     ],
 )
 def test_a_mistake_is_one_sentence(change, complaint):
@@ -82,23 +180,25 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
         read_grid_file(str(path))
 
 
-def test_overrides_leave_the_original_alone():
-    values = {"train": {"steps": 5}, "snr_db": {"test": [0]}}
-    assert override(values, ["train.steps=7", "snr_db.test=[clean, -5]"]) == {
-        "train": {"steps": 7},
-        "snr_db": {"test": ["clean", -5]},
-    }
-    assert values["train"]["steps"] == 5
+def test_assigned_values_are_copies():
+    axis = {"A": 1}
+    one, other = {}, {}
+    assign(one, "train.lambdas", axis)
+    assign(other, "train.lambdas", axis)
+    assign(one, "train.lambdas.A", 2)
+    assert (one["train"], other["train"]) == ({"lambdas": {"A": 2}}, {"lambdas": {"A": 1}})
 
 
 def test_a_single_value_needs_no_list():
-    grid = read_grid_file("quickstart", ["noise.kinds=noise", "perceptual.snr_db=0"])
-    assert grid.noise.kinds == ("noise",)
-    assert grid.perceptual.snr_db == (0.0,)
+    (first, *_) = read_grid_file("quickstart", ["noise.kinds=noise", "perceptual.snr_db=0"]).cells
+    assert first.noise.kinds == ("noise",)
+    assert first.perceptual.snr_db == (0.0,)
 
 
 def test_clean_is_infinite():
-    assert read_grid_file("quickstart", ["snr_db.test=[clean, -10]"]).snr_db.test == (math.inf, -10.0)
+    cell = read_grid_file("quickstart", ["snr_db.test=[clean, -10]"]).cells[0]
+    assert cell.snr_db.test == (math.inf, -10.0)
+    assert Cell.model_validate_json(cell.model_dump_json()) == cell
 
 
 JSON = st.recursive(
@@ -115,6 +215,8 @@ def test_identity_ignores_the_order_of_keys(values):
 
 def test_identity_ignores_how_a_number_is_written():
     assert canonical({"a": 0, "b": 2}) == canonical({"b": 2.0, "a": -0.0})
+    assert canonical({"a": np.int64(3), "b": np.float32(0.5)}) == canonical({"a": 3, "b": 0.5})
+    assert canonical({"a": math.nan}) == canonical({"a": float("nan")})
     assert canonical({"a": 0.5}) != canonical({"a": 0.25})
 
 
@@ -124,7 +226,8 @@ def test_identity_ignores_how_a_number_is_written():
         "train.lr=0.5",
         "train.lambdas.A=0",
         "train.dropout=0.3",
-        "cells.0.seed=7",
+        "seed=7",
+        "permute=A",
         "model.context=600",
         "model.start=random",
     ],
@@ -146,11 +249,10 @@ def test_the_trial_folder_is_readable(tmp_path):
 
 def test_only_added_modalities_are_permuted():
     grid = read_grid_file("quickstart", ["perceptual={snr_db: [0], draws: 3}"])
-    conditions = {
-        level: CLEAN if level == math.inf else Condition((level,), bank_digest="b") for level in grid.snr_db.test
-    }
-    plain, lips = (evaluations_of(grid.cells[n], grid, conditions) for n in (0, 1))
+    levels = grid.cells[0].snr_db.test
+    conditions = {level: CLEAN if level == math.inf else Condition((level,), bank_digest="b") for level in levels}
+    plain, lips = (evaluations_of(grid.cells[n], grid.baseline, conditions) for n in (0, 1))
     assert {e.permuted for e in plain} == {None}
     assert [(e.permuted, e.draw) for e in lips if e.permuted] == [("L", 0), ("L", 1), ("L", 2)]
-    names = [e.folder_name(grid) for e in lips]
+    names = [e.folder_name(grid.cells[1]) for e in lips]
     assert len(set(names)) == len(names)

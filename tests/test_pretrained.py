@@ -85,7 +85,7 @@ def test_a_grid_starts_from_pretrained_weights(folder, tmp_path):
     """From the published folder to a model with its card: corpus, tokens, training, scores."""
     home = tmp_path / "home"
     command = [sys.executable, str(ROOT / "sweeps" / "run_grid.py"), "--grid", "smoke", f"text.tokenizer={folder}"]
-    command += [f"cells=[{{backbone: {folder}, template: A -> T}}]", "train.steps=3", "snr_db.test=[clean]"]
+    command += [f"backbone={folder}", "template=A -> T", "train.steps=3", "snr_db.test=[clean]"]
     command += ["tokenizers={A: {recipe: audio_mfcc, settings: {clusters: 64}}}", "snr_db.train=[clean]"]
     done = subprocess.run(command, env={**os.environ, "DMLM_HOME": str(home)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

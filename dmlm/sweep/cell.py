@@ -146,11 +146,13 @@ def validated(kind: type[BaseModel], values: dict[str, Any], where: str) -> Any:
 
 def complaint(kind: type[BaseModel], error: ValidationError) -> tuple[list[str], str]:
     """The path of the first value that does not fit, and a sentence about it."""
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda found: found["type"] == "missing")  # an unknown key may be why
     path = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         near = did_you_mean(path[-1], _known_keys(kind, path[:-1]))
         return path, f"there is no key {'.'.join(path)!r}; {near}."
+    if first["type"] == "missing":
+        return path, f"{'.'.join(path)} is missing; give it a value."
     return path, f"{'.'.join(path)}: {first['msg']} (got {first.get('input')!r})."
 
 

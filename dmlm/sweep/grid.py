@@ -246,7 +246,8 @@ def _variants(cells: Sequence[Cell], raw: Sequence[dict[str, Any]], keys: Sequen
     ]
     for values in raw:
         parts = [(key, _looked_up(values, key)) for key in telling]
-        yield ", ".join(f"{key} {_shown(value)}" for key, value in parts if value is not None)
+        shown = {key: "permuted" if key == "permute" else key for key in telling}
+        yield ", ".join(f"{shown[key]} {_shown(value)}" for key, value in parts if value is not None)
 
 
 def _shown(value: Any) -> str:

@@ -18,10 +18,11 @@ def canonical(value: Any) -> str:
             return {str(key): plain(member) for key, member in item.items()}
         if isinstance(item, list | tuple):
             return [plain(member) for member in item]
+        item = item.item() if hasattr(item, "item") else item  # a numpy scalar
         if isinstance(item, float):
-            return (
-                int(item) if math.isfinite(item) and item == int(item) else item if math.isfinite(item) else str(item)
-            )
+            if not math.isfinite(item):
+                return str(item)
+            return int(item) if item == int(item) else item
         return item
 
     return json.dumps(plain(value), sort_keys=True, ensure_ascii=False)
