@@ -12,6 +12,16 @@ class NotFinite(UserError):
     """A loss became NaN or infinite."""
 
 
+class OutOfMemory(UserError):
+    """A training step did not fit; `args[0]` is the number of tokens that were in memory at once."""
+
+    def __str__(self) -> str:
+        return (
+            f"out of memory with {self.args[0]:,} tokens at once; set execution.micro_tokens to less,"
+            " or execution.recompute=true."
+        )
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The tail of an error message: the nearest known name, then all of them.
 

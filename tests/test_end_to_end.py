@@ -7,37 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from grids import ONE, ROOT, run_grid
 from threadpoolctl import threadpool_info
 
 from dmlm import workers
 from dmlm.errors import UserError
-
-ROOT = Path(__file__).resolve().parent.parent
-ONE = [
-    "backbone=opt-nano",
-    "template=A -> T",
-    "tokenizers={A: {recipe: audio_mfcc, settings: {clusters: 100}}}",
-]
-
-
-def run_grid(home: Path, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "sweeps" / "run_grid.py"), "--grid", "smoke", *arguments]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, "DMLM_HOME": str(home)}, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("dmlm home")
-
-
-@pytest.fixture(scope="session")
-def finished(home):
-    result = run_grid(home)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return result
 
 
 def test_a_grid_runs_from_nothing_to_figures(finished, home):

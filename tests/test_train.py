@@ -88,7 +88,9 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
         with pytest.raises(Interrupted):
             fit(model(), tmp_path, on_step=interrupt_at(stop))
     newest = sorted((tmp_path / "checkpoints").glob("*.pt"))[-1]
-    for damage in (b"", newest.read_bytes()[:-100]):
+    whole = newest.read_bytes()
+    flipped = whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]
+    for damage in (b"", whole[:-100], flipped):
         newest.write_bytes(damage)
         state = checkpoint.newest(tmp_path / "checkpoints")
         assert state is not None

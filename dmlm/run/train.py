@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from dmlm.errors import NotFinite
+from dmlm.errors import NotFinite, OutOfMemory
 from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss
 from dmlm.run import checkpoint
 from dmlm.run.checkpoint import TrainState
+from dmlm.run.loggers import SILENT, Loggers
 from dmlm.run.peers import Peers
 from dmlm.run.settings import PLAIN, Execution, TrainSettings
 from dmlm.sequence.batches import Batch, ahead, collate, mask_prompt, micro_batches, stream
@@ -87,6 +88,7 @@ def train(
     execution: Execution = PLAIN,
     checkpoint_every_s: float = 60.0,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    loggers: Loggers = SILENT,
 ) -> TrainReport:
     """Train in place, from the newest checkpoint in `folder/checkpoints` if there is one.
 
@@ -94,6 +96,7 @@ def train(
 
     Raises:
         NotFinite: the loss became NaN or infinite; the last good checkpoint stays.
+        OutOfMemory: a step, or as much of it as `execution` allows at once, does not fit.
         Interrupted: on request, after a checkpoint.
     """
     model.to(device).train()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
@@ -109,7 +112,7 @@ def train(
         report.steps, report.train_s = state.step, state.elapsed_s
     objective = _Objective(model, settings, execution, device, peers)
     batches = _batches(draws, settings, seed, report.steps, pad_id, peers)
-    log = _LogFile(folder / "train.jsonl", report.steps, settings.steps) if peers.first else nullcontext()
+    log = _LogFile(folder / "train.jsonl", report.steps, settings.steps, loggers) if peers.first else nullcontext()
     started = saved = time.monotonic()
     spent_before = report.train_s
 
@@ -188,11 +191,12 @@ class _Objective:
                 torch.from_numpy(a[here]).to(self.device, non_blocking=True) for a in (batch.ids, batch.roles, inputs)
             )
             layout = Layout(batch.lengths[part], self.device)
-            with self._autocast():
-                share, by_modality = modality_loss(
-                    self.model, ids, roles, layout, lambdas, read, items, self.execution.recompute
-                )
-            scaler.scale(share).backward()
+            with _memory_watched(layout.tokens):
+                with self._autocast():
+                    share, by_modality = modality_loss(
+                        self.model, ids, roles, layout, lambdas, read, items, self.execution.recompute
+                    )
+                scaler.scale(share).backward()
             loss += share.detach()
             sums += by_modality
         self.peers.add_up_gradients(self.model.parameters())
@@ -210,6 +214,19 @@ class _Objective:
         return torch.autocast(
             self.device.type, getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[self.settings.precision])
         )
+
+
+@contextmanager
+def _memory_watched(tokens: int) -> Iterator[None]:
+    """Give every sign of exhausted memory one name."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise OutOfMemory(tokens) from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # how PyTorch says it on a CPU
+            raise
+        raise OutOfMemory(tokens) from None
 
 
 def _decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
@@ -246,12 +263,15 @@ def _restore(
 
 
 class _LogFile:
-    """`train.jsonl`, a line every ten steps and for the last; lines after the step resumed from are cut first."""
+    """`train.jsonl`, a line every ten steps and for the last; lines after the step resumed from are cut first.
+
+    The loggers are told the same steps.
+    """
 
     EVERY = 10
 
-    def __init__(self, path: Path, from_step: int, steps: int) -> None:
-        self._steps, kept = steps, []
+    def __init__(self, path: Path, from_step: int, steps: int, loggers: Loggers) -> None:
+        self._steps, self._loggers, kept = steps, loggers, []
         if path.is_file():
             for line in path.read_text().splitlines():
                 try:
@@ -262,6 +282,7 @@ class _LogFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w")
         self._file.writelines(line + "\n" for line in kept)
+        loggers.start(from_step)
 
     def __enter__(self) -> "_LogFile":
         return self
@@ -280,3 +301,5 @@ class _LogFile:
             }
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+            parts = {f"train/loss_{letter}": nats for letter, nats in outcome.by_modality.items()}
+            self._loggers.scalars(step, {"train/loss": outcome.loss, **parts, "train/lr": lr})

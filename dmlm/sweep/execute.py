@@ -20,6 +20,7 @@ from dmlm.model import backbones, pretrained, scan_choice
 from dmlm.model.pretrained import family_of
 from dmlm.run import checkpoint
 from dmlm.run.evaluate import Reading, score, transcribe
+from dmlm.run.loggers import open_loggers
 from dmlm.run.peers import Peers
 from dmlm.run.train import TrainReport, train
 from dmlm.score.perceptual import matched_derangement
@@ -59,6 +60,7 @@ def packed_draws(trial: Trial, materials: Materials) -> list[list[Packed]]:
 def train_cell(trial: Trial, materials: Materials, checkpoint_every_s: float) -> None:
     """Train, from the last checkpoint if there is one; keep the model and, last, `result.json`."""
     cell = trial.cell
+    loggers = open_loggers(cell.execution.loggers, trial.folder, trial.spec)
     vocabulary = materials.vocabulary(cell.letters)
     draws = packed_draws(trial, materials)
     names = [utterance.id for utterance in materials.corpus.split("train")]
@@ -84,10 +86,12 @@ def train_cell(trial: Trial, materials: Materials, checkpoint_every_s: float) ->
     if peers.first:
         places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
     pad = vocabulary.special("<pad>")
-    report = train(model, draws, cell.train, cell.seed, trial.folder, pad, device(), cell.execution, checkpoint_every_s)
-    if peers.first:
-        _keep(model, trial, report, materials)
-        checkpoint.clear(trial.folder / "checkpoints")
+    how = (cell.train, cell.seed, trial.folder, pad, device(), cell.execution, checkpoint_every_s)
+    with loggers:
+        report = train(model, draws, *how, loggers=loggers)
+        if peers.first:
+            _keep(model, trial, report, materials)
+            checkpoint.clear(trial.folder / "checkpoints")
 
 
 def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: Materials) -> None:
@@ -111,6 +115,7 @@ def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: 
         else f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "precision": trial.cell.train.precision,
+        "execution": trial.cell.execution.model_dump(),
         "scan": scan_choice.chosen(device().type)[0] if family_of(trial.cell.backbone) == "mamba" else None,
     }
     places.write_text(trial.folder / "result.json", json.dumps(result, indent=1) + "\n")
@@ -122,21 +127,25 @@ def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], materials: 
     A few conditions are decoded together, because an utterance's sequences begin alike under many of them.
     """
     cell = trial.cell
+    loggers = open_loggers(cell.execution.loggers, trial.folder, trial.spec)
     model = backbones.load(trial.folder / "model")
     vocabulary = materials.vocabulary(cell.letters)
     template = Template.parse(cell.template)
     reading = Reading(template, vocabulary, materials.text, materials.rates_hz, cell.decode, device())
     utterances = materials.corpus.split(cell.split)
-    for group in (pending[start : start + TOGETHER] for start in range(0, len(pending), TOGETHER)):
-        started = time.monotonic()
-        inputs = [_inputs(evaluation, cell, materials) for evaluation in group]
-        written = transcribe(model, [item for items, _ in inputs for item in items], reading)
-        spent = (time.monotonic() - started) / len(group)
-        for number, (evaluation, (items, levels)) in enumerate(zip(group, inputs, strict=True)):
-            hypotheses = [normalise(text) for text in written[number * len(items) : (number + 1) * len(items)]]
-            records = score(utterances, hypotheses, levels)
-            _write_scores(trial.scores(evaluation), records, evaluation.spec(cell), spent)
-        write_card(trial, materials.corpus.label, vocabulary.text_size, dict(vocabulary.sizes))
+    with loggers:
+        loggers.start(cell.train.steps)
+        for group in (pending[start : start + TOGETHER] for start in range(0, len(pending), TOGETHER)):
+            started = time.monotonic()
+            inputs = [_inputs(evaluation, cell, materials) for evaluation in group]
+            written = transcribe(model, [item for items, _ in inputs for item in items], reading)
+            spent = (time.monotonic() - started) / len(group)
+            for number, (evaluation, (items, levels)) in enumerate(zip(group, inputs, strict=True)):
+                hypotheses = [normalise(text) for text in written[number * len(items) : (number + 1) * len(items)]]
+                records = score(utterances, hypotheses, levels)
+                wer = _write_scores(trial.scores(evaluation), records, evaluation.spec(cell), spent)
+                loggers.scalars(cell.train.steps, {f"wer/{evaluation.folder_name(cell)}": wer})
+            write_card(trial, materials.corpus.label, vocabulary.text_size, dict(vocabulary.sizes))
 
 
 def _inputs(evaluation: Evaluation, cell: Cell, materials: Materials) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -167,15 +176,17 @@ def check_level(levels: dict[str, float], evaluation: Evaluation) -> None:
             )
 
 
-def _write_scores(folder: Path, records: list[dict[str, Any]], spec: dict[str, Any], decode_s: float) -> None:
+def _write_scores(folder: Path, records: list[dict[str, Any]], spec: dict[str, Any], decode_s: float) -> float:
+    """The files of an evaluation, `result.json` last; its WER."""
     places.write_text(folder / "spec.json", json.dumps(spec, indent=1) + "\n")
     places.write_text(folder / "utterances.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
     counts = {k: sum(r[k] for r in records) for k in ("substitutions", "deletions", "insertions", "reference_words")}
-    errors = counts["substitutions"] + counts["deletions"] + counts["insertions"]
+    wer = (counts["substitutions"] + counts["deletions"] + counts["insertions"]) / counts["reference_words"]
     result = {
-        "wer": errors / counts["reference_words"],
+        "wer": wer,
         **counts,
         "utterances": len(records),
         "decode_s": round(decode_s, 3),
     }
     places.write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
+    return wer

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dmlm.errors import NotFinite, UserError
+from dmlm.errors import NotFinite, OutOfMemory, UserError
 from dmlm.sweep.engines import LostWorker
 
 
@@ -25,14 +25,14 @@ def kind_of(error: BaseException | None) -> str:
     """Which kind of failure an exception is."""
     if isinstance(error, NotFinite):
         return "not_finite"
+    if isinstance(error, OutOfMemory | MemoryError):
+        return "out_of_memory"
     if isinstance(error, UserError):
         return "user_error"
     if isinstance(error, LostWorker):
         return "lost_worker"
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out_of_memory"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"
     return "error"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from dmlm.errors import OutOfMemory
 from dmlm.model.pretrained import family_of
 from dmlm.sweep import tasks
 from dmlm.sweep.cell import Cell
@@ -37,6 +38,7 @@ class _Task:
     trial: Trial = field(compare=False)
     evaluations: tuple[str, ...] = field(default=(), compare=False)  # folder names; none: the training
     losses: int = field(default=0, compare=False)
+    micro_tokens: int | None = field(default=None, compare=False)  # set once memory was too small
 
     @property
     def name(self) -> str:
@@ -93,7 +95,7 @@ class Sweep:
             if task.done():
                 self._follow(task)
                 continue
-            job = tasks.job(task.trial, self.grid.baseline, task.evaluations, checkpoint_every_s)
+            job = tasks.job(task.trial, self.grid.baseline, task.evaluations, checkpoint_every_s, task.micro_tokens)
             self._running[self.engine.submit(tasks.evaluate if task.evaluations else tasks.train, job)] = task
 
     def _follow(self, task: _Task) -> None:
@@ -108,14 +110,20 @@ class Sweep:
         elif error is None or task.done():
             self._follow(task)
         elif isinstance(error, LostWorker | KeyboardInterrupt) and task.losses + 1 < LOSSES:
-            self.say(f"{task.name}: {error or 'its worker was asked to end'}; starting it again.")
-            record(task.trial.folder, kind_of(error), str(error), "", again=True)
             task.losses += 1
-            heapq.heappush(self._waiting, _later(task, 0.0))
+            self._again(task, error, str(error) or "its worker was asked to end")
+        elif isinstance(error, OutOfMemory) and task.micro_tokens is None:
+            task.micro_tokens = max(1, error.args[0] // 2)
+            self._again(task, error, f"{error} Trying once with execution.micro_tokens={task.micro_tokens}")
         else:
             failure = record(task.trial.folder, kind_of(error), str(error) or repr(error), outcome.trace, again=False)
             self.failures[task.trial.id] = failure
             self.say(f"{task.name} failed ({failure.kind}): {failure.message}")
+
+    def _again(self, task: _Task, error: BaseException, why: str) -> None:
+        self.say(f"{task.name}: {why}; starting it again.")
+        record(task.trial.folder, kind_of(error), why, "", again=True)
+        heapq.heappush(self._waiting, _later(task, 0.0))
 
 
 def _later(task: _Task, seconds: float) -> _Task:

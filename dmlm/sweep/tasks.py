@@ -13,10 +13,19 @@ Job = dict[str, Any]
 _leases = Leases()
 
 
-def job(trial: Trial, baseline: str, evaluations: tuple[str, ...], checkpoint_every_s: float) -> Job:
-    """What `train` and `evaluate` are given."""
+def job(
+    trial: Trial,
+    baseline: str,
+    evaluations: tuple[str, ...],
+    checkpoint_every_s: float,
+    micro_tokens: int | None = None,
+) -> Job:
+    """What `train` and `evaluate` are given. `micro_tokens` overrides the cell's own, which no result depends on."""
+    cell = trial.cell
+    if micro_tokens is not None:
+        cell = cell.model_copy(update={"execution": cell.execution.model_copy(update={"micro_tokens": micro_tokens})})
     return {
-        "cell": trial.cell.model_dump_json(),
+        "cell": cell.model_dump_json(),
         "baseline": baseline,
         "trial": trial.id,
         "evaluations": evaluations,

@@ -1,0 +1,100 @@
+"""Leases: one holder at a time, an abandoned one is found, a living one is left alone. R4, R6, R34 of the reliability rows."""
+
+import json
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from dmlm.sweep.lease import Busy, Leases, _machine, live
+
+
+def foreign(path, beat: int) -> None:
+    """A lease of another machine."""
+    record = {"token": "theirs", "host": "elsewhere", "machine": "another", "pid": 1, "beat": beat}
+    path.write_text(json.dumps(record))
+
+
+def contend(path, log, rounds: int) -> None:
+    """Take the lease again and again, and write down when."""
+    leases = Leases(beat_s=0.01)
+    won = 0
+    while won < rounds:
+        try:
+            with leases.hold(path):
+                won += 1
+                with open(log, "a") as file:
+                    file.write("in\n")
+                    file.flush()
+                    time.sleep(0.002)
+                    file.write("out\n")
+        except Busy:
+            time.sleep(0.001)
+
+
+def test_r4_many_processes_and_never_two_holders(tmp_path):
+    context = multiprocessing.get_context("fork")
+    path, log = tmp_path / "x.lease", tmp_path / "log"
+    crowd = [context.Process(target=contend, args=(path, log, 15)) for _ in range(4)]
+    for process in crowd:
+        process.start()
+    for process in crowd:
+        process.join(60)
+    assert log.read_text().split() == ["in", "out"] * 60
+    assert not path.exists()
+    assert list(tmp_path.iterdir()) == [log]
+
+
+def test_a_second_holder_is_told_who_has_it(tmp_path):
+    path = tmp_path / "trial" / "x.lease"
+    with Leases().hold(path), pytest.raises(Busy, match=f"worked on by process {os.getpid()} on"), Leases().hold(path):
+        pass
+    assert not path.exists()
+
+
+def test_r6_a_lease_that_stands_still_is_taken_over_after_the_grace_and_a_beating_one_is_not(tmp_path):
+    path = tmp_path / "x.lease"
+    leases = Leases(grace_s=0.15)
+    foreign(path, 0)
+    for beat in range(1, 8):  # 0.35 s in all, longer than the grace
+        with pytest.raises(Busy, match="process 1 on elsewhere"), leases.hold(path):
+            pass
+        time.sleep(0.05)
+        foreign(path, beat)
+    with pytest.raises(Busy), leases.hold(path):
+        pass
+    time.sleep(0.2)
+    with leases.hold(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_r34_a_clock_that_jumps_steals_nothing(tmp_path):
+    path = tmp_path / "x.lease"
+    leases = Leases(grace_s=5)
+    foreign(path, 0)
+    for jump in (-1e6, 1e6):  # the file looks ages old, then as if from the future
+        os.utime(path, (time.time() + jump,) * 2)
+        with pytest.raises(Busy), leases.hold(path):
+            pass
+    assert json.loads(path.read_text())["token"] == "theirs"
+
+
+def test_what_a_dead_process_of_this_machine_held_is_free_at_once(tmp_path):
+    path = tmp_path / "x.lease"
+    child = multiprocessing.get_context("fork").Process(target=lambda: None)
+    child.start()
+    child.join()
+    path.write_text(json.dumps({"token": "t", "host": "here", "machine": _machine(), "pid": child.pid, "beat": 3}))
+    assert not live(path)
+    with Leases().hold(path):
+        assert live(path)
+
+
+def test_a_holder_that_lost_its_lease_does_not_take_the_new_one_away(tmp_path):
+    path = tmp_path / "x.lease"
+    with Leases(beat_s=0.01).hold(path):
+        foreign(path, 0)
+        time.sleep(0.05)
+        assert json.loads(path.read_text())["token"] == "theirs"
+    assert json.loads(path.read_text())["token"] == "theirs"

@@ -1,0 +1,169 @@
+"""What a sweep does when cells fail: the others run, lost work is repeated, and the reason stays to be read."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from grids import ONE, Direct
+
+from dmlm.run import train as training
+from dmlm.sweep import lease, run, tasks
+from dmlm.sweep.engines import LostWorker
+from dmlm.sweep.failures import history
+from dmlm.sweep.grid import read_grid_file
+from dmlm.sweep.materials import prepare
+from dmlm.sweep.run import TimeUp, complaint, run_trials
+from dmlm.sweep.trial import trial_of
+
+
+@pytest.fixture
+def sweep(finished, home, monkeypatch):
+    """Run some cells of the smoke grid afresh, here, and hand back what happened."""
+    monkeypatch.setenv("DMLM_HOME", str(home))
+    monkeypatch.setattr(run, "LOOK_AGAIN_S", 0.0)
+    tasks._materials.cache_clear()
+
+    class Swept:
+        def __init__(self, *changes: str, deadline: float | None = None) -> None:
+            grid = read_grid_file("smoke", (*ONE, "train.steps=4", "snr_db.test=[clean]", *changes))
+            materials = prepare(grid.cells)
+            self.trials = [trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, materials, strict=True)]
+            for trial in self.trials:
+                shutil.rmtree(trial.folder, ignore_errors=True)
+            self.engine, self.said = Direct(), []
+            self.go = lambda: run_trials(grid, self.trials, self.engine, self.said.append, 30.0, deadline)
+
+    return Swept
+
+
+def broken(part, error, times: int = 1000):
+    """The function, but it raises the first few times that its job or folder names `part`."""
+    left = [times]
+
+    def wrap(function):
+        def called(*args, **kwargs):
+            if part in repr(args) and left[0]:
+                left[0] -= 1
+                raise error
+            return function(*args, **kwargs)
+
+        called.__name__ = function.__name__
+        return called
+
+    return wrap
+
+
+def test_r19_one_failing_cell_never_stops_the_others(sweep, monkeypatch):
+    swept = sweep("axes.seed=[0, 1, 2]")
+    monkeypatch.setattr(tasks, "train", broken("_seed1-", ValueError("a bug"))(tasks.train))
+    failures = swept.go()
+    assert [trial.trained and not trial.pending for trial in swept.trials] == [True, False, True]
+    (failure,) = failures.values()
+    assert (failure.kind, failure.again) == ("error", False)
+    assert any("a bug" in line for line in swept.said)
+    (line,) = complaint(swept.trials, failures)
+    assert line.startswith("OPT A seed 1: a bug (see ")
+    assert "ValueError" in history(swept.trials[1].folder)[-1].trace
+    monkeypatch.undo()
+
+
+def test_r2_r8_a_lost_worker_is_replaced_but_not_for_ever(sweep, monkeypatch):
+    swept = sweep()
+    real = tasks.train
+    monkeypatch.setattr(tasks, "train", broken("opt-nano", LostWorker("killed"), times=2)(real))
+    assert not swept.go()
+    assert [name for name, _ in swept.engine.done] == ["train", "train", "train", "evaluate"]
+    assert [(f.kind, f.again) for f in history(swept.trials[0].folder)] == [("lost_worker", True)] * 2
+
+    swept = sweep()
+    monkeypatch.setattr(tasks, "train", broken("opt-nano", LostWorker("killed"))(real))
+    assert [failure.kind for failure in swept.go().values()] == ["lost_worker"]
+    assert [f.again for f in history(swept.trials[0].folder)] == [True, True, False]
+
+
+def test_out_of_memory_is_tried_once_in_halves_and_trains_the_same_model(sweep, monkeypatch):
+    whole = sweep("train.dropout=0.0")
+    assert not whole.go()
+    losses = [json.loads(line)["loss"] for line in (whole.trials[0].folder / "train.jsonl").read_text().splitlines()]
+
+    real, most = training.modality_loss, []
+
+    def limited(model, ids, *rest):
+        most.append(len(ids))
+        if len(ids) > 0.7 * most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, ids, *rest)
+
+    monkeypatch.setattr(training, "modality_loss", limited)
+    swept = sweep("train.dropout=0.0")
+    assert not swept.go()
+    (trial,) = swept.trials
+    (entry,) = history(trial.folder)
+    assert (entry.kind, entry.again) == ("out_of_memory", True)
+    assert json.loads((trial.folder / "result.json").read_text())["execution"]["micro_tokens"] == most[0] // 2
+    again = [json.loads(line)["loss"] for line in (trial.folder / "train.jsonl").read_text().splitlines()]
+    assert again == pytest.approx(losses, rel=1e-4)
+
+    monkeypatch.setattr(training, "modality_loss", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    swept = sweep("train.dropout=0.0")
+    (failure,) = swept.go().values()
+    assert failure.kind == "out_of_memory"
+    assert "set execution.micro_tokens to less" in failure.message
+    assert [name for name, _ in swept.engine.done] == ["train", "train"]
+
+
+def test_r31_a_loss_that_is_not_a_number_is_marked_and_not_tried_again(sweep, monkeypatch):
+    swept = sweep("train.lr=1e30", "train.clip_norm=1e30", "train.steps=12")
+    (failure,) = swept.go().values()
+    assert failure.kind == "not_finite"
+    assert "lower train.lr" in failure.message
+    assert len(swept.engine.done) == 1
+
+
+def test_what_another_process_works_on_is_waited_for(sweep, monkeypatch):
+    swept = sweep()
+    (trial,) = swept.trials
+    held = lease.Leases().hold(trial.folder / "train.lease")
+    held.__enter__()
+    tries = []
+
+    def busy_then_free(job, real=tasks.train):
+        tries.append(job)
+        if len(tries) == 3:
+            held.__exit__(None, None, None)
+        return real(job)
+
+    busy_then_free.__name__ = "train"
+    monkeypatch.setattr(tasks, "train", busy_then_free)
+    assert not swept.go()
+    assert len(tries) == 3
+    assert trial.trained
+    assert not history(trial.folder)
+
+
+def test_a_time_limit_starts_nothing_more(sweep):
+    swept = sweep(deadline=0.0)
+    with pytest.raises(TimeUp):
+        swept.go()
+    assert not swept.engine.done
+
+
+def test_r17_cells_that_are_one_model_are_trained_once(sweep):
+    swept = sweep("axes.execution.micro_tokens=[null, 5000]")
+    assert len(swept.trials) == 2
+    assert not swept.go()
+    assert [name for name, _ in swept.engine.done] == ["train", "evaluate"]
+
+
+def test_r18_an_edited_grid_runs_only_what_is_new(sweep):
+    swept = sweep("axes.seed=[0, 1]")
+    assert not swept.go()
+    grid = read_grid_file("smoke", (*ONE, "train.steps=4", "snr_db.test=[clean, 0]", "axes.seed=[0, 1, 2]"))
+    trials = [trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, prepare(grid.cells), strict=True)]
+    shutil.rmtree(trials[2].folder, ignore_errors=True)
+    engine = Direct()
+    assert not run_trials(grid, trials, engine, print, 30.0)
+    done = [(name, trial) for name, trial in engine.done]
+    assert [trial for name, trial in done if name == "train"] == [trials[2].id]
+    assert sorted(trial for name, trial in done if name == "evaluate") == sorted(trial.id for trial in trials)
