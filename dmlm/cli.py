@@ -1,5 +1,6 @@
 """The command line: thin verbs over the engine. A user's mistake prints one sentence and exits with code 2."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -46,6 +47,11 @@ def run(application: typer.Typer) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"error: {places.home()}: {error}; mend that and run the same command again.", file=sys.stderr)
+        sys.exit(1)
     except Stopped as signalled:
         print("\nInterrupted. The same command continues from here.", file=sys.stderr)
         sys.exit(128 + signalled.args[0])

@@ -8,6 +8,8 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import TypeVar
@@ -18,6 +20,7 @@ from dmlm.errors import UserError
 
 J = TypeVar("J")
 R = TypeVar("R")
+LAST_WORDS_S = 15  # for a checkpoint, once the main process is gone
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 PRELOAD = ["numpy", "scipy.signal", "scipy.fft", "dmlm.tokens.shards", "dmlm.corpus.noise"]
 
@@ -45,6 +48,18 @@ def _begin(gpus: str = "") -> None:
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     threadpool_limits(1)
     keep_memory()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Leave no process behind when the main one is gone: at once, or after a training has left its checkpoint."""
+    while not orphaned():
+        time.sleep(1)
+    for _ in range(LAST_WORDS_S):
+        if not in_training.is_set():
+            break
+        time.sleep(1)
+    os._exit(1)
 
 
 def keep_memory() -> None:
@@ -56,6 +71,7 @@ def keep_memory() -> None:
 
 
 _parent: int | None = None  # set in a worker
+in_training = threading.Event()  # set while there is a checkpoint to be left
 
 
 def orphaned() -> bool:

@@ -36,7 +36,9 @@ def start_grid(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str
 
 
 class Direct(Engine):
-    """Does each task when asked for what has ended: no process, no waiting. `losing` says which tasks lose their worker."""
+    """Does each task when asked for what has ended: no process, no waiting."""
+
+    room = 1
 
     def __init__(self) -> None:
         self.queue: list = []

@@ -102,6 +102,16 @@ def test_an_override_replaces_an_axis_or_holds_in_every_cell(tmp_path):
     assert read_grid_file(str(tmp_path / "mine.yaml"), ["name=other", "baseline=A+L->T"]).baseline == "A+L -> T"
 
 
+def test_an_override_of_an_axis_reaches_included_blocks(tmp_path):
+    text = """
+axes: {template: [A -> T], seed: [0]}
+include:
+  - {base: {template: A+L -> T, permute: L}, axes: {seed: [0]}}
+"""
+    found = cells(tmp_path, text, "seed=[3, 4]", "axes.train.steps=[7]")
+    assert [(c[1], c[2], c[3]) for c in found] == [(t, s, 7) for t in ("A -> T", "A+L -> T") for s in (3, 4)]
+
+
 def test_a_recipe_brings_its_own_settings(tmp_path):
     text = """
 grids:
@@ -113,6 +123,8 @@ grids:
     found = read_grid_file(f"{tmp_path / 'mine.yaml'}:one").cells
     assert [cell.tokenizers["A"].settings for cell in found] == [{"clusters": 3}] * 2
     assert [cell.tokenizers["L"].settings for cell in found] == [{}, {"clusters": 8}]
+    (bare, *_) = read_grid_file("quickstart", ["tokenizers.A.settings.clusters=200"]).cells
+    assert (bare.tokenizers["A"].recipe, bare.tokenizers["A"].settings) == ("audio_mfcc", {"clusters": 200})
 
 
 @pytest.mark.parametrize(
@@ -149,7 +161,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
         ("train.lambdas.Q=1", "known: A, I, L, O, T"),
         ("train.steps.x=1", "no place"),
         ("train.steps=[", "not a YAML value"),
-        ("steps", "key=value"),
+        ("=5", "key=value"),
         ("snr_db.test=[]", "snr_db.test"),
         ("snr_db.test=[clean, 0]", "perceptual.snr_db has -10, which snr_db.test lacks"),
         ("permute=I", "permute: 'I' is no input modality"),

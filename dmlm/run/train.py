@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from dmlm import workers
 from dmlm.errors import NotFinite, OutOfMemory
 from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss
@@ -23,7 +24,6 @@ from dmlm.run.peers import Peers
 from dmlm.run.settings import PLAIN, Execution, TrainSettings
 from dmlm.sequence.batches import Batch, ahead, collate, mask_prompt, micro_batches, stream
 from dmlm.sequence.template import ROLES, Packed
-from dmlm.workers import orphaned
 
 
 @dataclass
@@ -61,9 +61,11 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
                 previous[number] = signal.signal(number, handle)
     except ValueError:  # not in the main thread: signals stay with whoever has them
         pass
+    workers.in_training.set()
     try:
-        yield lambda: asked or orphaned()
+        yield lambda: asked or workers.orphaned()
     finally:
+        workers.in_training.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)
 

@@ -9,12 +9,14 @@ import typer
 
 from dmlm import places
 from dmlm.errors import UserError, did_you_mean
+from dmlm.sweep.grid import Grid, read_grid_file
 
 INCOMPLETE = 1  # some cells are missing; which and why has been printed
 CONTINUE_LATER = 75  # EX_TEMPFAIL of sysexits.h: the time limit is over, the same command continues
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Changes such as train.steps=200 or seed=[0,1]", metavar="[KEY=VALUE]...")
+    list[str] | None,
+    typer.Argument(help="A grid, then changes such as train.steps=200", metavar="[GRID] [KEY=VALUE]..."),
 ]
 GridName = Annotated[
     str, typer.Option("--grid", "-g", help="A file of sweeps/ by name, or a path; NAME:small of several.")
@@ -42,8 +44,9 @@ def run(
     ] = 30.0,
 ) -> None:
     """Train and evaluate every cell of a grid, then print tables and draw figures. Run again to continue."""
+    from functools import partial
+
     from dmlm.sweep.engines import open_engine
-    from dmlm.sweep.grid import read_grid_file
     from dmlm.sweep.index import write_index
     from dmlm.sweep.materials import check, prepare
     from dmlm.sweep.preview import describe
@@ -53,26 +56,37 @@ def run(
 
     if engine not in ("inline", "ray"):
         raise UserError(f"There is no engine {engine!r}; {did_you_mean(engine, ('inline', 'ray'))}.")
-    chosen = read_grid_file(grid, overrides or [])
+    chosen = _read(overrides, grid)
     if dry_run:
         print(describe(chosen))
+        if chosen.search:
+            points = " + ".join(str(chosen.search.points(cell)) for cell in chosen.cells)
+            print(f"search: before that, {points} models of other {', '.join(chosen.search.space)}, read on split val")
         return
     started = time.monotonic()
     deadline = None if time_limit_s is None else started + time_limit_s
     check(chosen.cells)
     together = max(cell.execution.data_parallel for cell in chosen.cells)
     with open_engine(engine, workers, address, gpu_share, together) as opened:
-        materials = prepare(chosen.cells, print, opened.map)
-        trials = [trial_of(c, m, chosen.baseline) for c, m in zip(chosen.cells, materials, strict=True)]
-        folder = write_index(chosen, materials, trials)
+        run_all = partial(
+            run_trials, engine=opened, say=print, checkpoint_every_s=checkpoint_every_s, deadline=deadline
+        )
+        barren: list[str] = []
         try:
-            failures = run_trials(chosen, trials, opened, print, checkpoint_every_s, deadline)
+            if chosen.search:
+                from dmlm.sweep.search import searched
+
+                chosen, barren = searched(chosen, chosen.search, run_all, opened, print)
+            materials = prepare(chosen.cells, print, opened.map)
+            trials = [trial_of(c, m, chosen.baseline) for c, m in zip(chosen.cells, materials, strict=True)]
+            folder = write_index(chosen, materials, trials)
+            failures = run_all(chosen, trials)
         except TimeUp:
             print("The time limit is over; the same command continues from the checkpoints.", file=sys.stderr)
             raise typer.Exit(CONTINUE_LATER) from None
     print(finish(folder))
     print(f"\nGrid {chosen.name}: {len(trials)} models in {time.monotonic() - started:.0f} s.")
-    missing = complaint(trials, failures)
+    missing = [*barren, *complaint(trials, failures)]
     if missing:
         listing = "\n".join(missing)
         if all(failure.kind == "user_error" for failure in failures.values()):
@@ -82,7 +96,6 @@ def run(
 
 
 def show(
-    grid: Annotated[str, typer.Argument(help="A file of sweeps/ by name, or a path.")] = "quickstart",
     overrides: Overrides = None,
     resolved: Annotated[bool, typer.Option(help="Print every setting of every cell, as YAML.")] = False,
 ) -> None:
@@ -91,9 +104,7 @@ def show(
 
     import yaml
 
-    from dmlm.sweep.grid import read_grid_file
-
-    chosen = read_grid_file(grid, overrides or [])
+    chosen = _read(overrides)
     print(f"{chosen.name}: {len(chosen.cells)} cells, baseline {chosen.baseline}. {chosen.about}")
     for number, (cell, variant) in enumerate(zip(chosen.cells, chosen.variants, strict=True)):
         print(f"{number:>4}  {cell.label:<28} {cell.backbone:<12} {cell.train.steps:>7,} steps  {variant}".rstrip())
@@ -132,6 +143,14 @@ def export(
     for path in filter(None, (csv, parquet)):
         lines, missing = write_table(_folder(name), path, parquet=path == parquet)
         print(f"{path}: {lines} evaluations" + (f", {missing} of them missing" if missing else ""))
+
+
+def _read(arguments: list[str] | None, name: str = "quickstart") -> Grid:
+    """The grid that is named, or that the first argument names, with the changes of the others."""
+    changes = list(arguments or [])
+    if changes and "=" not in changes[0]:
+        name = changes.pop(0)
+    return read_grid_file(name, changes)
 
 
 def _folder(name: str) -> Path:

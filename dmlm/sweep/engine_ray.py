@@ -1,5 +1,6 @@
 """Tasks on a Ray cluster: this machine's cores, or the machines of `--address`. All of them see one folder."""
 
+import logging
 import os
 from typing import Any
 
@@ -15,6 +16,8 @@ except ImportError:
 
 PASSED_ON = ("DMLM_HOME", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")  # variables that a worker needs as they are here
 
+AHEAD = 1  # tasks that wait inside Ray: an autoscaling cluster grows when it sees one
+
 
 class Ray(Engine):
     """Ray core tasks: one core each, and a share of a GPU where the cluster has some. Ray's object store holds no result."""
@@ -22,19 +25,31 @@ class Ray(Engine):
     def __init__(self, address: str | None, count: int | None, gpu_share: float, together: int) -> None:
         variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         variables |= {"DMLM_HOME": str(places.home()), "OMP_NUM_THREADS": "1"}
-        own = {} if address else {"num_cpus": count, "include_dashboard": False}
+        own: dict[str, Any] = {} if address else {"num_cpus": count, "include_dashboard": False}
         try:
-            ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="error", **own)
+            ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"There is no Ray cluster to be had at {address or 'this machine'}: {error}") from None
         gpus = ray.cluster_resources().get("GPU", 0)
-        self._options = {"num_cpus": together, "num_gpus": gpu_share * together if gpus else 0, "max_retries": 0}
+        self._options: dict[str, Any] = {
+            "num_cpus": together,
+            "num_gpus": gpu_share * together if gpus else 0,
+            "max_retries": 0,
+        }
         self._tasks: dict[Any, int] = {}  # by what Ray calls it
         self._count = 0
 
+    @property
+    def room(self) -> int:
+        whole = ray.cluster_resources()
+        rooms = [whole.get("CPU", 0) / self._options["num_cpus"]]
+        if self._options["num_gpus"]:
+            rooms.append(whole.get("GPU", 0) / self._options["num_gpus"])
+        return int(min(rooms)) + AHEAD - len(self._tasks)
+
     def submit(self, function: Function, job: Any) -> int:
         self._count += 1
-        remote = ray.remote(**self._options)(function)
+        remote: Any = ray.remote(**self._options)(function)
         self._tasks[remote.remote(job)] = self._count
         return self._count
 

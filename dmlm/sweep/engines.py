@@ -37,6 +37,11 @@ class Outcome:
 class Engine(ABC):
     """Runs submitted tasks, as many at a time as it has room for."""
 
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """How many more tasks would start at once."""
+
     @abstractmethod
     def submit(self, function: Function, job: Any) -> int:
         """Queue a task; its number."""
@@ -79,6 +84,10 @@ class Inline(Engine):
         self._queue: deque[tuple[int, Function, Any]] = deque()
         self._running: dict[Future[Any], tuple[int, str, ProcessPoolExecutor]] = {}
         self._count = 0
+
+    @property
+    def room(self) -> int:
+        return len(self._free) - len(self._queue)
 
     def submit(self, function: Function, job: Any) -> int:
         self._count += 1

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dmlm import places
 from dmlm.score.wer import NORMALISER
@@ -35,7 +36,9 @@ def write_index(grid: Grid, materials: Sequence[Materials], trials: Sequence[Tri
         }
         for trial, variant in zip(trials, grid.variants, strict=True)
     ]
-    first, cell = materials[0], grid.cells[0]
+    first = materials[0]
+    noises = [cell.noise.model_dump(mode="json") for cell in grid.cells]
+    noise = {key: _together([noise[key] for noise in noises]) for key in noises[0]}
     card = {key: first.corpus.card[key] for key in ("name", "version", "licence", "digest", "utterances")}
     readers = {k: s.spec.recipe for found in materials for k, s in found.sources.items()}
     index = {
@@ -43,10 +46,16 @@ def write_index(grid: Grid, materials: Sequence[Materials], trials: Sequence[Tri
         "name": grid.name,
         "corpus": card,
         "normaliser": NORMALISER,
-        "noise": cell.noise.model_dump(mode="json"),
+        "noise": noise,
         "readers": readers,
         "baseline": grid.baseline,
         "cells": cells,
     }
     places.write_text(folder / "grid.json", json.dumps(index, indent=1) + "\n")
     return folder
+
+
+def _together(values: list[Any]) -> Any:
+    """The value that all cells have, else all of them, to be read by a person."""
+    different = list(dict.fromkeys(map(str, values)))
+    return values[0] if len(different) == 1 else " or ".join(different)

@@ -37,7 +37,9 @@ def standing(cell: Cell, steps: int, step_s: float | None) -> Standing:
     left_s = 0.0 if cell.training else None if step_s is None else step_s * (steps - reached)
     progress = f"{tested} of {len(cell.evaluations)} evaluations" if cell.training else f"step {reached:,} of {steps:,}"
     if leases:
-        return Standing(label, "evaluating" if cell.training else "training", f"{progress}, {holder(leases[0])}", left_s)
+        return Standing(
+            label, "evaluating" if cell.training else "training", f"{progress}, {holder(leases[0])}", left_s
+        )
     failures = history(cell.trial)
     if failures and not failures[-1].again:
         said = f"{failures[-1].kind} at {failures[-1].when}, {progress}: {failures[-1].message}"
@@ -56,7 +58,9 @@ def table(folder: Path) -> tuple[str, int]:
             speeds.setdefault((cell.model, cell.template), []).append(seconds)
     rows = []
     for cell, record in zip(grid.cells, asked, strict=True):
-        known = speeds.get((cell.model, cell.template)) or [s for k, v in speeds.items() if k[0] == cell.model for s in v]
+        known = speeds.get((cell.model, cell.template)) or [
+            s for k, v in speeds.items() if k[0] == cell.model for s in v
+        ]
         rows.append(standing(cell, record["steps"], statistics.median(known) if known else None))
     width = max(len(row.label) for row in rows)
     lines = [f"{row.label:<{width}}  {row.state:<10}  {row.detail}" for row in rows]
