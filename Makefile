@@ -1,4 +1,4 @@
-# make grid | make test | make check | make format | make clean
+# make grid | make test | make test-slow | make check | make format | make clean
 #
 # The environment is .venv, made on first use. A CUDA machine gets PyTorch's CUDA build, which is what PyPI serves.
 # For a CPU build on a machine without a GPU (saves gigabytes):
@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install grid test check format clean
+.PHONY: install grid test test-slow check format clean
 
 install: $(STAMP)
 
@@ -27,6 +27,10 @@ grid: install
 
 test: install
 	$(BIN)/pytest
+
+test-slow: install
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,ray]"
+	$(BIN)/pytest -m slow
 
 check: install
 	$(BIN)/ruff format --check .

@@ -231,7 +231,7 @@ for _name in ("replace", "fsync", "link", "unlink"):
 def test_r1_r9_killed_at_every_write_until_done_it_loses_nothing(finished, home, tmp_path):
     """SIGKILL before the n-th file operation of any process, for n = 0, 1, 2 ..., on one folder, until a run survives."""
     (tmp_path / "sitecustomize.py").write_text(KILLER)
-    changes = (*ONE, "train.steps=40", "snr_db.test=[clean]", "name=mortal", "--checkpoint-every", "0.05")
+    changes = (*ONE, "train.steps=40", "snr_db.test=[clean]", "name=mortal", "--checkpoint-every", "0.2")
     whole = run_grid(home, *changes)
     assert whole.returncode == 0, whole.stderr[-2000:]
     expected = texts(home, "mortal")
@@ -239,7 +239,7 @@ def test_r1_r9_killed_at_every_write_until_done_it_loses_nothing(finished, home,
     shutil.rmtree(trial)
     reached, kills = 0, 0
     for number in range(200):
-        mortal = {"PYTHONPATH": str(tmp_path), "KILL_AFTER": str(number), "KILL_IN": "runs"}
+        mortal = {"PYTHONPATH": str(tmp_path), "KILL_AFTER": str(number), "KILL_IN": str(trial)}
         result = run_grid(home, *changes, **mortal)
         assert newest_checkpoint(trial) >= reached or (trial / "result.json").exists()
         reached = newest_checkpoint(trial)

@@ -13,6 +13,7 @@ from dmlm.corpus.manifest import Corpus, read_corpus
 from dmlm.corpus.noise import NoiseBank, NoiseSettings
 from dmlm.errors import UserError, did_you_mean
 from dmlm.model import pretrained
+from dmlm.run.loggers import check_installed
 from dmlm.sweep.cell import Cell, CorpusChoice, TextSettings, TokenizerChoice, validated
 from dmlm.sweep.identity import identity
 from dmlm.tokens.shards import Run, TokenSource
@@ -135,6 +136,7 @@ def check(cells: Sequence[Cell]) -> None:
     Raises:
         UserError: one sentence.
     """
+    check_installed(list(dict.fromkeys(name for cell in cells for name in cell.execution.loggers)))
     for group in groups(cells):
         first = cells[group[0]]
         corpus_folder(first.corpus)
