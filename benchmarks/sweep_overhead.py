@@ -1,12 +1,12 @@
 """What the sweep itself costs, in real worker processes of this machine, over the smoke corpus.
 
-grid     1,000 cells whose training and evaluation only leave their results: wall time of all that a run does but load
-         libraries, start workers, encode and draw, over 1,000; then the time to see that nothing is left to do.
-tokens   8 cells, trained and evaluated in full: items that reach an encoder, counted, against the distinct (utterance,
-         condition, tokenizer), and against the same cells that share nothing.
-workers  4 trainings with their evaluations: two workers against half the time of one.
+grid     1,000 cells whose training and evaluation only leave their results: what all that a run does but load libraries,
+         start workers, encode and draw takes for one; then how long it takes to see that nothing is left to do.
+tokens   8 cells, trained and evaluated: items that reach an encoder, counted there, against the distinct (utterance,
+         condition, tokenizer), and against the same cells with a cache each.
+workers  4 trainings with their evaluations: two workers against half the time of one, taking turns.
 
-    python benchmarks/sweep_overhead.py            # all three; or name some
+    python benchmarks/sweep_overhead.py            # all three, or those named
 """
 
 import contextlib
@@ -43,39 +43,39 @@ class Counted(recipes.load("tokenizers", {recipe!r}).{kind}):
 """
 
 
-def stand_in(number: int) -> None:
-    """In a worker: from now on a training and an evaluation only write their results."""
+def real(module: str) -> None:
+    """In a worker: load what trains and evaluates."""
+    importlib.import_module(module)
+
+
+def stand_in(module: str) -> None:
+    """In a worker: put in its place what only leaves results."""
 
     def train_cell(trial, materials, checkpoint_every_s):
-        places.write_text(trial.folder / "result.json", '{"steps": 1, "train_s": 0.001}\n')
+        (trial.folder / "result.json").write_text('{"steps": 1, "train_s": 0.001}\n')
 
     def evaluate_conditions(trial, pending, materials):
-        for evaluation in pending:
-            places.write_text(trial.scores(evaluation) / "result.json", '{"wer": 0.0}\n')
+        for folder in map(trial.scores, pending):
+            folder.mkdir(parents=True)
+            (folder / "result.json").write_text('{"wer": 0.0}\n')
 
-    module = types.ModuleType("dmlm.sweep.execute")
-    module.train_cell, module.evaluate_conditions = train_cell, evaluate_conditions
-    sys.modules[module.__name__] = module
-
-
-def load(number: int) -> None:
-    """In a worker: load what trains."""
-    importlib.import_module("dmlm.sweep.execute")
+    sys.modules[module] = types.ModuleType(module)
+    vars(sys.modules[module]).update(train_cell=train_cell, evaluate_conditions=evaluate_conditions)
 
 
-def engine(workers: int, function=load) -> Inline:
-    """Workers that have been started and have called a function once each."""
-    opened = Inline([""] * workers)
-    list(opened.map(function, range(workers)))
+def engine(count: int, work=real) -> Inline:
+    """Workers that have started: each has called the function once."""
+    opened = Inline([""] * count)
+    list(opened.map(work, ["dmlm.sweep.execute"] * count))
     return opened
 
 
 def grid_file(name: str, axes: dict[str, list], **changes: object) -> Path:
     """The smoke grid with other axes and settings."""
-    values = yaml.safe_load((ROOT / "sweeps" / "smoke.yaml").read_text())
-    values = {"name": name, "base": {**values["base"], **changes}, "axes": axes}
+    base = yaml.safe_load((ROOT / "sweeps" / "smoke.yaml").read_text())["base"]
+    del base["tokenizers"]["O"]
     path = places.home() / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump({"name": name, "base": {**base, **changes}, "axes": axes}))
     return path
 
 
@@ -88,7 +88,8 @@ def go(path: Path, opened: Engine) -> None:
         trials = [trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, materials, strict=True)]
         write_index(grid, materials, trials)
         failures = run_trials(grid, trials, opened, [].append, 30.0)
-    assert not complaint(trials, failures)
+    if missing := complaint(trials, failures):
+        raise RuntimeError("\n".join(missing))
 
 
 def overhead() -> list[dict[str, object]]:
@@ -100,20 +101,19 @@ def overhead() -> list[dict[str, object]]:
         prepare(read_grid_file(str(path)).cells, run=opened.map)
         first = seconds(lambda: go(path, opened))
         again = statistics.median(seconds(lambda: go(path, opened)) for _ in range(ROUNDS))
-    command = [str(Path(sys.executable).with_name("dmlm")), "grid", "status", "thousand"]
-    status = [seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(ROUNDS)]
-    note = "2 workers; 2 tasks a cell, a training and 1 or 2 evaluations"
+    command = [Path(sys.executable).with_name("dmlm"), "grid", "status", "thousand"]
+    shown = [seconds(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(ROUNDS)]
+    note = "2 workers; a cell is a training and 1 or 2 evaluations, in 2 tasks"
     return [
-        row("a trial of 1,000 that take no time (wanted: under 10 ms)", first / 1000 * 1e3, None, "ms", None, note),
+        row("one of 1,000 trials that take no time (wanted: under 10 ms)", 1e3 * first / 1000, None, "ms", None, note),
         row("seeing that 1,000 cells are done (wanted: under 2 s)", again, None, "s", None, "libraries are loaded"),
-        row("`dmlm grid status` of 1,000 cells", statistics.median(status), None, "s", None, "the whole command"),
+        row("`dmlm grid status` of 1,000 cells", statistics.median(shown), None, "s", None, "the whole command"),
     ]
 
 
 def tokens() -> list[dict[str, object]]:
-    """Items that reach the encoders: for a whole grid, and for its cells one by one with an empty cache each."""
-    log = places.home() / "encoded.txt"
-    choices = {}
+    """Items that reach the encoders: of a whole grid, and of its cells one by one."""
+    log, choices = places.home() / "encoded.txt", {}
     for letter, recipe, kind, clusters in (("A", "audio_mfcc", "MfccUnits", 64), ("L", "lips_dct", "DctUnits", 50)):
         file = places.home() / f"counted_{recipe}.py"
         file.write_text(COUNTED.format(recipe=recipe, kind=kind, log=str(log)))
@@ -125,7 +125,7 @@ def tokens() -> list[dict[str, object]]:
         together = len(log.read_text().splitlines())
         cells = read_grid_file(str(path)).cells
         distinct = {
-            (utterance.id, letter, condition.key if letter == "A" else "clean")
+            (utterance.id, condition.key if letter == "A" else "clean", letter)
             for cell, found in zip(cells, prepare(cells), strict=True)
             for letter in cell.letters
             for split, wanted in (("train", found.train_conditions), ("test", found.test_conditions.values()))
@@ -135,27 +135,25 @@ def tokens() -> list[dict[str, object]]:
         log.unlink()
         for cell in cells:
             shutil.rmtree(places.home() / "tokens")
-            with contextlib.redirect_stderr(io.StringIO()):
-                prepare([cell], run=opened.map)
+            prepare([cell], run=opened.map)
     alone = len(log.read_text().splitlines())
     what = f"items encoded to train and test {len(cells)} cells"
     return [
-        row(f"{what}, against (utterance, condition, tokenizer)", together, len(distinct), "items", 1.0),
-        row(f"{what}, against each cell on its own", together, alone, "items", None),
+        row(f"{what}, against distinct (utterance, condition, tokenizer)", together, len(distinct), "items", 1.0),
+        row(f"{what}, against a cache for each cell", together, alone, "items", None),
     ]
 
 
 def workers() -> list[dict[str, object]]:
-    """Wall time of two workers and half that of one, which take turns; tokens are there, workers are started."""
+    """Seconds that two workers take, and half of what one takes; tokens are there and workers have started."""
     train = {"steps": 150, "batch_size": 8, "lr": 2e-3, "warmup_steps": 4, "draws": 1}
     path = grid_file("four", {"seed": [0, 1, 2, 3], "backbone": ["opt-nano"], "template": ["A -> T"]}, train=train)
     times: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(ROUNDS):
-        for count, found in times.items():
-            shutil.rmtree(places.home() / "runs" / "trials", ignore_errors=True)
-            with engine(count) as opened:
-                prepare(read_grid_file(str(path)).cells, run=opened.map)
-                found.append(seconds(lambda opened=opened: go(path, opened)))
+    for count in [*times] * ROUNDS:
+        shutil.rmtree(places.home() / "runs", ignore_errors=True)
+        with engine(count) as opened:
+            prepare(read_grid_file(str(path)).cells, run=opened.map)
+            times[count].append(seconds(lambda: go(path, opened)))
     one, two = (statistics.median(found) for found in times.values())
     return [row("4 trainings of 150 steps by 2 workers, against half the time of 1", two, one / 2, "s", None)]
 

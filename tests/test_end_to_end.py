@@ -57,6 +57,11 @@ def test_a_dry_run_says_what_is_done(finished, home):
     shown = run_grid(home, "--dry-run", "axes.seed=[0, 1]", "template=A -> T").stdout
     assert shown.count("trained;") == 2
     assert shown.count("to train:") == 2
+    assert "4 cells; 2 trainings and 6 evaluations to do" in shown
+    assert "tokens to encode: 0 clips" in shown
+    more = run_grid(home, "--dry-run", "template=A -> T", "snr_db.test=[clean, 0, -20, -15]").stdout
+    assert "2 cells; 0 trainings and 2 evaluations to do" in more
+    assert "tokens to encode: 16 clips" in more
 
 
 def test_figures_come_from_stored_results_alone(finished, home, tmp_path):

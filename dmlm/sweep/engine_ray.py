@@ -27,7 +27,9 @@ class Ray(Engine):
         variables |= {"DMLM_HOME": str(places.home()), "OMP_NUM_THREADS": "1"}
         own: dict[str, Any] = {} if address else {"num_cpus": count, "include_dashboard": False}
         try:
-            ray.init(address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR, **own)
+            ray.init(
+                address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR, **own
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"There is no Ray cluster to be had at {address or 'this machine'}: {error}") from None
         gpus = ray.cluster_resources().get("GPU", 0)

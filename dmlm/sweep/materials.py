@@ -234,3 +234,23 @@ def look(cells: Sequence[Cell]) -> dict[int, Materials]:
             ready = {letter: source.ready() for letter, source in sources.items()}
             found |= dict.fromkeys(group, Materials(corpus, ready, open_text(corpus, first.text), train, test))
     return found
+
+
+def clips_to_encode(cells: Sequence[Cell], found: dict[int, Materials]) -> int | None:
+    """Clips that are not in the token cache yet, once for each tokenizer and condition; None where nobody knows."""
+    if len(found) < len(cells):
+        return None
+    missing: dict[tuple[str, str, str], int] = {}
+    for number, cell in enumerate(cells):
+        materials = found[number]
+        for letter in cell.letters:
+            source = materials.sources[letter]
+            for split, wanted in (
+                ("train", materials.train_conditions),
+                (cell.split, materials.test_conditions.values()),
+            ):
+                for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
+                    key = f"{source.corpus.label} {source.name}", split, condition.key
+                    if key not in missing:
+                        missing[key] = source.missing(split, condition)
+    return sum(missing.values())

@@ -1,47 +1,92 @@
-"""What a grid would do: its cells, what is done already, and how long the rest should take."""
+"""What a grid would do: its cells, what is done already, and what the rest takes in time, tokens and disk."""
 
 import json
+import shutil
 import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from dmlm import places
-from dmlm.sweep.cell import Cell
 from dmlm.sweep.grid import Grid
-from dmlm.sweep.identity import canonical
-from dmlm.sweep.materials import check, look
+from dmlm.sweep.materials import check, clips_to_encode, look
 from dmlm.sweep.trial import trial_of
+
+Kind = tuple[str, str, int]  # backbone, template, batch size
+
+
+@dataclass
+class _Past:
+    """What finished trials of one kind took."""
+
+    step_s: list[float] = field(default_factory=list)
+    evaluation_s: list[float] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
 
 
 def describe(grid: Grid) -> str:
-    """One line per cell. Times come from finished trials of the same backbone and template on this machine."""
+    """A line a cell, then the sums. Costs are medians of finished trials of the same kind on this machine."""
     check(grid.cells)
     found = look(grid.cells)
-    lines = [f"grid {grid.name}: {len(grid.cells)} cells"]
-    left_s, unknown = 0.0, 0
-    for number, cell in enumerate(grid.cells):
+    past = _past_trials()
+    lines, seconds, size = [], 0.0, 0.0
+    trainings, evaluations, unknown = 0, 0, 0
+    counted: set[str] = set()
+    for number, (cell, variant) in enumerate(zip(grid.cells, grid.variants, strict=True)):
         trial = trial_of(cell, found[number], grid.baseline) if number in found else None
+        known = past[cell.backbone, cell.template, cell.train.batch_size]
+        new = trial is None or trial.id not in counted  # cells that differ in `execution` only are one trial
+        counted |= {trial.id} if trial else set()
+        pending = len(trial.pending) if trial else len(cell.snr_db.test)
         if trial and trial.trained:
-            evaluated = len(trial.evaluations) - len(trial.pending)
-            state = f"trained; {evaluated} of {len(trial.evaluations)} evaluations done"
+            state = f"trained; {len(trial.evaluations) - pending} of {len(trial.evaluations)} evaluations done"
+        elif known.step_s:
+            state = f"to train: {cell.train.steps:,} steps, about {_minutes(_median(known.step_s) * cell.train.steps)}"
+            seconds += new * _median(known.step_s) * cell.train.steps
+            size += new * _median(known.bytes)
         else:
-            expected = _step_s(cell)
-            unknown += expected is None
-            left_s += (expected or 0.0) * cell.train.steps
-            cost = "time not known yet" if expected is None else f"about {expected * cell.train.steps / 60:.1f} min"
-            state = f"to train: {cell.train.steps} steps, {cost}"
-        lines.append(f"  {cell.label:<24} {state}")
-    known = f"about {left_s / 60:.1f} min of one core" if left_s or not unknown else "time not known yet"
-    rest = f", for {unknown} cells no finished run says" if left_s and unknown else ""
-    lines.append(f"training left: {known}{rest}; evaluation and preparation come on top")
-    return "\n".join(lines)
+            state, unknown = f"to train: {cell.train.steps:,} steps, time not known yet", unknown + new
+        trainings += new and not (trial and trial.trained)
+        evaluations += new * pending
+        seconds += new * pending * (_median(known.evaluation_s) if known.evaluation_s else 0.0)
+        label = cell.label if variant in cell.label else f"{cell.label} {variant}"
+        lines.append(f"  {label:<24} {state}")
+    head = f"grid {grid.name}: {len(grid.cells)} cells; {trainings} trainings and {evaluations} evaluations to do"
+    clips = clips_to_encode(grid.cells, found)
+    tokens = f"{clips:,} clips" if clips is not None else "not known before corpus and codebooks are made"
+    time = f"about {_minutes(seconds)} of one core" if seconds or not unknown else "not known yet"
+    more = f", and {unknown} trainings of a kind that has not run here" if unknown and seconds else ""
+    disk = f"about {size / 2**20:,.0f} MB more for models, {_free_gb():.0f} GB are free"
+    return "\n".join([head, *lines, f"tokens to encode: {tokens}", f"time left: {time}{more}", f"disk: {disk}"])
 
 
-def _step_s(cell: Cell) -> float | None:
-    """Seconds per step of finished trials with this backbone, template and batch size."""
-    seen = []
-    for result in (places.home() / "runs" / "trials").glob("*/result.json"):
-        spec = json.loads((result.parent / "spec.json").read_text())
-        same = (spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"])
-        if canonical(same) == canonical((cell.backbone, cell.template, cell.train.batch_size)):
-            facts = json.loads(result.read_text())
-            seen.append(facts["train_s"] / facts["steps"])
-    return statistics.median(seen) if seen else None
+def _past_trials() -> dict[Kind, _Past]:
+    """Costs of every finished trial of this home, by kind."""
+    found: dict[Kind, _Past] = defaultdict(_Past)
+    for path in (places.home() / "runs" / "trials").glob("*/result.json"):
+        spec, result = _json(path.parent / "spec.json"), _json(path)
+        past = found[spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"]]
+        past.step_s.append(result["train_s"] / result["steps"])
+        past.evaluation_s += [_json(done)["decode_s"] for done in path.parent.glob("evals/*/result.json")]
+        past.bytes.append(sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()))
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8")))
+
+
+def _median(values: list[float] | list[int]) -> float:
+    return float(statistics.median(values))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _free_gb() -> float:
+    folder = places.home()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / 2**30

@@ -222,6 +222,11 @@ class TokenSource:
         self.encoder = self.spec.build()
         return self
 
+    def missing(self, split: str, condition: Condition) -> int:
+        """Clips whose tokens are not in the cache."""
+        shards = self._shards(split, condition if self.encoder.media == "audio" else CLEAN)
+        return sum(len(job.utterances) for job in shards if not job.target.with_suffix(".sha256").is_file())
+
     def prepare(self, split: str, condition: Condition, workers_used: int | None = None) -> None:
         """Encode what is not in the cache yet."""
         condition = condition if self.encoder.media == "audio" else CLEAN
