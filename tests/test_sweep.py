@@ -140,6 +140,7 @@ def test_what_another_process_works_on_is_waited_for(sweep, monkeypatch):
     assert len(tries) == 3
     assert trial.trained
     assert not history(trial.folder)
+    assert sum("waiting for it" in line for line in swept.said) == 1
 
 
 def test_a_time_limit_starts_nothing_more(sweep):

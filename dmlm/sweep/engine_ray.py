@@ -2,57 +2,75 @@
 
 import logging
 import os
+import re
+import signal
+import socket
+import sys
 from typing import Any
 
-from dmlm import places
+from dmlm import places, workers
 from dmlm.errors import UserError
 from dmlm.sweep.engines import Engine, Function, LostWorker, Outcome
 
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # read at the import: it would print its own attempts
 try:
     import ray
     from ray import exceptions
 except ImportError:
     raise UserError('The engine `ray` needs the package ray: pip install -e ".[ray]"') from None
 
-PASSED_ON = ("DMLM_HOME", "HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")  # variables that a worker needs as they are here
-
+PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")  # variables that a worker needs as they are here
+OWN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as in `workers`
+STORE_BYTES = 100 << 20  # Ray would take 30 % of the memory, for results that we do not send
 AHEAD = 1  # tasks that wait inside Ray: an autoscaling cluster grows when it sees one
+ANSWER_S = 5.0  # in which the head of a cluster takes a connection
+LAST_WORDS_S = 60.0  # for checkpoints, which may go over a network
+LOST = (
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+    exceptions.ObjectLostError,
+    exceptions.OutOfMemoryError,  # of the machine: Ray kills what it started last
+)
 
 
 class Ray(Engine):
     """Ray core tasks: one core each, and a share of a GPU where the cluster has some. Ray's object store holds no result."""
 
     def __init__(self, address: str | None, count: int | None, gpu_share: float, together: int) -> None:
-        variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        variables |= {"DMLM_HOME": str(places.home()), "OMP_NUM_THREADS": "1"}
-        own: dict[str, Any] = {} if address else {"num_cpus": count, "include_dashboard": False}
-        try:
-            ray.init(
-                address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR, **own
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"There is no Ray cluster to be had at {address or 'this machine'}: {error}") from None
+        if gpu_share > 1 and gpu_share % 1:
+            raise UserError(f"--gpu-share {gpu_share:g} is more than one GPU, but not a whole number; round it.")
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        own: dict[str, Any] = {}
+        if address == "local":
+            cores = count * together if count else max(workers.count(), together)
+            own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+        _connect(address, own)
         gpus = ray.cluster_resources().get("GPU", 0)
-        self._options: dict[str, Any] = {
-            "num_cpus": together,
-            "num_gpus": gpu_share * together if gpus else 0,
-            "max_retries": 0,
-        }
+        share = gpu_share if together == 1 else together  # processes of one training have a GPU each
+        self._options = {"num_cpus": together, "num_gpus": share if gpus else 0, "max_retries": 0}
+        self._remote: Any = ray.remote(**self._options)(_work)
+        self._most = count or sys.maxsize
         self._tasks: dict[Any, int] = {}  # by what Ray calls it
         self._count = 0
+        if not any(self._fit(node["Resources"]) >= 1 for node in ray.nodes() if node["Alive"]):
+            lack = f"no machine of the cluster has {together} cores and {self._options['num_gpus']:g} GPUs for a trial"
+            if address == "local":
+                raise UserError(f"--engine ray: {lack}; set execution.data_parallel or --gpu-share to less.")
+            print(f"--engine ray: {lack}; waiting until one joins.", file=sys.stderr)
+
+    def _fit(self, resources: dict[str, float]) -> int:
+        """How many tasks these resources are enough for."""
+        needs = {"CPU": self._options["num_cpus"], "GPU": self._options["num_gpus"]}
+        return int(min(resources.get(name, 0) / need for name, need in needs.items() if need))
 
     @property
     def room(self) -> int:
-        whole = ray.cluster_resources()
-        rooms = [whole.get("CPU", 0) / self._options["num_cpus"]]
-        if self._options["num_gpus"]:
-            rooms.append(whole.get("GPU", 0) / self._options["num_gpus"])
-        return int(min(rooms)) + AHEAD - len(self._tasks)
+        return min(self._fit(ray.cluster_resources()) + AHEAD, self._most) - len(self._tasks)
 
     def submit(self, function: Function, job: Any) -> int:
         self._count += 1
-        remote: Any = ray.remote(**self._options)(function)
-        self._tasks[remote.remote(job)] = self._count
+        self._tasks[self._remote.remote(function, job)] = self._count
         return self._count
 
     def ended(self, timeout_s: float) -> list[Outcome]:
@@ -61,25 +79,61 @@ class Ray(Engine):
         found, _ = ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
         if not found:
             found, _ = ray.wait(list(self._tasks), num_returns=1, timeout=timeout_s)
-        return [self._outcome(reference, self._tasks.pop(reference)) for reference in found]
-
-    def _outcome(self, reference: Any, number: int) -> Outcome:
-        try:
-            return Outcome(number, ray.get(reference))
-        except exceptions.RayTaskError as error:
-            return Outcome(number, error=error.cause, trace=str(error))
-        except exceptions.TaskCancelledError:
-            return Outcome(number, error=KeyboardInterrupt())
-        except exceptions.OutOfMemoryError as error:
-            return Outcome(number, error=LostWorker(f"its machine ran out of memory: {error}"))
-        except exceptions.RayError as error:
-            first = str(error).strip().splitlines()[0]
-            return Outcome(number, error=LostWorker(f"its worker or machine was lost: {first}"))
+        return [_outcome(reference, self._tasks.pop(reference)) for reference in found]
 
     def stop(self) -> None:
         for reference in self._tasks:
-            ray.cancel(reference)
+            ray.cancel(reference)  # as Ctrl-C would: a training leaves a checkpoint
         if self._tasks:
-            ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=15)
+            ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=LAST_WORDS_S)
         self._tasks.clear()
         ray.shutdown()
+
+
+def _connect(address: str, own: dict[str, Any]) -> None:
+    """Join a cluster, or start one of this machine.
+
+    Raises:
+        UserError: there is none, in seconds; Ray itself would try for minutes.
+    """
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    variables |= {"DMLM_HOME": str(places.home()), **OWN}
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # of a `ray job`, which may set the same variables
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address not in ("local", "auto"):
+            host, colon, port = address.rpartition(":")
+            if "//" in host or not port.isdigit():
+                raise ValueError("an address is HOST:PORT, seen from a machine of the cluster")
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        if address != "local":
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # attempts of half a minute each
+        environment = {"env_vars": variables}
+        ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (OSError, RuntimeError, ValueError, exceptions.RayError) as error:
+        why = " ".join(str(error).split())
+        hint = "" if address == "local" else " See docs/cluster.md for how to start one, and for its token."
+        raise UserError(f"There is no Ray cluster to be had at {address}: {why.rstrip('.')}.{hint}") from None
+    finally:
+        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own in place
+
+
+def _work(function: Function, job: Any) -> Any:
+    """What runs in a worker of Ray."""
+    workers.keep_memory()
+    return function(job)
+
+
+def _outcome(reference: Any, number: int) -> Outcome:
+    try:
+        return Outcome(number, ray.get(reference))
+    except exceptions.TaskCancelledError:
+        return Outcome(number, error=KeyboardInterrupt())
+    except exceptions.RayError as error:
+        trace = re.sub(r"\x1b\[\d*m", "", str(error)).strip()
+        if isinstance(error, exceptions.RayTaskError):
+            return Outcome(number, error=error.cause, trace=trace)
+        if isinstance(error, LOST):
+            return Outcome(number, error=LostWorker(f"its worker or machine was lost: {trace.partition(chr(10))[0]}"))
+        return Outcome(number, error=RuntimeError(trace.rpartition("\n")[2]), trace=trace)  # one that cannot be rebuilt

@@ -38,6 +38,7 @@ class _Task:
     trial: Trial = field(compare=False)
     evaluations: tuple[str, ...] = field(default=(), compare=False)  # folder names; none: the training
     losses: int = field(default=0, compare=False)
+    waited: bool = field(default=False, compare=False)  # for another process that has it
     micro_tokens: int | None = field(default=None, compare=False)  # set once memory was too small
 
     @property
@@ -106,6 +107,9 @@ class Sweep:
     def _settle(self, task: _Task, outcome: Outcome) -> None:
         error = outcome.error
         if isinstance(error, Busy) and not task.done():
+            if not task.waited:
+                self.say(f"{task.name}: {error}; waiting for it.")
+                task.waited = True
             heapq.heappush(self._waiting, _later(task, LOOK_AGAIN_S))
         elif error is None or task.done():
             self._follow(task)

@@ -1,5 +1,6 @@
 """What a worker does: train one trial, or run some evaluations of one. Everything is found by name from plain data."""
 
+import signal
 from functools import lru_cache
 from typing import Any
 
@@ -64,6 +65,7 @@ def evaluate(job: Job) -> None:
 
 def _train_together(job: Job, processes: int) -> None:
     """The training of a trial in several processes, as `torchrun` would start them."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -76,12 +78,20 @@ def _train_together(job: Job, processes: int) -> None:
         max_restarts=0,
         monitor_interval=0.2,
     )
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    }
     try:
         elastic_launch(config, _train_share)(job)
+    except SignalException:
+        raise KeyboardInterrupt from None  # the processes have been told, and left their checkpoint
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         message = failure.message.get("message", "") if isinstance(failure.message, dict) else failure.message
         raise UserError(f"Process {rank} of a data-parallel training failed: {message}") from None
+    finally:
+        for number, handler in handlers.items():  # the launcher leaves its own behind
+            signal.signal(number, handler)
 
 
 def _train_share(job: Job) -> None:
