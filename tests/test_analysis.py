@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from fake_grid import write_evaluation, write_grid
@@ -332,3 +333,14 @@ def test_no_figure_imports_another():
     for path in places.wing("analysis").glob("*.py"):
         imported = {line.split()[1] for line in path.read_text().splitlines() if line.startswith(("import ", "from "))}
         assert not imported & siblings, path.name
+
+
+def test_r12_a_store_of_the_first_schema_still_opens():
+    """Kept as it was written: a reader that stops understanding it needs a new schema number."""
+    results = read_grid(Path(__file__).parent / "stores" / "schema_1" / "store_1")
+    assert [cell.label for cell in results.cells] == ["OPT A", "OPT A+L"]
+    assert not results.missing
+    assert {len(e.utterances) for cell in results.cells for e in cell.evaluations} == {16}
+    (clean,) = results.find("opt-nano", "A -> T", math.inf)
+    assert (clean.counts.errors.sum(), clean.counts.words.sum()) == (373, 117)
+    assert results.cells[1].evaluations[-1].permuted == "L"
