@@ -22,7 +22,7 @@ def sweep(finished, home, monkeypatch):
     """Run some cells of the smoke grid afresh, here, and hand back what happened."""
     monkeypatch.setenv("DMLM_HOME", str(home))
     monkeypatch.setattr(run, "LOOK_AGAIN_S", 0.0)
-    tasks._materials.cache_clear()
+    tasks._kept.clear()
 
     class Swept:
         def __init__(self, *changes: str, deadline: float | None = None) -> None:

@@ -29,7 +29,7 @@ def write_index(grid: Grid, materials: Sequence[Materials], trials: Sequence[Tri
                     "snr_db": "clean" if e.condition.clean else e.condition.snrs_db[0],
                     "permuted": e.permuted,
                     "draw": e.draw,
-                    "folder": f"../trials/{trial.id}/evals/{e.folder_name(trial.cell)}",
+                    "folder": f"../trials/{trial.id}/evals/{trial.scores(e).name}",
                 }
                 for e in trial.evaluations
             ],

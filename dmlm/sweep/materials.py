@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Materials:
     train_conditions: list[Condition]  # one per draw
     test_conditions: dict[float, Condition]  # by SNR in dB
 
-    @property
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
         return {letter: source.encoder.fingerprint for letter, source in self.sources.items()}
 
@@ -142,7 +143,8 @@ def check(cells: Sequence[Cell]) -> None:
         corpus_folder(first.corpus)
         for name in {cells[n].backbone for n in group if pretrained.is_named(cells[n].backbone)}:
             pretrained.digest(name)
-        for letter, choice in first.tokenizers.items():
+        for letter in dict.fromkeys(letter for n in group for letter in cells[n].letters):
+            choice = first.tokenizers[letter]
             TokenSource.check(letter, choice.recipe, choice.settings)
         if first.noise.set != "builtin":
             open_bank(first.noise)
@@ -152,9 +154,13 @@ def groups(cells: Sequence[Cell]) -> list[list[int]]:
     """Numbers of the cells that share corpus, tokenizers, text, noise and levels: they share their materials."""
     found: dict[str, list[int]] = {}
     for number, cell in enumerate(cells):
-        shared = cell.model_dump_json(include={"corpus", "tokenizers", "text", "noise", "snr_db", "split"})
-        found.setdefault(shared, []).append(number)
+        found.setdefault(shared(cell), []).append(number)
     return list(found.values())
+
+
+def shared(cell: Cell) -> str:
+    """What cells must have in common to share materials."""
+    return cell.model_dump_json(include={"corpus", "tokenizers", "text", "noise", "snr_db", "split"})
 
 
 @dataclass

@@ -84,10 +84,10 @@ class Sweep:
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeUp
             self._submit(checkpoint_every_s)
+            if not self._running:
+                time.sleep(0.2)  # only what other processes work on is left
             for outcome in self.engine.ended(1.0):
                 self._settle(self._running.pop(outcome.task), outcome)
-            if self._waiting and not self._running:
-                time.sleep(0.2)  # only what other processes work on is left
 
     def _submit(self, checkpoint_every_s: float) -> None:
         now = time.monotonic()
@@ -144,9 +144,11 @@ def run_trials(
     deadline: float | None = None,
 ) -> dict[str, Failure]:
     """Train and evaluate what is missing; what failed, by id of the trial. One failing cell never stops the others."""
-    left = [trial for trial in trials if not trial.trained or trial.pending]
+    left = []
     for trial in trials:
-        say(f"model    {trial.cell.label:<12} {'to do' if trial in left else 'done '}  {trial.folder}")
+        to_do = not trial.trained or bool(trial.pending)
+        left += [trial] if to_do else []
+        say(f"model    {trial.cell.label:<12} {'to do' if to_do else 'done '}  {trial.folder}")
     if not left:
         return {}
     sweep = Sweep(grid, left, engine, say)

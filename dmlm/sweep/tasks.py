@@ -1,17 +1,17 @@
 """What a worker does: train one trial, or run some evaluations of one. Everything is found by name from plain data."""
 
 import signal
-from functools import lru_cache
 from typing import Any
 
 from dmlm.errors import UserError
 from dmlm.sweep.cell import Cell
 from dmlm.sweep.lease import Leases
-from dmlm.sweep.materials import Materials, prepare
+from dmlm.sweep.materials import Materials, prepare, shared
 from dmlm.sweep.trial import Trial, trial_of
 
 Job = dict[str, Any]
 _leases = Leases()
+_kept: dict[str, Materials] = {}  # of the last task
 
 
 def job(
@@ -109,8 +109,9 @@ def _train_share(job: Job) -> None:
 
 def _opened(job: Job) -> tuple[Trial, Materials]:
     """The trial that a job names, and its materials."""
-    materials = _materials(job["cell"])
-    trial = trial_of(Cell.model_validate_json(job["cell"]), materials, job["baseline"])
+    cell = Cell.model_validate_json(job["cell"])
+    materials = _materials(cell)
+    trial = trial_of(cell, materials, job["baseline"])
     if trial.id != job["trial"]:
         raise UserError(
             f"{job['trial']} is now {trial.id}: its corpus or tokens changed meanwhile; run the grid again."
@@ -118,6 +119,10 @@ def _opened(job: Job) -> tuple[Trial, Materials]:
     return trial, materials
 
 
-@lru_cache(maxsize=2)
-def _materials(cell: str) -> Materials:
-    return prepare([Cell.model_validate_json(cell)])[0]
+def _materials(cell: Cell) -> Materials:
+    """Those of the last task, if this one shares them."""
+    key = f"{shared(cell)} {cell.letters} {cell.train.draws}"
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = prepare([cell])[0]
+    return _kept[key]

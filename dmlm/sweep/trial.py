@@ -5,6 +5,7 @@ checkpoint is ever reused for it. Fields that cannot change a result (device, wo
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,11 @@ class Trial:
 
     def scores(self, evaluation: Evaluation) -> Path:
         """Folder of an evaluation."""
-        return self.folder / "evals" / evaluation.folder_name(self.cell)
+        return self._scores[evaluation]
+
+    @cached_property
+    def _scores(self) -> dict[Evaluation, Path]:
+        return {e: self.folder / "evals" / e.folder_name(self.cell) for e in self.evaluations}
 
     @property
     def pending(self) -> list[Evaluation]:

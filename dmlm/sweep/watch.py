@@ -41,14 +41,16 @@ class Watch:
                     row.position = min(set(range(len(open_rows) + 1)) - open_rows)
                 row.look()
                 open_rows |= {row.position} if row.open else set()
+            self._rows = [row for row in self._rows if not row.done]
 
 
 class _Row:
     """The bars of one trial; a bar opens when its work begins, so that waiting does not spoil its ETA."""
 
     def __init__(self, trial: Trial) -> None:
-        self.trial, self.position = trial, 0
+        self.label, self.position = trial.cell.label, 0
         self.steps = trial.cell.train.steps
+        self.result, self.log = trial.folder / "result.json", trial.folder / "train.jsonl"
         self.targets = [trial.scores(evaluation) / "result.json" for evaluation in trial.evaluations]
         self.training: tqdm | None = None
         self.testing: tqdm | None = None
@@ -59,11 +61,16 @@ class _Row:
         """Whether a bar of it is on the screen."""
         return any(bar is not None and bar.n < bar.total for bar in (self.training, self.testing))
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to be shown."""
+        return self.testing is not None and self.testing.n >= self.testing.total
+
     def _step(self) -> int:
-        if (self.trial.folder / "result.json").is_file():
+        if self.result.is_file():
             return self.steps
         try:
-            lines = (self.trial.folder / "train.jsonl").read_text().splitlines()
+            lines = self.log.read_text().splitlines()
             return int(json.loads(lines[-1])["step"])
         except (OSError, IndexError, ValueError, KeyError):
             return 0
@@ -72,15 +79,13 @@ class _Row:
         step = self._step()
         if self.first_step < self.steps and (step > self.first_step or self.training):
             if self.training is None:
-                label = f"train {self.trial.cell.label}"
-                self.training = progress.bar(label, self.steps, "step", self.first_step, self.position)
-            self.training.update(step - self.training.n)
+                self.training = progress.bar(f"train {self.label}", self.steps, "step", self.first_step, self.position)
+            _move(self.training, step)
         if step >= self.steps:
             tested = sum(path.is_file() for path in self.targets)
             if self.testing is None:
-                label = f"test {self.trial.cell.label}"
-                self.testing = progress.bar(label, len(self.targets), "condition", tested, self.position)
-            self.testing.update(tested - self.testing.n)
+                self.testing = progress.bar(f"test {self.label}", len(self.targets), "condition", tested, self.position)
+            _move(self.testing, tested)
 
     def close(self, finished: bool) -> None:
         if finished:
@@ -88,3 +93,10 @@ class _Row:
         for bar in (self.training, self.testing):
             if bar is not None:
                 bar.close()
+
+
+def _move(bar: tqdm, count: int) -> None:
+    """Show how far it is; a full bar is left behind, so that the open ones alone are drawn."""
+    bar.update(count - bar.n)
+    if bar.n >= bar.total:
+        bar.close()
