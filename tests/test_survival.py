@@ -154,6 +154,16 @@ def test_r4_r30_two_drivers_share_a_folder_and_give_the_table_of_one(finished, h
     assert texts(home, "driver0") == shared
 
 
+@pytest.mark.slow
+def test_r4_two_drivers_begin_with_nothing(tmp_path):
+    """Corpus, codebook and tokens too are made by one of them, while the other waits."""
+    drivers = [start_grid(tmp_path, *ONE, "train.steps=4", "snr_db.test=[clean]", f"name=d{n}") for n in range(2)]
+    said = [driver.communicate(timeout=300) for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], said
+    assert sum("waiting for it" in out for out, _ in said) == 1
+    assert texts(tmp_path, "d0") == texts(tmp_path, "d1")
+
+
 def test_r16_a_lost_or_damaged_index_is_made_again(finished, home):
     index = home / "runs" / "smoke" / "grid.json"
     before = index.read_text()

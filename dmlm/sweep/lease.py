@@ -11,8 +11,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 BEAT_S = 5.0
@@ -54,6 +54,22 @@ class Leases:
             beating.join()
             if _read(path).get("token") == token:
                 path.unlink(missing_ok=True)
+
+    @contextmanager
+    def hold_when_free(self, path: Path, say: Callable[[str], None]) -> Iterator[None]:
+        """Wait for a lease, and say once for whom; then work under it."""
+        told = False
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self.hold(path))
+                    break
+                except Busy as busy:
+                    if not told:
+                        say(f"{busy}; waiting for it.")
+                    told = True
+                    time.sleep(self.beat_s / 5)
+            yield
 
     def abandoned(self, path: Path) -> bool:
         """Whether the holder is a dead process of this machine, or has not been heard of for the grace."""

@@ -17,6 +17,7 @@ from dmlm.model import pretrained
 from dmlm.run.loggers import check_installed
 from dmlm.sweep.cell import Cell, CorpusChoice, TextSettings, TokenizerChoice, validated
 from dmlm.sweep.identity import identity
+from dmlm.sweep.lease import Leases
 from dmlm.tokens.shards import Run, TokenSource
 from dmlm.tokens.tokenizer import Tokenizer
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
@@ -215,6 +216,12 @@ def prepare(
         names = {f"{letter} {s.name}": None for c, sources in prepared if c is corpus for letter, s in sources.items()}
         say(f"tokens   {places.home() / 'tokens' / corpus.label}  ({', '.join(names)})")
     return [found[number] for number in range(len(cells))]
+
+
+def prepare_alone(cells: Sequence[Cell], say: Callable[[str], None], run: Run) -> list[Materials]:
+    """The same, while no other driver on this folder does so."""
+    with Leases().hold_when_free(places.home() / "prepare.lease", say):
+        return prepare(cells, say, run)
 
 
 def look(cells: Sequence[Cell]) -> dict[int, Materials]:

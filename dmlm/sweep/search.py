@@ -24,7 +24,7 @@ from dmlm.sweep.cell import Cell
 from dmlm.sweep.engines import Engine
 from dmlm.sweep.failures import Failure, history
 from dmlm.sweep.grid import Grid
-from dmlm.sweep.materials import prepare
+from dmlm.sweep.materials import prepare_alone
 from dmlm.sweep.space import Search, Span, changed
 from dmlm.sweep.trial import Trial, trial_of
 
@@ -160,7 +160,7 @@ def _read(grid: Grid, asked: list[Asked], run: Runner, engine: Engine) -> list[P
     cells = tuple(cell for cell, _ in asked)
     letters = "+".join(dict.fromkeys(letter for cell in cells for letter in cell.letters))
     batch = replace(grid, cells=cells, baseline=f"{letters} -> T")  # a baseline that reads all: nothing is permuted
-    materials = prepare(cells, run=engine.map)
+    materials = prepare_alone(cells, lambda line: None, engine.map)
     for corpus in (found.corpus for found in materials):
         if not corpus.split("val"):
             raise UserError(f"{corpus.folder} has no utterance of split val, which a search is read on; add some.")
