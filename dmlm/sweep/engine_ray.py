@@ -6,13 +6,15 @@ import re
 import signal
 import socket
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dmlm import places, workers
 from dmlm.errors import UserError
 from dmlm.sweep.engines import Engine, Function, LostWorker, Outcome
 
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # read at the import: it would print its own attempts
 try:
     import ray
     from ray import exceptions
@@ -34,9 +36,33 @@ LOST = (
 )
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait until a call into Ray is over: what a handler raises there is lost, or becomes another exception.
+
+    And `ray.init` puts a handler of its own in place, which does not stay. A second signal does not wait.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if came:
+            os._exit(128 + number)
+        came.append(number)
+
+    handlers = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 class Ray(Engine):
     """Ray core tasks: one core each, and a share of a GPU where the cluster has some. Ray's object store holds no result."""
 
+    @_undisturbed()
     def __init__(self, address: str | None, count: int | None, gpu_share: float, together: int) -> None:
         if gpu_share > 1 and gpu_share % 1:
             raise UserError(f"--gpu-share {gpu_share:g} is more than one GPU, but not a whole number; round it.")
@@ -46,33 +72,36 @@ class Ray(Engine):
             cores = count * together if count else max(workers.count(), together)
             own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": STORE_BYTES}
         _connect(address, own)
-        gpus = ray.cluster_resources().get("GPU", 0)
         share = gpu_share if together == 1 else together  # processes of one training have a GPU each
-        self._options = {"num_cpus": together, "num_gpus": share if gpus else 0, "max_retries": 0}
-        self._remote: Any = ray.remote(**self._options)(_work)
+        gpus = share if ray.cluster_resources().get("GPU") else 0
+        self._needs = {"CPU": together, "GPU": gpus}
+        self._remote: Any = ray.remote(num_cpus=together, num_gpus=gpus, max_retries=0)(_work)
         self._most = count or sys.maxsize
         self._tasks: dict[Any, int] = {}  # by what Ray calls it
         self._count = 0
-        if not any(self._fit(node["Resources"]) >= 1 for node in ray.nodes() if node["Alive"]):
-            lack = f"no machine of the cluster has {together} cores and {self._options['num_gpus']:g} GPUs for a trial"
+        if not self._places():
+            lack = f"no machine has what a trial takes, {together} CPU and {gpus:g} GPU"
             if address == "local":
                 raise UserError(f"--engine ray: {lack}; set execution.data_parallel or --gpu-share to less.")
-            print(f"--engine ray: {lack}; waiting until one joins.", file=sys.stderr)
+            print(f"--engine ray: {lack}; waiting until one joins the cluster.", file=sys.stderr)
 
-    def _fit(self, resources: dict[str, float]) -> int:
-        """How many tasks these resources are enough for."""
-        needs = {"CPU": self._options["num_cpus"], "GPU": self._options["num_gpus"]}
-        return int(min(resources.get(name, 0) / need for name, need in needs.items() if need))
+    def _places(self) -> int:
+        """How many tasks the machines are enough for."""
+        here = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return sum(int(min(node.get(name, 0) / n for name, n in self._needs.items() if n)) for node in here)
 
     @property
+    @_undisturbed()
     def room(self) -> int:
-        return min(self._fit(ray.cluster_resources()) + AHEAD, self._most) - len(self._tasks)
+        return min(self._places() + AHEAD, self._most) - len(self._tasks)
 
+    @_undisturbed()
     def submit(self, function: Function, job: Any) -> int:
         self._count += 1
         self._tasks[self._remote.remote(function, job)] = self._count
         return self._count
 
+    @_undisturbed()
     def ended(self, timeout_s: float) -> list[Outcome]:
         if not self._tasks:
             return []
@@ -82,45 +111,46 @@ class Ray(Engine):
         return [_outcome(reference, self._tasks.pop(reference)) for reference in found]
 
     def stop(self) -> None:
-        for reference in self._tasks:
-            ray.cancel(reference)  # as Ctrl-C would: a training leaves a checkpoint
-        if self._tasks:
-            ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=LAST_WORDS_S)
-        self._tasks.clear()
-        ray.shutdown()
+        end = time.monotonic() + LAST_WORDS_S
+        with _undisturbed():
+            for reference in self._tasks:
+                ray.cancel(reference)  # as Ctrl-C would: a training leaves a checkpoint
+        while self._tasks and time.monotonic() < end:
+            self.ended(0.5)  # a second signal ends this process
+        with _undisturbed():
+            self._tasks.clear()
+            ray.shutdown()
 
 
 def _connect(address: str, own: dict[str, Any]) -> None:
     """Join a cluster, or start one of this machine.
 
     Raises:
-        UserError: there is none, in seconds; Ray itself would try for minutes.
+        UserError: there is none; said at once or after half a minute, where Ray would try for five.
     """
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"DMLM_HOME": str(places.home()), **OWN}
     os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # of a `ray job`, which may set the same variables
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    at_sigterm = signal.getsignal(signal.SIGTERM)
+    host, _, port = address.rpartition(":")
+    if address not in ("local", "auto") and (not host or "/" in host or not port.isdigit()):
+        raise UserError(f"--address {address!r} is not HOST:PORT; give that of a Ray cluster, or `auto`.")
     try:
-        if address not in ("local", "auto"):
-            host, colon, port = address.rpartition(":")
-            if "//" in host or not port.isdigit():
-                raise ValueError("an address is HOST:PORT, seen from a machine of the cluster")
+        if host:
             socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
         if address != "local":
-            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # attempts of half a minute each
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # attempts, of half a minute each
         environment = {"env_vars": variables}
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (OSError, RuntimeError, ValueError, exceptions.RayError) as error:
-        why = " ".join(str(error).split())
-        hint = "" if address == "local" else " See docs/cluster.md for how to start one, and for its token."
-        raise UserError(f"There is no Ray cluster to be had at {address}: {why.rstrip('.')}.{hint}") from None
-    finally:
-        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own in place
+        why = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"There is no Ray cluster to be had at {address}: {why}; docs/cluster.md has more.") from None
 
 
 def _work(function: Function, job: Any) -> Any:
-    """What runs in a worker of Ray."""
+    """What runs in a worker of Ray, which shows a task all GPUs if it was promised none."""
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     workers.keep_memory()
     return function(job)
 
@@ -135,5 +165,6 @@ def _outcome(reference: Any, number: int) -> Outcome:
         if isinstance(error, exceptions.RayTaskError):
             return Outcome(number, error=error.cause, trace=trace)
         if isinstance(error, LOST):
-            return Outcome(number, error=LostWorker(f"its worker or machine was lost: {trace.partition(chr(10))[0]}"))
+            said = ". ".join(trace.split("\n")[0].split(". ")[:2])  # what follows are hints
+            return Outcome(number, error=LostWorker(f"its worker or machine was lost: {said.rstrip('.')}"))
         return Outcome(number, error=RuntimeError(trace.rpartition("\n")[2]), trace=trace)  # one that cannot be rebuilt
