@@ -143,6 +143,25 @@ def test_what_another_process_works_on_is_waited_for(sweep, monkeypatch):
     assert sum("waiting for it" in line for line in swept.said) == 1
 
 
+def test_a_result_that_is_seen_late_is_waited_for_and_one_that_never_comes_is_a_failure(sweep, monkeypatch):
+    swept, real, calls = sweep(), tasks.train, []
+
+    def late(job):
+        calls.append(job)
+        if len(calls) == 3:
+            real(job)
+
+    late.__name__ = "train"
+    monkeypatch.setattr(tasks, "train", late)
+    assert not swept.go()
+    assert len(calls) == 3
+
+    swept = sweep()
+    monkeypatch.setattr(tasks, "train", lambda job: None)
+    (failure,) = swept.go().values()
+    assert "cannot be seen from here" in failure.message
+
+
 def test_a_time_limit_starts_nothing_more(sweep):
     swept = sweep(deadline=0.0)
     with pytest.raises(TimeUp):

@@ -22,6 +22,7 @@ from dmlm.sweep.watch import Watch
 
 LOSSES = 3  # workers that a task may lose
 LOOK_AGAIN_S = 3.0  # at what another process works on
+LOOKS = 40  # for a result that a worker has written: a network file system may show it late
 TOGETHER = 16  # evaluations in a task
 
 
@@ -38,7 +39,7 @@ class _Task:
     trial: Trial = field(compare=False)
     evaluations: tuple[str, ...] = field(default=(), compare=False)  # folder names; none: the training
     losses: int = field(default=0, compare=False)
-    waited: bool = field(default=False, compare=False)  # for another process that has it
+    looks: int = field(default=0, compare=False)  # at what another process has, or has written
     micro_tokens: int | None = field(default=None, compare=False)  # set once memory was too small
 
     @property
@@ -106,13 +107,13 @@ class Sweep:
 
     def _settle(self, task: _Task, outcome: Outcome) -> None:
         error = outcome.error
-        if isinstance(error, Busy) and not task.done():
-            if not task.waited:
-                self.say(f"{task.name}: {error}; waiting for it.")
-                task.waited = True
-            heapq.heappush(self._waiting, _later(task, LOOK_AGAIN_S))
-        elif error is None or task.done():
+        if task.done():
             self._follow(task)
+        elif isinstance(error, Busy) or (error is None and task.looks < LOOKS):
+            if error and not task.looks:
+                self.say(f"{task.name}: {error}; waiting for it.")
+            task.looks += 1
+            heapq.heappush(self._waiting, _later(task, LOOK_AGAIN_S))
         elif isinstance(error, LostWorker | KeyboardInterrupt) and task.losses + 1 < LOSSES:
             task.losses += 1
             self._again(task, error, str(error) or "its worker was asked to end")
@@ -120,7 +121,8 @@ class Sweep:
             task.micro_tokens = max(1, error.args[0] // 2)
             self._again(task, error, f"{error} Trying once with execution.micro_tokens={task.micro_tokens}")
         else:
-            failure = record(task.trial.folder, kind_of(error), str(error) or repr(error), outcome.trace, again=False)
+            why = (str(error) or repr(error)) if error else "it ended, but its result cannot be seen from here"
+            failure = record(task.trial.folder, kind_of(error), why, outcome.trace, again=False)
             self.failures[task.trial.id] = failure
             self.say(f"{task.name} failed ({failure.kind}): {failure.message}")
 
