@@ -11,15 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
+from ray import exceptions
+
 from dmlm import places, workers
 from dmlm.errors import UserError
 from dmlm.sweep.engines import Engine, Function, LostWorker, Outcome
-
-try:
-    import ray
-    from ray import exceptions
-except ImportError:
-    raise UserError('The engine `ray` needs the package ray: pip install -e ".[ray]"') from None
 
 PASSED_ON = ("HF_HOME", "HF_HUB_OFFLINE", "PYTHONPATH")  # variables that a worker needs as they are here
 OWN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # as in `workers`

@@ -145,8 +145,10 @@ def open_engine(name: str, workers_wanted: int | None, address: str | None, gpu_
         UserError: an option that the engine does not have, a missing package, or a cluster that cannot be reached.
     """
     if name == "ray":
-        from dmlm.sweep.engine_ray import Ray
-
+        try:
+            from dmlm.sweep.engine_ray import Ray
+        except ModuleNotFoundError:
+            raise UserError('The engine `ray` needs the package ray: pip install -e ".[ray]"') from None
         return Ray(address, workers_wanted, gpu_share, together)
     if address:
         raise UserError("--address is for --engine ray; leave it out, or choose that engine.")
