@@ -149,7 +149,9 @@ def test_tensorboard_itself_shows_the_same(tmp_path):
 
 
 def test_every_trial_of_a_grid_has_its_curves_and_scores(finished, home):
-    for trial in (home / "runs" / "trials").iterdir():
+    trials = {line.split()[-1] for line in finished.stdout.splitlines() if line.startswith("model ")}
+    assert len(trials) == 5
+    for trial in ((home / "runs" / "trials" / name.rpartition("/")[2]) for name in trials):
         steps = json.loads((trial / "result.json").read_text())["steps"]
         scores = {path.parent.name: json.loads(path.read_text())["wer"] for path in trial.glob("evals/*/result.json")}
         expected = {(f"wer/{name}", steps): pytest.approx(wer, abs=1e-6) for name, wer in scores.items()}
