@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,9 @@ def atomic(path: Path) -> Iterator[Path]:
     A kill between any two instructions leaves the old file or the new one, never half of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(
+        f".{path.name}.{secrets.token_hex(6)}.part"
+    )  # containers on one folder share process numbers
     try:
         yield temporary
         descriptor = os.open(temporary, os.O_RDONLY)

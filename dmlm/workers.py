@@ -39,8 +39,6 @@ def _begin(gpus: str = "") -> None:
 
     The environment binds libraries that are yet to be loaded, the limit those that the fork server has loaded.
     """
-    global _parent
-    _parent = os.getppid()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if gpus:
@@ -70,13 +68,13 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-_parent: int | None = None  # set in a worker
 in_training = threading.Event()  # set while there is a checkpoint to be left
 
 
 def orphaned() -> bool:
     """Whether this is a worker whose main process is gone, so that nobody waits for its work."""
-    return _parent is not None and os.getppid() != _parent
+    parent = multiprocessing.parent_process()  # not the fork server, which lives as long as any worker
+    return parent is not None and not parent.is_alive()
 
 
 def pool(count: int, gpus: str = "", tasks_per_process: int | None = None) -> ProcessPoolExecutor:

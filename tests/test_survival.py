@@ -73,6 +73,18 @@ def test_r21_every_signal_leaves_a_checkpoint_and_the_same_command_goes_on(finis
         assert not list(trial.glob("*.lease"))
 
 
+def test_a_killed_driver_leaves_a_checkpoint_and_no_process_behind(finished, home):
+    driver = start_grid(home, *LONG, "name=orphan", "seed=4")
+    trial = wait_for(lambda: trial_of(home, "orphan"), "the index")
+    wait_for(lambda: steps(trial) > 20, "training")
+    (lease,) = trial.glob("*.lease")
+    worker = Path("/proc") / str(json.loads(lease.read_text())["pid"])
+    driver.kill()
+    driver.wait()
+    wait_for(lambda: not worker.exists() and not lease.exists(), "the end of the worker", 20)
+    assert newest_checkpoint(trial) > 20
+
+
 @pytest.mark.slow
 def test_a_signal_to_the_whole_group_leaves_a_checkpoint_too(finished, home):
     driver = start_grid(home, *LONG, "name=group", "seed=1")
