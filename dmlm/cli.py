@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,24 +67,34 @@ def names(wing: Annotated[str, typer.Argument(help="tokenizers, datasets, sweeps
 
 
 @app.command()
+def fetch(
+    recipe: Annotated[str, typer.Argument(help="A tokenizer, by name.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="Its settings, such as model=facebook/hubert-base-ls960.")
+    ] = None,
+    given: Annotated[Path | None, typer.Option("--from", help="A folder that holds the files already.")] = None,
+) -> None:
+    """Bring the published weights of a tokenizer here: download, go on after a break, verify, convert."""
+    from dmlm.sweep.dotted import parsed
+    from dmlm.tokens import weights
+    from dmlm.tokens.shards import EncoderSpec
+
+    encoder = EncoderSpec(recipe, dict(parsed(text) for text in settings or ())).build()
+    card = encoder.card
+    if card is None:
+        print(f"{recipe} needs no published weights.")
+        return
+    print(f"{recipe}: {card.source}; licence: {card.licence}")
+    files = encoder.convert(weights.fetch(card, encoder.recipe, given))
+    print("\n".join(f"{path}  sha256 {weights.file_digest(path)[:12]}..." for path in files))
+
+
+@app.command()
 def doctor() -> None:
-    """Say what this machine has: versions, devices, optional parts, and where things are kept."""
-    import importlib.metadata as metadata
+    """Say what this machine has: versions, devices, what each tokenizer lacks, and where things are kept."""
+    from dmlm.doctor import report
 
-    import torch
-
-    from dmlm.model import scan_choice
-
-    print(f"python     {sys.version.split()[0]}")
-    for package in ("torch", "transformers", "espeakng-loader", "rapidocr", "av"):
-        try:
-            print(f"{package:<16} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            print(f"{package:<16} missing: pip install {package}")
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    print(f"CUDA device      {cuda}")
-    print(f"scan of Mamba    {scan_choice.chosen('cuda' if torch.cuda.is_available() else 'cpu')[0]}")
-    print(f"home             {places.home()}")
+    print(report())
 
 
 def main() -> None:

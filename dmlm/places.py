@@ -53,15 +53,16 @@ def write_text(path: Path, text: str) -> None:
 
 def seal(path: Path) -> None:
     """Write the digest of a finished file beside it, as NAME.sha256: whoever finds both knows that the file is whole."""
-    write_text(path.with_suffix(".sha256"), _digest(path) + "\n")
+    write_text(path.with_suffix(".sha256"), digest(path) + "\n")
 
 
 def sealed(path: Path) -> bool:
     """Whether a file is there and fits its digest."""
     marker = path.with_suffix(".sha256")
-    return path.is_file() and marker.is_file() and marker.read_text().strip() == _digest(path)
+    return path.is_file() and marker.is_file() and marker.read_text().strip() == digest(path)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

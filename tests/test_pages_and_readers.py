@@ -161,12 +161,13 @@ def test_what_decides_the_text_decides_the_fingerprint(rapid: Reader) -> None:
 def test_a_missing_engine_is_a_sentence(recipe: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(UserError, match="pip install"):
-        made(recipe, Reader)
+        made(recipe, Reader).require()
 
 
 def test_tesseract_reads_a_line_where_it_is_installed() -> None:
     try:
         tesseract = made("ocr_tesseract", Reader)
+        tesseract.require()
     except UserError as error:
         pytest.skip(str(error))
     assert tesseract.read([page_of(["12 + 45 a = 38"])]) == ["12 + 45 a = 38"]

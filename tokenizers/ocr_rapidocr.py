@@ -5,7 +5,9 @@ lines of a plain page are found by connected components, and each is handed to t
 Fractions are beyond the engine: 12/7 comes out as 12, as 7 or as noise. That loss is part of the experiment.
 """
 
+from functools import cached_property
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,18 +38,24 @@ class RapidOcr(Reader):
     media = "image"
     Settings = Settings
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        try:
-            import rapidocr
-        except ImportError as error:
-            raise UserError(f"ocr_rapidocr: {error}; run: pip install rapidocr onnxruntime") from None
-        models = Path(rapidocr.__file__).parent / "models"
-        self.models = {task: max(models.glob(f"PP-OCRv*_{task}_small.onnx"), default=None) for task in ("det", "rec")}
-        if None in self.models.values():
-            raise UserError(f"ocr_rapidocr: {models} lacks its models; run: pip install --force-reinstall rapidocr")
+    packages = dict.fromkeys(("rapidocr", "onnxruntime"), "pip install rapidocr onnxruntime")
+
+    @cached_property
+    def models(self) -> dict[str, Path]:
+        """Files of the detector and the recogniser."""
+        folder = Path(str(find_spec("rapidocr").origin)).parent / "models"  # type: ignore[union-attr]
+        found = {task: max(folder.glob(f"PP-OCRv*_{task}_small.onnx"), default=None) for task in ("det", "rec")}
+        if None in found.values():
+            raise UserError(f"ocr_rapidocr: {folder} lacks its models; run: pip install --force-reinstall rapidocr")
+        return found  # type: ignore[return-value]
+
+    @cached_property
+    def engine(self) -> Any:
+        """One thread: every core has a worker already."""
+        import rapidocr
+
         threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
-        self.engine = rapidocr.RapidOCR(
+        return rapidocr.RapidOCR(
             params={
                 "Global.log_level": "critical",
                 "Det.model_path": str(self.models["det"]),
@@ -61,8 +69,9 @@ class RapidOcr(Reader):
 
     def facts(self) -> list[str]:
         """Versions of the engine, and its models' names."""
+        self.require()
         return [
-            *(f"{package} {version(package)}" for package in ("rapidocr", "onnxruntime")),
+            *(f"{package} {version(package)}" for package in self.packages),
             *sorted(path.name for path in self.models.values()),
             reading.digest(),
         ]

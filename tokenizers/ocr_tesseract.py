@@ -5,6 +5,7 @@ out as plain digits or are lost, fractions as noise.
 """
 
 import os
+from functools import cached_property
 from importlib.metadata import version
 from typing import Literal
 
@@ -16,7 +17,7 @@ from dmlm.tokens import reading
 from dmlm.tokens.tokenizer import Reader
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 
-INSTALL = "run: pip install pytesseract, and install the program (Debian: apt-get install tesseract-ocr)"
+INSTALL = "install the program (Debian: apt-get install tesseract-ocr)"
 
 
 class Settings(BaseSettings):
@@ -34,21 +35,30 @@ class Tesseract(Reader):
     media = "image"
     Settings = Settings
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        os.environ["OMP_THREAD_LIMIT"] = "1"  # every core has a worker already
-        try:
-            import pytesseract
+    packages = {"pytesseract": 'pip install -e ".[tesseract]"'}
 
-            self.program = str(pytesseract.get_tesseract_version())
-            languages = pytesseract.get_languages()
-        except (ImportError, OSError) as error:
+    @cached_property
+    def program(self) -> str:
+        """Version of the program, which has the data of the languages."""
+        os.environ["OMP_THREAD_LIMIT"] = "1"  # every core has a worker already
+        import pytesseract
+
+        try:
+            found, languages = str(pytesseract.get_tesseract_version()), pytesseract.get_languages()
+        except OSError as error:
             raise UserError(f"ocr_tesseract: {str(error).splitlines()[0]}; {INSTALL}.") from None
-        if missing := set(settings.language.split("+")) - set(languages):
+        if missing := set(self.settings.language.split("+")) - set(languages):
             raise UserError(f"ocr_tesseract: no data for {sorted(missing)}; installed languages: {sorted(languages)}.")
+        return found
+
+    def require(self) -> None:
+        """The wrapper and the program."""
+        super().require()
+        assert self.program
 
     def facts(self) -> list[str]:
         """Versions of the program and of its wrapper, and the digest of the normalisers."""
+        self.require()
         return [f"tesseract {self.program}", f"pytesseract {version('pytesseract')}", reading.digest()]
 
     def read(self, batch: list[np.ndarray]) -> list[str]:

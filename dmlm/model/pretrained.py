@@ -3,18 +3,17 @@
 Nothing is downloaded here. No torch at the top: a grid is checked, and its identity known, without loading it.
 """
 
-import hashlib
 import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmlm.errors import UserError
+from dmlm.tokens import weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 FAMILIES = {"opt": "opt", "mamba": "mamba"}  # model_type in config.json
 
 
@@ -34,9 +33,11 @@ def folder(name: str) -> Path:
     Raises:
         UserError: no such folder, not in the Hub's cache, or not a family that is known here.
     """
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        path = _cached(name)
+    path = weights.hub_folder(name)
+    if path is None:
+        raise UserError(
+            f"Backbone {name!r} is not on this machine; download it once with `hf download {name}`, or give a folder."
+        )
     config = path / "config.json"
     if not config.is_file():
         raise UserError(f"Backbone {name!r}: {path} has no config.json; give a folder that save_pretrained wrote.")
@@ -51,22 +52,6 @@ def folder(name: str) -> Path:
     return path
 
 
-def _cached(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except HFValidationError:
-        raise UserError(
-            f"Backbone {name!r}: there is no such folder, and it is not a Hub id like owner/name."
-        ) from None
-    except LocalEntryNotFoundError:
-        raise UserError(
-            f"Backbone {name!r} is not on this machine; download it once with `hf download {name}`, or give a folder."
-        ) from None
-
-
 def family_of(name: str) -> str:
     """`opt` or `mamba`, of a pretrained model or of one of our sizes."""
     if is_named(name):
@@ -78,14 +63,10 @@ def family_of(name: str) -> str:
 def digest(name: str) -> str:
     """SHA-256 over the configuration and the weights: what a training that starts from them is known by."""
     path = folder(name)
-    files = [path / "config.json", *sorted(file for pattern in WEIGHTS for file in path.glob(pattern))]
-    if len(files) == 1:
-        raise UserError(f"Backbone {name!r}: {path} holds no weights ({' or '.join(WEIGHTS)}).")
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            whole.update(hashlib.file_digest(opened, "sha256").digest())
-    return whole.hexdigest()
+    files = weights.model_files(path)
+    if files is None:
+        raise UserError(f"Backbone {name!r}: {path} holds no weights ({' or '.join(weights.LEARNED)}).")
+    return weights.digest(files)
 
 
 def open_extended(name: str, text_size: int, vocab_size: int, specials: dict[str, int], seed: int) -> "PreTrainedModel":

@@ -45,6 +45,7 @@ class Execution(BaseModel):
     micro_tokens: int | None = Field(default=None, ge=1, description="most tokens in memory at once; a batch is cut")
     recompute: bool = Field(default=False, description="keep only layer inputs for the backward pass: less memory")
     data_parallel: int = Field(default=1, ge=1, description="processes, on CUDA one a GPU, that share every batch")
+    token_device: Literal["cpu", "cuda"] = Field(default="cpu", description="where tokenizers that are networks run")
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)  # beside train.jsonl
 
 

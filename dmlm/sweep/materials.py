@@ -179,10 +179,10 @@ class _Opened:
             self.corpora[folder] = open_corpus(choice)
         return self.corpora[folder]
 
-    def source(self, corpus: Corpus, choice: TokenizerChoice, learn_under: Condition) -> TokenSource:
+    def source(self, corpus: Corpus, choice: TokenizerChoice, learn_under: Condition, device: str) -> TokenSource:
         key = corpus.label, choice.model_dump_json(), learn_under.key
         if key not in self.sources:
-            self.sources[key] = TokenSource(corpus, choice.recipe, choice.settings, learn_under, self.run)
+            self.sources[key] = TokenSource(corpus, choice.recipe, choice.settings, learn_under, self.run, device)
         return self.sources[key]
 
     def encode(self, source: TokenSource, split: str, condition: Condition) -> None:
@@ -204,7 +204,8 @@ def prepare(
         train, test = conditions(first, max(cells[n].train.draws for n in group))
         sources = {}
         for letter in dict.fromkeys(letter for n in group for letter in cells[n].letters):
-            source = sources[letter] = opened.source(corpus, first.tokenizers[letter], train[0]).ready()
+            choice, where = first.tokenizers[letter], first.execution.token_device
+            source = sources[letter] = opened.source(corpus, choice, train[0], where).ready()
             for split, wanted in (("train", train), (first.split, list(test.values()))):
                 for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
                     opened.encode(source, split, condition)

@@ -43,6 +43,12 @@ class Codebook:
             save_file({"centroids": self.centroids, "mean": self.mean, "scale": self.scale}, temporary)
 
     @classmethod
+    def plain(cls, centroids: np.ndarray) -> "Codebook":
+        """Published centroids (K, D), for features as they are."""
+        width = centroids.shape[1]
+        return cls(centroids, np.zeros(width, np.float32), np.ones(width, np.float32))
+
+    @classmethod
     def load(cls, path: Path) -> "Codebook":
         return cls(**load_file(path))
 

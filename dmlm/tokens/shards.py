@@ -9,7 +9,7 @@ A shard whose checksum does not fit is encoded again. Text of a reader is kept i
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ class EncoderSpec:
 
     recipe: str
     settings: dict[str, Any]
+    network: Path | None = None  # what the recipe's `fit` learned
     codebook: Path | None = None
+    device: str = "cpu"
 
     def build(self) -> Encoder:
         """The encoder, with its codebook if it has been learned.
@@ -58,9 +60,28 @@ class EncoderSpec:
             )
             raise UserError(f"Tokenizer {self.recipe}: setting {name!r}: {hint}.") from None
         encoder = kind(settings)
-        if self.codebook and isinstance(encoder, Tokenizer):
-            encoder.codebook = Codebook.load(self.codebook)
+        encoder.device = self.device
+        if isinstance(encoder, Tokenizer):
+            encoder.learned = _open(self.network) if self.network else None
+            encoder.codebook = Codebook.load(self.codebook) if self.codebook else None
         return encoder
+
+
+_built: dict[str, Encoder] = {}  # of the last shard that this process encoded
+
+
+def _encoder(spec: EncoderSpec) -> Encoder:
+    """That of the last shard, if this one wants the same: a network is opened once."""
+    key = repr(spec)
+    if key not in _built:
+        forget()
+        _built[key] = spec.build()
+    return _built[key]
+
+
+def forget() -> None:
+    """Give the memory of a network back."""
+    _built.clear()
 
 
 @dataclass(frozen=True)
@@ -96,7 +117,7 @@ def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condi
 
 def _encode_shard(job: _Job) -> int:
     """Encode a run of utterances and write the shard, its checksum last."""
-    encoder = job.spec.build()
+    encoder = _encoder(job.spec)
     utterances = [Utterance(**fields) for fields in job.utterances]
     items, levels = zip(*(_read(encoder, job.corpus, u, job.condition) for u in utterances), strict=True)
     if isinstance(encoder, Reader):
@@ -122,12 +143,35 @@ def _encode_shard(job: _Job) -> int:
 
 def _sample_features(job: _Job) -> int:
     """Write the frames of a few clips: the material of a codebook."""
-    encoder = job.spec.build()
+    encoder = _encoder(job.spec)
     assert isinstance(encoder, Tokenizer)
     clips = [_read(encoder, job.corpus, Utterance(**fields), job.condition)[0] for fields in job.utterances]
     with places.atomic(job.target) as temporary:
-        save_file({"frames": np.concatenate([encoder.features(clip) for clip in clips])}, temporary)
+        save_file({"frames": np.concatenate(encoder.features_of(clips))}, temporary)
     return len(clips)
+
+
+class _Clips(Sequence[np.ndarray]):
+    """Training clips as an encoder hears or sees them, read when they are asked for."""
+
+    def __init__(self, encoder: Encoder, job: _Job) -> None:
+        self._encoder, self._job = encoder, job
+
+    def __len__(self) -> int:
+        return len(self._job.utterances)
+
+    def __getitem__(self, number: Any) -> Any:
+        utterance = Utterance(**self._job.utterances[number])
+        return _read(self._encoder, self._job.corpus, utterance, self._job.condition)[0]
+
+
+def _fit(job: _Job) -> None:
+    """Learn a network in a process of its own: one thread, so the result does not depend on the number of cores."""
+    encoder = job.spec.build()
+    assert isinstance(encoder, Tokenizer)
+    learned = encoder.fit(_Clips(encoder, job))
+    with places.atomic(job.target) as temporary:
+        save_file(learned, temporary)
 
 
 def _learn(job: tuple[list[Path], int, Path]) -> None:
@@ -162,65 +206,90 @@ class TokenSource:
         settings: dict[str, Any],
         learn_under: Condition,
         run: Run = workers.run,
+        device: str = "cpu",
     ) -> None:
         """`run` is what maps a function over shards: processes of this machine, or an engine."""
         self.corpus, self._map = corpus, run
-        self.spec = EncoderSpec(recipe, settings)
+        self.spec = EncoderSpec(recipe, settings, device=device)
         self.encoder = self.spec.build()
         self._root = places.home() / "tokens" / corpus.label
         self._learn_under = learn_under if self.encoder.media == "audio" else CLEAN
 
     @staticmethod
     def check(letter: str, recipe: str, settings: dict[str, Any]) -> None:
-        """Refuse a recipe that is unknown, set wrongly, or for another modality, before any work is done.
+        """Refuse a recipe that is unknown, set wrongly, for another modality, or lacks a package or weights.
 
         Raises:
             UserError: one sentence.
         """
-        modality = EncoderSpec(recipe, settings).build().modality
-        if modality != letter:
+        encoder = EncoderSpec(recipe, settings).build()
+        if encoder.modality != letter:
             raise UserError(
-                f"tokenizers.{letter}: recipe {recipe!r} is for modality {modality}; choose one for {letter}."
+                f"tokenizers.{letter}: recipe {recipe!r} is for modality {encoder.modality}; choose one for {letter}."
             )
+        encoder.require()
 
     @property
     def name(self) -> str:
         return f"{Path(self.spec.recipe).stem}-{self.encoder.fingerprint[:8]}"
 
     @property
-    def _codebook_path(self) -> Path | None:
-        """Where the codebook to learn belongs; None for an encoder that learns none or has it already."""
-        if not isinstance(self.encoder, Tokenizer) or not self.encoder.clusters or self.encoder.codebook:
-            return None
-        key = hashlib.sha256(f"{self.encoder.fingerprint} {self._learn_under.key}".encode()).hexdigest()[:8]
-        return self._root / "codebooks" / f"{Path(self.spec.recipe).stem}-{key}.safetensors"
-
-    @property
     def learned(self) -> bool:
         """Whether nothing is left to learn, so that `ready` costs nothing."""
-        return self._codebook_path is None or self._codebook_path.is_file()
+        return all(path.is_file() for path in self._to_learn())
+
+    def _to_learn(self) -> Iterator[Path]:
+        """Where what is learned belongs, the network first: the codebook's place hangs on it."""
+        encoder = self.encoder
+        if isinstance(encoder, Tokenizer) and encoder.learns and encoder.learned is None:
+            network = self._learned_path("network")
+            yield network
+            if not encoder.clusters or not network.is_file():
+                return
+            encoder = replace(self.spec, network=network).build()
+        if isinstance(encoder, Tokenizer) and encoder.clusters and encoder.codebook is None:
+            yield self._learned_path("codebook", encoder)
+
+    def _learned_path(self, part: str, encoder: Encoder | None = None) -> Path:
+        fingerprint = (encoder or self.encoder).fingerprint
+        key = hashlib.sha256(f"{fingerprint} {self._learn_under.key}".encode()).hexdigest()[:8]
+        return self._root / f"{part}s" / f"{Path(self.spec.recipe).stem}-{key}.safetensors"
 
     def ready(self) -> "TokenSource":
-        """Learn the codebook if the tokenizer wants one and it is not there yet."""
-        path = self._codebook_path
-        if path is None:
-            return self
-        if not path.is_file():
-            training = self.corpus.split("train")
-            clips = training[:: max(1, len(training) // CODEBOOK_CLIPS)]
-            jobs = [
-                replace(job, target=path.with_name(f".{path.stem}-{number}.part"))
-                for number, job in enumerate(self._jobs(clips, self._learn_under, path.parent, "sample"))
-            ]
-            self._run(_sample_features, jobs, f"codebook {self.spec.recipe}", len(clips))
-            assert isinstance(self.encoder, Tokenizer)
-            for _ in self._map(_learn, [([job.target for job in jobs], self.encoder.clusters or 0, path)], 1):
-                pass
-            for job in jobs:
-                job.target.unlink()
-        self.spec = replace(self.spec, codebook=path)
-        self.encoder = self.spec.build()
+        """Learn the network and the codebook if the tokenizer wants them and they are not there yet."""
+        training = self.corpus.split("train")
+        if isinstance(self.encoder, Tokenizer) and self.encoder.learns and self.encoder.learned is None:
+            path = self._learned_path("network")
+            if not path.is_file():
+                print(f"{self.spec.recipe}: learning its network on {len(training):,} training clips", file=sys.stderr)
+                fields = [utterance.model_dump() for utterance in training]
+                self._learn(_fit, _Job(self.spec, self.corpus.folder, fields, self._learn_under, path))
+            self._rebuild(network=path)
+        if isinstance(self.encoder, Tokenizer) and self.encoder.clusters and self.encoder.codebook is None:
+            path = self._learned_path("codebook")
+            if not path.is_file():
+                self._learn_codebook(path, training[:: max(1, len(training) // CODEBOOK_CLIPS)])
+            self._rebuild(codebook=path)
         return self
+
+    def _learn_codebook(self, path: Path, clips: list[Utterance]) -> None:
+        jobs = [
+            replace(job, target=path.with_name(f".{path.stem}-{number}.part"))
+            for number, job in enumerate(self._jobs(clips, self._learn_under, path.parent, "sample"))
+        ]
+        self._run(_sample_features, jobs, f"codebook {self.spec.recipe}", len(clips))
+        assert isinstance(self.encoder, Tokenizer)
+        self._learn(_learn, ([job.target for job in jobs], self.encoder.clusters or 0, path))
+        for job in jobs:
+            job.target.unlink()
+
+    def _learn(self, function: Callable[[Any], None], job: Any) -> None:
+        for _ in self._map(function, [job], 1):
+            pass
+
+    def _rebuild(self, **changed: Any) -> None:
+        self.spec = replace(self.spec, **changed)
+        self.encoder = self.spec.build()
 
     def missing(self, split: str, condition: Condition) -> int:
         """Clips whose tokens are not in the cache."""

@@ -1,0 +1,170 @@
+"""Audio units of Seamless (arXiv 2308.11596): layer 35 of its 1B-parameter XLS-R, nearest of 10,000 centroids, 50 Hz.
+
+What `UnitExtractor.predict` of seamless_communication computes (commit 90e2b57), on `transformers` alone. As there, the
+layer's output is taken before the encoder's last normalisation, a clip is scaled to zero mean and unit variance as a
+whole, one of an odd number of samples first gets a sample of 1.0, and units are not deduplicated.
+"""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from dmlm.corpus.media import SAMPLE_RATE_HZ
+from dmlm.errors import UserError
+from dmlm.tokens import weights
+from dmlm.tokens.quantize import Codebook
+from dmlm.tokens.tokenizer import Settings as BaseSettings
+from dmlm.tokens.tokenizer import Tokenizer
+
+HOP, FIELD = 320, 400  # samples between frames, and under one frame
+XLSR_1B = {
+    "hidden_size": 1280,
+    "num_attention_heads": 16,
+    "intermediate_size": 5120,
+    "conv_bias": True,
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "layerdrop": 0.0,
+}
+PUBLISHED = "https://dl.fbaipublicfiles.com/seamlessM4T/models/unit_extraction/"
+POSITIONS = "encoder.pos_conv_embed.conv."
+LAYER = r"encoder\.layers\.(\d+)\."
+RENAMED = [  # of fairseq2 names, then of fairseq 1 names; the first pattern that fits
+    (
+        r"encoder_frontend\.feature_extractor\.layers\.(\d+)\.(conv|layer_norm)\.",
+        r"feature_extractor.conv_layers.\1.\2.",
+    ),
+    (r"encoder_frontend\.post_extract_layer_norm\.", "feature_projection.layer_norm."),
+    (r"encoder_frontend\.model_dim_proj\.", "feature_projection.projection."),
+    (r"encoder_frontend\.pos_encoder\.conv\.", POSITIONS),
+    (LAYER + r"self_attn\.output_proj\.", r"encoder.layers.\1.attention.out_proj."),
+    (LAYER + r"ffn\.inner_proj\.", r"encoder.layers.\1.feed_forward.intermediate_dense."),
+    (LAYER + r"ffn\.output_proj\.", r"encoder.layers.\1.feed_forward.output_dense."),
+    (LAYER + r"ffn_layer_norm\.", r"encoder.layers.\1.final_layer_norm."),
+    (r"feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.conv_layers.\1.conv."),
+    (r"feature_extractor\.conv_layers\.(\d+)\.2\.1\.", r"feature_extractor.conv_layers.\1.layer_norm."),
+    (r"layer_norm\.", "feature_projection.layer_norm."),
+    (r"post_extract_proj\.", "feature_projection.projection."),
+    (r"encoder\.pos_conv\.0\.", POSITIONS),
+    (LAYER + r"fc1\.", r"encoder.layers.\1.feed_forward.intermediate_dense."),
+    (LAYER + r"fc2\.", r"encoder.layers.\1.feed_forward.output_dense."),
+    (LAYER + r"final_layer_norm\.", r"encoder.layers.\1.final_layer_norm."),
+    (LAYER + r"self_attn\.(out|[qkv])_proj\.", r"encoder.layers.\1.attention.\2_proj."),
+    (LAYER + r"self_attn_layer_norm\.", r"encoder.layers.\1.layer_norm."),
+]
+
+
+class Settings(BaseSettings):
+    """The paper's by default. `architecture` overrides values of XLS-R 1B, for a checkpoint of another size."""
+
+    layer: int = Field(default=35, ge=1, description="counted from 1, as audio_to_units does")
+    longest_s: float = Field(default=60.0, ge=1, description="longer clips are read in pieces of this length")
+    architecture: dict[str, Any] = {}
+
+
+class SeamlessUnits(Tokenizer):
+    """`floor((samples - 400) / 320) + 1` units of a clip; 0.707 billion parameters, since layers after the 35th are not built."""
+
+    modality = "A"
+    media = "audio"
+    Settings = Settings
+
+    @property
+    def card(self) -> weights.Card:
+        return weights.Card(
+            source="https://github.com/facebookresearch/seamless_communication (xlsr2_1b_v2, kmeans_10k)",
+            licence="not stated for the unit extractor; the SeamlessM4T models are CC-BY-NC 4.0",
+            files=(
+                weights.File("xlsr2_1b_v2.pt", url=PUBLISHED + "xlsr2_1b_v2.pt"),
+                weights.File("kmeans_10k.npy", url=PUBLISHED + "kmeans_10k.npy", bytes=51_200_128),
+            ),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.codes.centroids)
+
+    @property
+    def rate_hz(self) -> float:
+        return SAMPLE_RATE_HZ / HOP
+
+    @cached_property
+    def codes(self) -> Codebook:
+        """The published centroids, for features as they are."""
+        return Codebook.plain(weights.load_centroids(self._file("kmeans_10k.npy")))
+
+    @cached_property
+    def network(self) -> Any:
+        """Only the layers up to the one that is read."""
+        import torch
+        from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+        from dmlm.tokens import checkpoint
+        from dmlm.tokens.network import loaded, on
+
+        config = Wav2Vec2Config(**{**XLSR_1B, **self.settings.architecture, "num_hidden_layers": self.settings.layer})
+
+        def build() -> torch.nn.Module:
+            with torch.device("meta"):
+                model = Wav2Vec2Model(config)
+            model.masked_spec_embed = None  # of pretraining
+            model.encoder.layer_norm = torch.nn.Identity()
+            return model.to_empty(device="cpu")
+
+        path = self._file("xlsr2_1b_v2.pt")
+        tensors = renamed(checkpoint.read(path), self.settings.layer)
+        return on(self.device, loaded(build, tensors, str(path)))
+
+    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        """Units int32 (T,) of each clip, float32 (samples,)."""
+        return [self.codes.assign(features) for features in self.features_of(batch)]
+
+    def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        """Output of the layer, float32 (T, 1280), of each clip."""
+        from dmlm.tokens.network import in_equal_batches, pieces
+
+        longest = int(self.settings.longest_s * SAMPLE_RATE_HZ) // HOP
+        parts, counts = [], []
+        for clip in batch:
+            whole = normalised(clip)
+            cuts = pieces(len(whole), HOP, FIELD - HOP, longest)
+            parts += [whole[start:end] for start, end in cuts]
+            counts.append(len(cuts))
+        found = iter(in_equal_batches(parts, longest * HOP, lambda x: self.network(x).last_hidden_state, self.device))
+        return [np.concatenate([next(found) for _ in range(count)]) for count in counts]
+
+    def _file(self, name: str) -> Path:
+        self.require()
+        return weights.folder(self.recipe) / name
+
+
+def normalised(clip: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over the clip, which first gets a sample of 1.0 if it has an odd number of them.
+
+    Raises:
+        UserError: shorter than one frame.
+    """
+    if len(clip) < FIELD:
+        raise UserError(f"audio_seamless: a clip of {len(clip)} samples is shorter than one frame ({FIELD}); drop it.")
+    even = np.append(clip, np.float32(1.0)) if len(clip) % 2 else clip
+    return ((even - even.mean(dtype=np.float64)) / np.sqrt(even.var(dtype=np.float64) + 1e-5)).astype(np.float32)
+
+
+def renamed(tensors: dict[str, Any], layers: int) -> dict[str, Any]:
+    """Tensors of a fairseq 1 or fairseq2 checkpoint under the names of `transformers`, as far as `layers` go."""
+    found = {}
+    for name, tensor in tensors.items():
+        for pattern, replacement in RENAMED:
+            if re.match(pattern, name):
+                new = re.sub(f"^{pattern}", replacement, name)
+                new = new.replace("weight_g", "parametrizations.weight.original0")
+                new = new.replace("weight_v", "parametrizations.weight.original1")
+                layer = re.match(LAYER, new)
+                if layer is None or int(layer[1]) < layers:
+                    found[new] = tensor.float()
+                break
+    return found
