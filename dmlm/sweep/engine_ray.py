@@ -145,7 +145,11 @@ def _connect(address: str, own: dict[str, Any]) -> None:
 
 
 def _work(function: Function, job: Any) -> Any:
-    """What runs in a worker of Ray, which shows a task all GPUs if it was promised none."""
+    """What runs in a worker of Ray, which shows a task all GPUs if it was promised none.
+
+    A cluster that a script started in its background ignores SIGINT, by which Ray cancels a task.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     workers.keep_memory()
