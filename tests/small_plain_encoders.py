@@ -2,9 +2,14 @@
 
 SMALL = {
     "audio_mfcc": lambda: {"clusters": 50},
+    "audio_encoder_kmeans": lambda: {
+        "clusters": 20,
+        "width": 16,
+        "layers": 2,
+        "layer": 1,
+        "targets": (8, 8),
+        "steps": 4,
+    },
     "lips_dct": lambda: {"clusters": 30},
     "image_patches": lambda: {"clusters": 40},
-    "ocr_rapidocr": dict,
-    "ocr_tesseract": dict,
-    "ocr_oracle": dict,
 }

@@ -1,0 +1,227 @@
+"""Audio units of a small speech encoder that is learned on the training split, by masked prediction, to k-means clusters.
+
+The first two iterations of HuBERT (arXiv 2106.07447, section II) at a size that a CPU learns in minutes: a transformer
+over log-mel frames guesses, where its input is masked, the cluster of each frame; the clusters are those of MFCCs
+first, then those of its own features. As in WavLM (arXiv 2110.13900, section III-B) other speech or noise is mixed into
+the input and the targets stay those of the clip, beside the noise that training clips bring along.
+B clips, T units, M mel bands times frames per unit, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from dmlm import progress
+from dmlm.corpus.media import SAMPLE_RATE_HZ
+from dmlm.tokens.network import frozen, in_equal_batches, on, pieces
+from dmlm.tokens.quantize import Codebook, learn_codebook
+from dmlm.tokens.tokenizer import Settings as BaseSettings
+from dmlm.tokens.tokenizer import Tokenizer
+
+TARGET_FRAMES = 40_000  # from which the clusters of a target are learned
+
+
+class Settings(BaseSettings):
+    """25 Hz units by default, as `audio_mfcc` gives them."""
+
+    clusters: int = Field(default=400, ge=2)
+    hop_ms: float = Field(default=20.0, gt=0)
+    stack: int = Field(default=2, ge=1, description="frames per unit")
+    mels: int = Field(default=40, ge=10)
+    width: int = Field(default=144, ge=8)
+    layers: int = Field(default=4, ge=1)
+    layer: int = Field(default=3, ge=1, description="whose output is quantised, counted from 1")
+    heads: int = Field(default=4, ge=1)
+    targets: tuple[int, ...] = Field(default=(100, 200), description="clusters to guess, one number an iteration")
+    steps: int = Field(default=1500, ge=1, description="of each iteration")
+    batch_size: int = Field(default=16, ge=1)
+    crop_s: float = Field(default=3.0, gt=0)
+    mixed: float = Field(default=0.5, ge=0, le=1, description="share of clips with other speech or noise mixed in")
+    lr: float = Field(default=1e-3, gt=0)
+    seed: int = 0
+    longest_s: float = Field(default=30.0, ge=1, description="longer clips are read in pieces of this length")
+
+
+class MaskedPredictor(nn.Module):
+    """Transformer encoder with convolutional positions, and a classifier of frames."""
+
+    def __init__(self, inputs: int, settings: Settings, targets: int) -> None:
+        super().__init__()
+        width = settings.width
+        self.into = nn.Linear(inputs, width)
+        self.mask = nn.Parameter(torch.randn(width) * 0.1)
+        self.positions = nn.Conv1d(width, width, 15, padding=7, groups=settings.heads)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, settings.heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(settings.layers)
+        )
+        self.guess = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, targets))
+
+    def forward(self, mels: torch.Tensor, hidden: torch.Tensor | None = None, upto: int | None = None) -> torch.Tensor:
+        """Output (B, T, D) of layer `upto` for log-mels (B, T, M); `hidden` (B, T) marks what is masked."""
+        x = self.into(mels)
+        if hidden is not None:
+            x = torch.where(hidden.unsqueeze(-1), self.mask, x)
+        x = self.norm(x + nn.functional.gelu(self.positions(x.transpose(1, 2)).transpose(1, 2)))
+        for layer in self.layers[:upto]:
+            x = layer(x)
+        return x
+
+
+class EncoderUnits(Tokenizer):
+    """`floor(frames / stack)` units of a clip, as `audio_mfcc`."""
+
+    modality = "A"
+    media = "audio"
+    learns = True
+    Settings = Settings
+
+    @property
+    def rate_hz(self) -> float:
+        return 1000.0 / (self.settings.hop_ms * self.settings.stack)
+
+    @cached_property
+    def network(self) -> MaskedPredictor:
+        """What `fit` learned, up to the layer that is read."""
+        assert self.learned is not None
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in self.learned.items()}
+        model = MaskedPredictor(tensors["into.weight"].shape[1], self.settings, len(tensors["guess.1.bias"]))
+        model.load_state_dict(tensors)
+        return on(self.device, frozen(model))  # type: ignore[return-value]
+
+    def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        """Output of the layer, float32 (T, D), of each clip."""
+        parts, counts = [], []
+        for clip in batch:
+            whole = self._mels(clip)
+            cuts = pieces(len(whole), 1, 0, int(self.settings.longest_s * self.rate_hz))
+            parts += [whole[start:end] for start, end in cuts]
+            counts.append(len(cuts))
+        most = 64 * parts[0].shape[1] * int(self.settings.longest_s * self.rate_hz)
+        found = iter(in_equal_batches(parts, most, lambda x: self.network(x, upto=self.settings.layer), self.device))
+        return [np.concatenate([next(found) for _ in range(count)]) for count in counts]
+
+    def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Learn from clips (samples,), a random crop of each at a time."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            speech = [np.round(clip * 32767).astype(np.int16) for clip in clips]
+            features = [_mfcc_of(self._mels(_as_float(clip)), self.settings) for clip in speech]
+            for number, targets in enumerate(self.settings.targets):
+                codes = _codes(features, targets, self.settings.seed)
+                model = self._iteration(number, speech, [codes.assign(each) for each in features], targets)
+                self.learned = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+                vars(self).pop("network", None)
+                if number + 1 < len(self.settings.targets):
+                    features = [self.features_of([_as_float(clip)])[0] for clip in speech]
+        return self.learned or {}
+
+    def _iteration(
+        self, number: int, speech: list[np.ndarray], targets: list[np.ndarray], classes: int
+    ) -> MaskedPredictor:
+        """Learn to guess `targets`, from scratch."""
+        chosen = self.settings
+        model = MaskedPredictor(chosen.mels * chosen.stack, chosen, classes)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=chosen.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, chosen.lr, chosen.steps, pct_start=0.1)
+        generator = np.random.default_rng((chosen.seed, number))
+        with progress.bar(f"encoder, iteration {number + 1}", chosen.steps, "step") as shown:
+            for mels, wanted in self._batches(speech, targets, generator):
+                hidden = torch.from_numpy(_masked(mels.shape[:2], generator))
+                scores = model.guess(model(mels, hidden))[hidden]  # loss at masked units only: HuBERT's alpha = 1
+                loss = nn.functional.cross_entropy(scores, wanted[hidden])
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimiser.step()
+                schedule.step()
+                shown.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
+                shown.update()
+        return frozen(model)  # type: ignore[return-value]
+
+    def _batches(
+        self, speech: list[np.ndarray], targets: list[np.ndarray], generator: np.random.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Log-mels (B, T, M) of crops, some with other speech mixed in, and the targets (B, T) of the crops alone."""
+        unit = int(SAMPLE_RATE_HZ / self.rate_hz)
+        length = int(self.settings.crop_s * self.rate_hz)
+        for _ in range(self.settings.steps):
+            mels, wanted = [], []
+            for number in generator.integers(len(speech), size=self.settings.batch_size):
+                first = int(generator.integers(max(1, len(targets[number]) - length + 1)))
+                crop = _as_float(_looped(speech[number], first * unit, length * unit))
+                if generator.random() < self.settings.mixed:
+                    crop = _mix(crop, speech[generator.integers(len(speech))], generator)
+                mels.append(self._mels(crop)[:length])
+                wanted.append(_looped(targets[number], first, length))
+            yield torch.from_numpy(np.stack(mels)), torch.from_numpy(np.stack(wanted).astype(np.int64))
+
+    def _mels(self, clip: np.ndarray) -> np.ndarray:
+        """Stacked log-mels, float32 (T, M), mean-normalised over the clip."""
+        import kaldi_native_fbank as knf
+
+        options = knf.FbankOptions()
+        options.frame_opts.samp_freq = SAMPLE_RATE_HZ
+        options.frame_opts.frame_shift_ms = self.settings.hop_ms
+        options.frame_opts.dither = 0.0  # dither is random: tokens must be reproducible
+        options.frame_opts.snip_edges = False
+        options.mel_opts.num_bins = self.settings.mels
+        extractor = knf.OnlineFbank(options)
+        for start in range(0, len(clip), SAMPLE_RATE_HZ * 60):
+            part = clip[start : start + SAMPLE_RATE_HZ * 60] * np.float32(32768)
+            extractor.accept_waveform(SAMPLE_RATE_HZ, part.tolist())  # a list crosses faster
+        extractor.input_finished()
+        frames = np.stack([extractor.get_frame(i) for i in range(extractor.num_frames_ready)])
+        frames = ((frames - frames.mean(axis=0)) / 4).astype(np.float32)  # of the order of 1
+        units = len(frames) // self.settings.stack
+        return frames[: units * self.settings.stack].reshape(units, -1)
+
+
+def _mfcc_of(mels: np.ndarray, settings: Settings) -> np.ndarray:
+    """13 cepstra of each frame with their deltas, (T, 26 * stack): what the first targets are clusters of."""
+    from scipy.fft import dct
+
+    cepstra = dct(mels.reshape(-1, settings.mels), norm="ortho")[:, :13]
+    return np.concatenate([cepstra, np.gradient(cepstra, axis=0)], axis=1).reshape(len(mels), -1).astype(np.float32)
+
+
+def _codes(features: list[np.ndarray], clusters: int, seed: int) -> Codebook:
+    frames = np.concatenate(features)
+    chosen = np.random.default_rng(seed).permutation(len(frames))[:TARGET_FRAMES]
+    return learn_codebook(frames[chosen], min(clusters, len(chosen)), seed)
+
+
+def _masked(shape: torch.Size, generator: np.random.Generator, share: float = 0.13, span: int = 5) -> np.ndarray:
+    """Spans of `span` units from starts drawn with probability `share`, bool (B, T): half of all, 0.2 s each, as there."""
+    starts = generator.random(tuple(shape)) < share
+    starts[:, 0] |= ~starts.any(axis=1)
+    return np.stack([np.convolve(row, np.ones(span), "full")[: shape[1]] > 0 for row in starts])
+
+
+def _mix(crop: np.ndarray, other: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A stretch of up to half the crop under another clip, or under white noise, at -5 to 20 dB."""
+    length = int(generator.integers(len(crop) // 8, len(crop) // 2))
+    start = int(generator.integers(len(crop) - length))
+    added = generator.normal(size=length) if generator.random() < 0.3 else _as_float(_looped(other, 0, length))
+    power = np.mean(np.square(added)) + 1e-9
+    gain = np.sqrt(np.mean(np.square(crop)) / power / 10 ** (generator.uniform(-5, 20) / 10))
+    mixed = crop.copy()
+    mixed[start : start + length] += (gain * added).astype(np.float32)
+    return mixed
+
+
+def _looped(values: np.ndarray, start: int, length: int) -> np.ndarray:
+    """`length` values from `start` on; what is too short is repeated."""
+    found = values[start : start + length]
+    return found if len(found) == length else np.resize(values, length)
+
+
+def _as_float(speech: np.ndarray) -> np.ndarray:
+    return speech.astype(np.float32) / np.float32(32767)
