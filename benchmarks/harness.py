@@ -137,7 +137,7 @@ def row(
     name: str, ours: float, theirs: float | None, unit: str, at_least: float | None, note: str = ""
 ) -> dict[str, object]:
     """One line of the results; `ratio` says how many times better ours is, whichever way the unit points."""
-    better = None if theirs is None else (ours / theirs if unit.endswith("/s") else theirs / ours)
+    better = None if theirs is None else (ours / theirs if "/" in unit else theirs / ours)
     rounded = [None if value is None else float(f"{value:.4g}") for value in (ours, theirs, better)]
     return {
         "name": name,

@@ -138,6 +138,13 @@ grids:
         ("axes:\n  template: [A -> T]\n  train.lrr: [1]", "line 9: there is no key 'train.lrr'; did you mean 'lr'"),
         ("axes: {template: []}", "axes.template"),
         ("axes: {template: [A -> T]}\nexclude: [{template: A -> T}]", "asks for no cell"),
+        (
+            "axes: {template: [A -> T, A+L -> T]}\nexclude:\n  - {templat: A -> T}",
+            "line 9: no cell has templat: A -> T, so nothing is excluded; did you mean 'template'",
+        ),
+        ("axes: {template: [A -> T]}\nexclude: [{seed: 7}]", "line 8: no cell has seed: 7, so nothing is excluded"),
+        ("axes:\n  snr_db.train: [0]\n  template: [A -> T]\n  train.lamdas.L: [1]", "line 10: there is no key"),
+        ("axes:\n  template: [A -> T]\n  backbone: [opt-nanno]", "line 9: There is no backbone 'opt-nanno'"),
         ("axes: {template: [A -> T]}\ngrids: {a: {}}", "belong inside one of mine:a"),
         ("axes: {train.steps: [5]}", "template is missing; give it a value"),
     ],
@@ -151,7 +158,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ("train.stepz=5", "'train.stepz'; did you mean 'steps'"),
+        ("train.stepz=5", "On the command line, train.stepz=5: there is no key 'train.stepz'; did you mean 'steps'"),
         ("tokenizer.A=x", "did you mean 'tokenizers'"),
         ("train.steps=many", "train.steps"),
         ("noise.placement=third_half", "noise.placement"),

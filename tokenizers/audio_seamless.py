@@ -76,11 +76,11 @@ class SeamlessUnits(Tokenizer):
     @property
     def card(self) -> weights.Card:
         return weights.Card(
-            source="https://github.com/facebookresearch/seamless_communication (xlsr2_1b_v2, kmeans_10k)",
+            source="https://github.com/facebookresearch/seamless_communication at 90e2b57 (xlsr2_1b_v2, kmeans_10k)",
             licence="not stated for the unit extractor; the SeamlessM4T models are CC-BY-NC 4.0",
             files=(
                 weights.File("xlsr2_1b_v2.pt", url=PUBLISHED + "xlsr2_1b_v2.pt"),
-                weights.File("kmeans_10k.npy", url=PUBLISHED + "kmeans_10k.npy", bytes=51_200_128),
+                weights.File("kmeans_10k.npy", url=PUBLISHED + "kmeans_10k.npy"),
             ),
         )
 
@@ -95,7 +95,15 @@ class SeamlessUnits(Tokenizer):
     @cached_property
     def codes(self) -> Codebook:
         """The published centroids, for features as they are."""
-        return Codebook.plain(weights.load_centroids(self._file("kmeans_10k.npy")))
+        path, width = self._file("kmeans_10k.npy"), self._architecture["hidden_size"]
+        centroids = weights.load_centroids(path)
+        if centroids.shape[1] != width:
+            raise UserError(f"{path} has centroids of {centroids.shape[1]} features, and the layer gives {width}.")
+        return Codebook.plain(centroids)
+
+    @property
+    def _architecture(self) -> dict[str, Any]:
+        return {**XLSR_1B, **self.settings.architecture, "num_hidden_layers": self.settings.layer}
 
     @cached_property
     def network(self) -> Any:
@@ -106,7 +114,7 @@ class SeamlessUnits(Tokenizer):
         from dmlm.tokens import checkpoint
         from dmlm.tokens.network import loaded, on
 
-        config = Wav2Vec2Config(**{**XLSR_1B, **self.settings.architecture, "num_hidden_layers": self.settings.layer})
+        config = Wav2Vec2Config(**self._architecture)
 
         def build() -> torch.nn.Module:
             with torch.device("meta"):
@@ -146,10 +154,12 @@ def normalised(clip: np.ndarray) -> np.ndarray:
     """Zero mean and unit variance over the clip, which first gets a sample of 1.0 if it has an odd number of them.
 
     Raises:
-        UserError: shorter than one frame.
+        UserError: not mono, or shorter than one frame.
     """
-    if len(clip) < FIELD:
-        raise UserError(f"audio_seamless: a clip of {len(clip)} samples is shorter than one frame ({FIELD}); drop it.")
+    if clip.ndim != 1 or len(clip) < FIELD:
+        raise UserError(
+            f"audio_seamless: a clip of shape {clip.shape}; give mono speech (samples,) of {FIELD} samples or more."
+        )
     even = np.append(clip, np.float32(1.0)) if len(clip) % 2 else clip
     return ((even - even.mean(dtype=np.float64)) / np.sqrt(even.var(dtype=np.float64) + 1e-5)).astype(np.float32)
 

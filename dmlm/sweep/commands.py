@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dmlm import places
+from dmlm import places, recipes
 from dmlm.errors import UserError, did_you_mean
 from dmlm.sweep.grid import Grid, read_grid_file
 
@@ -106,6 +106,8 @@ def show(
 
     chosen = _read(overrides)
     print(f"{chosen.name}: {len(chosen.cells)} cells, baseline {chosen.baseline}. {chosen.about}")
+    if not any(cell.template == chosen.baseline for cell in chosen.cells):
+        print(f"No cell has the baseline {chosen.baseline}, so there will be no Relative Benefit.")
     for number, (cell, variant) in enumerate(zip(chosen.cells, chosen.variants, strict=True)):
         print(f"{number:>4}  {cell.label:<28} {cell.backbone:<12} {cell.train.steps:>7,} steps  {variant}".rstrip())
         if resolved:
@@ -159,5 +161,7 @@ def _folder(name: str) -> Path:
     for folder in (runs / name.replace(":", "_"), Path(name)):
         if (folder / "grid.json").is_file():
             return folder
+    if name.partition(":")[0] in recipes.names("sweeps"):
+        raise UserError(f"Grid {name!r} has not been run in {places.home()}; run: dmlm grid run {name}")
     known = sorted(path.parent.name for path in runs.glob("*/grid.json"))
     raise UserError(f"There is no grid {name!r} in {runs}; {did_you_mean(name, known)}.")

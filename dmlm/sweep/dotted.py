@@ -77,12 +77,16 @@ def parsed(assignment: str) -> tuple[str, Any]:
         raise UserError(f"Override {assignment!r}: {text!r} is not a YAML value.") from None
 
 
+OUTER = ("base", "axes", "zip", "include")  # what a setting of a cell stands below
+
+
 class Lines:
     """In which line of a file each key stands."""
 
     def __init__(self, root: yaml.Node | None) -> None:
         self._known: list[tuple[tuple[str, ...], int]] = []
         self._walk(root, ())
+        self._grids = {path[1] for path, _ in self._known if path[0] == "grids" and len(path) > 1}
 
     def _walk(self, node: yaml.Node | None, path: tuple[str, ...]) -> None:
         if isinstance(node, yaml.MappingNode):
@@ -95,12 +99,16 @@ class Lines:
                 self._walk(item, (*path, str(number)))
 
     def of(self, path: Sequence[str]) -> str:
-        """`, line 7`, where a key path that ends so stands; nothing where it came from elsewhere."""
+        """`, line 7`, where a key path stands, or the section that it would stand in; nothing where it came from elsewhere.
+
+        A path is one of a cell, which stands below `base`, `axes`, `zip` or `include`, or one of the file itself.
+        """
         wanted = [part for part in path if not part.isdigit()]
         for length in range(len(wanted), 0, -1):
             for known, line in self._known:
                 bare = [part for part in known if not part.isdigit()]
-                if bare[-length:] == wanted[:length]:
+                starts = [0, *(n + 1 for n, part in enumerate(bare) if part in OUTER or part in self._grids)]
+                if any(bare[start : start + length] == wanted[:length] for start in starts):
                     return f", line {line}"
         return ""
 

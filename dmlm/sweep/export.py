@@ -17,8 +17,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """One record an evaluation. A missing one has a record too, without scores."""
     found = []
     for cell in (grid := read_grid(folder)).cells:
-        spec = json.loads((cell.trial / "spec.json").read_text("utf-8")) if (cell.trial / "spec.json").is_file() else {}
-        settings = {f"setting.{key}": value for key, value in _flat(spec)}
+        settings = {f"setting.{key}": value for key, value in _flat(cell.settings)}
         training = {f"training.{key}": value for key, value in _flat(cell.training or {})}
         for evaluation in cell.evaluations:
             scores = evaluation.result if evaluation.done else {}

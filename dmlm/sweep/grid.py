@@ -12,7 +12,7 @@ grids:    named blocks, on top of the file's own `base`: NAME:small is run by it
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -91,14 +91,28 @@ def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
         raise UserError(f"{path}{lines.of(keys)}: {sentence}") from None
     chosen, title = _chosen(file, part, path)
     search = overridden(chosen.search, given)
+    said = dict(given)
     block = _with_axes(chosen, given)
-    raw = list(_expanded(block, {} if block is file else merged({}, file.base)))
+    given_axes = len(given) < len(said)  # fewer values may leave an exclusion without a cell
+    used: set[int] = set()
+    raw = list(_expanded(block, {} if block is file else merged({}, file.base), used))
     for cell in raw:
         for key, value in given.items():
             assign(cell, key, value)
-    grid = _grid(file, title, raw, sorted(_keys(block)), path, lines)
+
+    def where(keys: Sequence[str]) -> str:
+        """The override that set a key, else the line of the file."""
+        key = ".".join(keys)
+        for name, value in said.items():
+            if key == name or key.startswith(f"{name}.") or name.startswith(f"{key}."):
+                return f"On the command line, {name}={_shown(value)}"
+        return f"{path}{lines.of(keys)}"
+
+    grid = _grid(file, title, raw, sorted(_keys(block)), where)
+    if not given_axes:
+        _refuse_idle(block, used, path, lines)
     if search:
-        check_space(search, grid.cells, lambda keys: f"{path}{lines.of(keys)}")
+        check_space(search, grid.cells, where)
     return replace(grid, search=search)
 
 
@@ -136,8 +150,8 @@ def _axes(block: Block) -> set[str]:
     return set(block.axes).union(*map(_axes, block.include))
 
 
-def _expanded(block: Block, inherited: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Settings of each cell, nested, not yet checked."""
+def _expanded(block: Block, inherited: dict[str, Any], used: set[int]) -> Iterator[dict[str, Any]]:
+    """Settings of each cell, nested, not yet checked. Exclusions that met a cell are put into `used`, by `id`."""
     base = merged(inherited, block.base)
     columns = []
     for group in block.zip:
@@ -151,10 +165,25 @@ def _expanded(block: Block, inherited: dict[str, Any]) -> Iterator[dict[str, Any
             cell = copy.deepcopy(base)
             for key, value in (pair for choice in choices for pair in choice.items()):
                 assign(cell, key, value)
-            if not any(_matches(cell, rule) for rule in block.exclude):
+            excluding = [id(rule) for rule in block.exclude if _matches(cell, rule)]
+            used.update(excluding)
+            if not excluding:
                 yield cell
     for inner in block.include:
-        yield from _expanded(inner, base)
+        yield from _expanded(inner, base, used)
+
+
+def _refuse_idle(block: Block, used: set[int], path: Path, lines: Lines) -> None:
+    """Refuse an exclusion that excludes nothing: a key or a value of it is mistaken."""
+    for rule in block.exclude:
+        if id(rule) not in used:
+            words = ", ".join(f"{key}: {_shown(value)}" for key, value in rule.items())
+            known = _keys(block) | {*dotted(block.base)}
+            near = "".join(f"; {did_you_mean(key, known)}" for key in rule if key not in known)
+            line = lines.of(["exclude", *rule])
+            raise UserError(f"{path}{line}: no cell has {words}, so nothing is excluded{near}.")
+    for inner in block.include:
+        _refuse_idle(inner, used, path, lines)
 
 
 def _matches(cell: dict[str, Any], rule: dict[str, Any]) -> bool:
@@ -181,7 +210,9 @@ def _keys(block: Block) -> set[str]:
     return own.union(*({*dotted(inner.base), *_keys(inner)} for inner in block.include))
 
 
-def _grid(file: GridFile, name: str, raw: list[dict[str, Any]], keys: Sequence[str], path: Path, lines: Lines) -> Grid:
+def _grid(
+    file: GridFile, name: str, raw: list[dict[str, Any]], keys: Sequence[str], where: Callable[[Sequence[str]], str]
+) -> Grid:
     """Check every cell, drop those met before, and name what sets each apart."""
     met: dict[Cell | str, int] = {}
     cells: list[Cell] = []
@@ -191,14 +222,15 @@ def _grid(file: GridFile, name: str, raw: list[dict[str, Any]], keys: Sequence[s
             cell = Cell(**values)
         except ValidationError as error:
             at, sentence = complaint(Cell, error)
-            raise UserError(f"{path}{lines.of(at)}: {sentence}") from None
+            raise UserError(f"{where(at)}: {sentence}") from None
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            about = [key for key in ("backbone", "template", "permute") if repr(values.get(key)) in str(error)]
+            raise UserError(f"{where(about)}: {error}") from None
         if met.setdefault(cell.model_dump_json(), len(cells)) == len(cells):
             cells.append(cell)
             kept.append(values)
     if not cells:
-        raise UserError(f"{path} asks for no cell; give it axes, or exclude less.")
+        raise UserError(f"{where([])} asks for no cell; give it axes, or exclude less.")
     baseline = Template.parse(file.baseline)
     for cell in cells:
         added = set(cell.letters) - set(baseline.letters)
@@ -206,7 +238,7 @@ def _grid(file: GridFile, name: str, raw: list[dict[str, Any]], keys: Sequence[s
             if level not in cell.snr_db.test:
                 shown = "clean" if level == math.inf else f"{level:g}"
                 raise UserError(
-                    f"{path}: perceptual.snr_db has {shown}, which snr_db.test lacks; add it there or take it out here."
+                    f"{where(['perceptual', 'snr_db'])}: perceptual.snr_db has {shown}, which snr_db.test lacks; add it there or take it out here."
                 )
     return Grid(name, baseline.notation, file.about, tuple(cells), tuple(_variants(cells, kept, keys)))
 

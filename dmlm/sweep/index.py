@@ -22,6 +22,7 @@ def write_index(grid: Grid, materials: Sequence[Materials], trials: Sequence[Tri
             "seed": trial.cell.seed,
             "label": trial.cell.label,
             "variant": variant,
+            "settings": trial.cell.model_dump(mode="json", exclude={"execution"}),
             "steps": trial.cell.train.steps,
             "trial": f"../trials/{trial.id}",
             "evaluations": [
@@ -44,6 +45,7 @@ def write_index(grid: Grid, materials: Sequence[Materials], trials: Sequence[Tri
     index = {
         "schema": 1,
         "name": grid.name,
+        "about": grid.about,
         "corpus": card,
         "normaliser": NORMALISER,
         "noise": noise,

@@ -160,6 +160,7 @@ class Cell:
     variant: str  # what else sets the cell apart from one of the same model, template and seed; mostly empty
     trial: Path
     evaluations: tuple[Evaluation, ...]
+    settings: dict[str, Any]  # of the whole cell; empty where an older version wrote the grid
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -190,6 +191,7 @@ class GridResults:
     readers: dict[str, str]
     baseline: str
     cells: tuple[Cell, ...]
+    about: str = ""  # the question
 
     @property
     def models(self) -> list[str]:
@@ -241,7 +243,9 @@ def _cells(records: list[dict[str, Any]], folder: Path) -> tuple[Cell, ...]:
             variant = f"{variant} setting {number}".strip()
         evaluations = tuple(_evaluation(evaluation, folder) for evaluation in record["evaluations"])
         trial = (folder / record["trial"]).resolve()
-        cells.append(Cell(model, template, seed, record["label"], variant, trial, evaluations))
+        cells.append(
+            Cell(model, template, seed, record["label"], variant, trial, evaluations, record.get("settings") or {})
+        )
     return tuple(cells)
 
 
@@ -261,7 +265,8 @@ def read_grid(folder: Path) -> GridResults:
     try:
         cells = _cells(grid["cells"], path.parent)
         fields: Sequence[str] = ("name", "corpus", "normaliser", "noise", "readers", "baseline")
-        return GridResults(folder=path.parent, cells=cells, **{field: grid[field] for field in fields})
+        about = str(grid.get("about", ""))  # of no grid before it was kept
+        return GridResults(folder=path.parent, cells=cells, about=about, **{field: grid[field] for field in fields})
     except KeyError as error:
         raise UserError(f"{path}: the field {error} is missing; restore the file or run the grid again.") from None
     except (TypeError, ValueError) as error:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dmlm.score.benefit import benefit_of_pooled, mean_of_benefits
 from dmlm.score.intervals import RESAMPLES, Estimate
-from dmlm.sweep.measures import Arm, arms, benefit_point, compared, level, pair, wer_point
+from dmlm.sweep.measures import Arm, arms, baseline_of, benefit_point, compared, level, pair, wer_point
 from dmlm.sweep.store import GridResults
 
 MISSING = "—"
@@ -80,6 +80,12 @@ def _label(arm: Arm, results: GridResults) -> str:
     return f"{arm.model}  {arm.name}" if len(results.models) > 1 else arm.name
 
 
+def learned(results: GridResults, arm: Arm) -> bool:
+    """Whether a system does better anywhere than writing nothing, which is a WER of 100 %."""
+    points = [wer_point(results, arm, snr_db).estimate for snr_db in results.snrs_db]
+    return any(point.value < 1 for point in points if point)
+
+
 def terminal_tables(results: GridResults) -> str:
     """WER by SNR and relative benefit by SNR of a grid, finished or not."""
     levels = results.snrs_db
@@ -93,14 +99,20 @@ def terminal_tables(results: GridResults) -> str:
     }
     size = " or ".join(map(str, sorted(utterances))) or "no"
     parts = [
+        *([results.about] if results.about else []),
         f"{results.name}: WER in %, 95 % interval beneath"
         f" (bootstrap over {size} test utterances, {RESAMPLES} resamples)",
         _grid(["WER %", *head], wer) if wer else "The grid has no cell.",
     ]
     if benefiting := compared(results):
+
+        def able(arm: Arm) -> bool:
+            baseline = baseline_of(results, arm)
+            return learned(results, arm) and baseline is not None and learned(results, baseline)
+
         rows = [
             [
-                (_label(arm, results), ""),
+                (_label(arm, results) + ("" if able(arm) else " †"), ""),
                 *(shown(benefit_point(results, arm, snr_db).estimate, signed=True) for snr_db in levels),
                 *(shown(estimate, signed=True) for estimate in mean_benefits(results, arm)),
             ]
@@ -112,6 +124,8 @@ def terminal_tables(results: GridResults) -> str:
             "mean: of the RBs of the noisy levels; pooled: RB of their pooled WER",
             _grid(["RB %", *head, "mean", "pooled"], rows),
         ]
+        if not all(map(able, benefiting)):
+            parts += ["† it or the baseline never beats writing nothing: not trained enough to read an effect into it"]
     if missing := len(results.missing):
         parts += ["", f"{MISSING} missing: {missing} of {results.asked} evaluations are not finished."]
     return "\n".join(parts)

@@ -18,7 +18,7 @@ from dmlm.sweep.cell import Cell
 from dmlm.sweep.identity import identity
 from dmlm.sweep.materials import Materials
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def training_spec(
 ) -> dict[str, Any]:
     """Everything that decides the trained weights."""
     named = pretrained.is_named(cell.backbone)
+    weights = cell.train.lambdas.model_dump().items()  # those of other modalities change nothing
     size = {"weights": pretrained.digest(cell.backbone)} if named else (OPT | MAMBA)[cell.backbone]
     return {
         "schema": SCHEMA,
@@ -100,7 +101,7 @@ def training_spec(
         "backbone": {"name": cell.backbone, **size},
         "model": cell.model.model_dump(),
         "seed": cell.seed,
-        "train": cell.train.model_dump(),
+        "train": cell.train.model_dump() | {"lambdas": {k: v for k, v in weights if k in (*cell.letters, "T")}},
     }
 
 

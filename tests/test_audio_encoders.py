@@ -1,0 +1,364 @@
+"""Audio encoders against what they stand for, at a reduced size with random weights.
+
+Seamless: its packages do not install next to this torch, so the arithmetic of `UnitExtractor.predict` is written out
+here from its source (seamless_communication 90e2b57, fairseq2 0.2), on a network of full depth. The others: the model
+and the feature extractor of `transformers`, of full depth, called as their pages show.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.signal import resample_poly
+from small_audio_encoders import (
+    CODECS,
+    SPEECH,
+    TINY_WAV2VEC,
+    codec,
+    fairseq2_names,
+    fairseq_names,
+    speech_model,
+    wav2vec,
+)
+from transformers import (
+    AutoConfig,
+    DacFeatureExtractor,
+    EncodecFeatureExtractor,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    WhisperFeatureExtractor,
+)
+
+from dmlm.errors import UserError
+from dmlm.tokens import weights
+from dmlm.tokens.quantize import learn_codebook
+from dmlm.tokens.shards import EncoderSpec
+from dmlm.tokens.tokenizer import Tokenizer
+
+RATE = 16_000
+STABLE = ["wav2vec2", "whisper"]  # families here whose encoder ends in a normalisation
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    """Noise whose level and mean change, so that it matters over what a clip is scaled."""
+    x = np.random.default_rng(seed).normal(0.1, 0.05, samples)
+    return (x * np.linspace(0.2, 1.5, samples)).astype(np.float32)
+
+
+def build(recipe: str, **settings) -> Tokenizer:
+    encoder = EncoderSpec(recipe, {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}).build()
+    assert isinstance(encoder, Tokenizer)
+    return encoder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+# Seamless
+
+
+@pytest.fixture(params=[fairseq_names, fairseq2_names])
+def seamless(request, home):
+    """The network of full depth, its centroids, and the folder that holds both in one of the two published layouts."""
+    network, centroids = wav2vec(5), np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+    folder = weights.folder("audio_seamless")
+    folder.mkdir(parents=True)
+    torch.save({"model": request.param(network.state_dict())}, folder / "xlsr2_1b_v2.pt")
+    np.save(folder / "kmeans_10k.npy", centroids)
+    return network, centroids, folder
+
+
+def predict(network, centroids, clip, out_layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`UnitExtractor.predict`, written out: the layer's output (T, D) and units (T,). `out_layer_idx` is from 0."""
+    audio = torch.from_numpy(clip)[None]
+    if audio.shape[1] % 2:  # Collater(pad_value=1, pad_to_multiple=2)
+        audio = F.pad(audio, (0, 1), value=1.0)
+    heard = []
+    hook = network.encoder.layers[out_layer_idx].register_forward_hook(lambda m, i, out: heard.append(out))
+    with torch.inference_mode():
+        network(F.layer_norm(audio, audio.shape))
+    hook.remove()
+    x = (heard[0] if isinstance(heard[0], torch.Tensor) else heard[0][0])[0]
+    C = torch.from_numpy(centroids).t()
+    distance = x.pow(2).sum(1, keepdim=True) - 2 * torch.matmul(x, C) + (C**2).sum(0, keepdim=True)
+    return x, distance.argmin(dim=-1)
+
+
+@pytest.mark.parametrize("samples", [16_000, 15_999, 24_001, 400])
+def test_seamless_gives_the_units_of_its_extractor(seamless, samples) -> None:
+    network, centroids, _ = seamless
+    encoder, clip = build("audio_seamless", layer=3, architecture=TINY_WAV2VEC), noise(samples)
+    features, units = predict(network, centroids, clip, 3 - 1)
+    np.testing.assert_allclose(encoder.features_of([clip])[0], features, atol=2e-5)
+    assert encoder.encode([clip])[0].tolist() == units.tolist()
+    assert len(units) == (samples + samples % 2 - 400) // 320 + 1
+    assert len(set(units.tolist())) > 3 or samples == 400
+    assert encoder.vocab_size == 50
+
+
+def test_seamless_in_pieces_has_the_frames_of_the_whole(seamless) -> None:
+    clip = noise(5 * RATE + 7)
+    whole, cut = (build("audio_seamless", layer=3, architecture=TINY_WAV2VEC, longest_s=s) for s in (60, 1))
+    one, other = whole.features_of([clip])[0], cut.features_of([clip])[0]
+    assert one.shape == other.shape == ((len(clip) + 1 - 400) // 320 + 1, 64)
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9  # scaled over the whole clip; only edges differ
+
+
+def test_mistakes_with_seamless(seamless) -> None:
+    encoder = build("audio_seamless", layer=3, architecture=TINY_WAV2VEC)
+    with pytest.raises(UserError, match=r"shape \(399,\); give mono speech"):
+        encoder.encode([noise(399)])
+    with pytest.raises(UserError, match=r"shape \(16000, 2\); give mono speech"):
+        encoder.encode([np.zeros((16_000, 2), np.float32)])
+    with pytest.raises(UserError, match=r"encoder\.layers\.5\..* is missing; these are the weights of another"):
+        build("audio_seamless", layer=6, architecture=TINY_WAV2VEC).encode([noise(RATE)])
+    np.save(seamless[2] / "kmeans_10k.npy", np.zeros((50, 63), np.float32))
+    with pytest.raises(UserError, match="centroids of 63 features, and the layer gives 64"):
+        _ = build("audio_seamless", layer=3, architecture=TINY_WAV2VEC).vocab_size
+
+
+# audio_ssl_kmeans
+
+
+def inputs(family: str, clip: np.ndarray) -> dict[str, torch.Tensor]:
+    """What the feature extractor of `transformers` makes of a clip."""
+    kind = {"wav2vec2-bert": SeamlessM4TFeatureExtractor, "whisper": WhisperFeatureExtractor}
+    extractor = kind.get(family, Wav2Vec2FeatureExtractor)()
+    return dict(extractor(clip, sampling_rate=RATE, return_tensors="pt"))
+
+
+def states(family: str, model, clip: np.ndarray) -> list[np.ndarray]:
+    """`hidden_states` of a model of full depth, those frames that are not padding."""
+    with torch.inference_mode():
+        network = model.encoder if family == "whisper" else model
+        found = network(**inputs(family, clip), output_hidden_states=True).hidden_states
+    frames = {"whisper": len(clip) // 320, "wav2vec2-bert": ((len(clip) - 400) // 160 + 1) // 2}
+    return [state[0, : frames.get(family)].numpy() for state in found]
+
+
+@pytest.mark.parametrize("family", SPEECH)
+@pytest.mark.parametrize("samples", [16_000, 24_161])
+def test_speech_features_are_the_hidden_states_of_transformers(family, samples, home) -> None:
+    model, clip = speech_model(home / family, family), noise(samples)
+    wanted = states(family, model, clip)
+    for layer in (1, 3):
+        encoder = build("audio_ssl_kmeans", model=home / family, layer=layer)
+        np.testing.assert_allclose(encoder.features_of([clip])[0], wanted[layer], atol=1e-4)
+        layers = encoder.network.layers if family == "whisper" else encoder.network.encoder.layers
+        assert len(layers) == layer
+
+
+@pytest.mark.parametrize("family", SPEECH)
+def test_the_last_layer_is_taken_before_the_final_normalisation(family, home) -> None:
+    model, clip = speech_model(home / family, family), noise(RATE)
+    network = model.encoder if family == "whisper" else model
+    last = build("audio_ssl_kmeans", model=home / family, layer=4).features_of([clip])[0]
+    with torch.inference_mode():
+        wanted = network(**inputs(family, clip)).last_hidden_state[0, : len(last)]
+        norm = {"whisper": network.get_submodule("layer_norm")} if family == "whisper" else {}
+        norm |= {"wav2vec2": network.encoder.layer_norm} if family == "wav2vec2" else {}
+        found = norm[family](torch.from_numpy(last)) if family in STABLE else last
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_audio_is_scaled_only_where_the_model_wants_it(home) -> None:
+    model, clip = speech_model(home / "raw", "wavlm", do_normalize=False), noise(RATE)
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(clip)[None], output_hidden_states=True).hidden_states[2][0]
+    found = build("audio_ssl_kmeans", model=home / "raw", layer=2).features_of([clip])[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_a_recogniser_published_without_its_mask_is_read(home) -> None:
+    """As facebook/wav2vec2-base-960h is: names with a prefix, a head, and no `masked_spec_embed`."""
+    torch.manual_seed(0)
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(**SPEECH["wav2vec2"])).eval()
+    tensors = {k: v for k, v in model.state_dict().items() if "masked_spec_embed" not in k}
+    model.save_pretrained(home / "ctc", state_dict=tensors)
+    (home / "ctc" / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True}))
+    clip = noise(RATE)
+    found = build("audio_ssl_kmeans", model=home / "ctc", layer=2).features_of([clip])[0]
+    np.testing.assert_allclose(found, states("wav2vec2", model.wav2vec2, clip)[2], atol=1e-4)
+
+
+@pytest.mark.parametrize("family", SPEECH)
+def test_a_long_clip_has_the_frames_of_the_whole(family, home) -> None:
+    clips = [noise(5 * RATE + extra) for extra in (0, 7, 100, 399)]
+    settings = {"model": f"random:{family}", "architecture": SPEECH[family], "layer": 2}
+    whole, cut = (build("audio_ssl_kmeans", **settings, longest_s=s).features_of(clips) for s in (60, 2))
+    assert [len(x) for x in whole] == [len(x) for x in cut]
+    assert [len(x) / 5 for x in whole] == pytest.approx([50] * 4, abs=0.5)
+
+
+def test_whisper_hears_thirty_seconds_at_once(home) -> None:
+    model, clip = speech_model(home / "whisper", "whisper"), noise(32 * RATE)
+    found = build("audio_ssl_kmeans", model=home / "whisper", layer=2).features_of([clip])[0]
+    parts = [states("whisper", model, part)[2] for part in (clip[: 30 * RATE], clip[30 * RATE :])]
+    np.testing.assert_allclose(found, np.concatenate(parts), atol=1e-4)
+
+
+def tiny(**more) -> Tokenizer:
+    settings = {"model": "random:hubert", "architecture": SPEECH["hubert"], "layer": 2, "clusters": 20}
+    return build("audio_ssl_kmeans", **{**settings, **more})
+
+
+def test_given_centroids_are_used_as_they_are(home) -> None:
+    clip, other = noise(RATE), home / "moved.npy"
+    features = tiny().features_of([clip])[0]
+    np.save(home / "c.npy", centroids := features[::5].copy())
+    encoder = tiny(clusters=None, centroids=home / "c.npy")
+    wanted = torch.cdist(torch.from_numpy(features), torch.from_numpy(centroids)).argmin(dim=1)
+    assert encoder.encode([clip])[0].tolist() == wanted.tolist()
+    assert encoder.clusters is None
+    assert encoder.vocab_size == len(centroids)
+    before = encoder.fingerprint
+    np.save(home / "c.npy", centroids + 1)
+    assert tiny(clusters=None, centroids=home / "c.npy").fingerprint != before
+    np.save(other, centroids[:, 1:])
+    with pytest.raises(UserError, match="centroids of 31 features, and random:hubert gives 32"):
+        tiny(clusters=None, centroids=other).require()
+    with pytest.raises(UserError, match=r"clusters=20 and centroids=.*: give exactly one"):
+        tiny(centroids=other)
+
+
+def test_runs_of_a_unit_become_one(home) -> None:
+    clip = np.repeat(noise(40), 800)  # steady enough for runs
+    plain, short = tiny(clusters=5), tiny(clusters=5, dedup=True)
+    plain.codebook = short.codebook = learn_codebook(plain.features_of([clip])[0], 5)
+    units = plain.encode([clip])[0].tolist()
+    assert short.encode([clip])[0].tolist() == [u for i, u in enumerate(units) if not i or u != units[i - 1]]
+    assert len(short.encode([clip])[0]) < len(units)
+    assert (plain.rate_hz, short.rate_hz) == (50, None)
+
+
+def test_byte_pairs_of_units_spell_the_units(home) -> None:
+    clips = [np.tile(noise(3200, seed), 8) for seed in range(4)]  # with something that comes again
+    encoder = tiny(bpe=40)
+    assert (encoder.clusters, encoder.vocab_size, encoder.rate_hz) == (None, 40, None)
+    before = encoder.fingerprint
+    encoder.learned = encoder.fit(clips)
+    assert encoder.fingerprint != before
+    for clip, ids in zip(clips, encoder.encode(clips), strict=True):
+        units = encoder.codes.assign(encoder.features_of([clip])[0])
+        spelt = "".join(encoder._pairs.id_to_token(int(i)) for i in ids)
+        assert [ord(c) - 0x10000 for c in spelt] == units.tolist()
+        assert len(ids) < len(units)
+        assert ids.max() < 40
+    again = tiny(bpe=40).fit(clips)
+    assert all(np.array_equal(again[name], array) for name, array in encoder.learned.items())
+
+
+def test_mistakes_with_speech_models(home) -> None:
+    with pytest.raises(UserError, match=r"shape \(399,\); give mono speech \(samples,\) of 400 samples or more"):
+        tiny().features_of([noise(399)])
+    with pytest.raises(UserError, match=r"shape \(16000, 2\); give mono"):
+        tiny().features_of([np.zeros((16_000, 2), np.float32)])
+    with pytest.raises(UserError, match="layer=5, and random:hubert has 4; give 1 to 4"):
+        tiny(layer=5).require()
+    with pytest.raises(UserError, match=r"model=random:bert is a bert; give one of wav2vec2, hubert"):
+        tiny(model="random:bert", architecture={}).require()
+    with pytest.raises(UserError, match="random:nothing is not known"):
+        tiny(model="random:nothing", architecture={}).require()
+    with pytest.raises(UserError, match="bpe=20 has to exceed clusters=20"):
+        tiny(bpe=20)
+    with pytest.raises(UserError, match=r"audio_ssl_kmeans: its weights \(378 MB\) are not here; run: dmlm fetch"):
+        build("audio_ssl_kmeans").require()
+    speech_model(home / "hubert", "hubert")
+    (home / "hubert" / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match=r"lacks preprocessor_config\.json, which says how audio is scaled"):
+        build("audio_ssl_kmeans", model=home / "hubert", layer=2).require()
+
+
+# audio_codec
+
+
+@pytest.mark.parametrize("family", CODECS)
+@pytest.mark.parametrize("samples", [16_000, 24_001])
+def test_codec_ids_are_the_codes_of_transformers_frame_by_frame(family, samples, home) -> None:
+    model, clip = codec(home / family, family), noise(samples)
+    rate = {"mimi": 24_000, "encodec": 24_000}.get(family, RATE)
+    hop = 1920 if family == "mimi" else 320
+    heard = resample_poly(clip, rate, RATE) if rate != RATE else clip
+    kind = DacFeatureExtractor if family in ("dac", "xcodec") else EncodecFeatureExtractor
+    options = {"hop_length": hop} if kind is DacFeatureExtractor else {}
+    values = kind(feature_size=1, sampling_rate=rate, **options)(heard, sampling_rate=rate, return_tensors="pt")
+    with torch.inference_mode():
+        every = {"bandwidth": model.config.target_bandwidths[-1]} if family in ("encodec", "xcodec") else {}
+        codes = model.encode(values["input_values"], **every).audio_codes
+    codes = codes.reshape(-1, codes.shape[-1])  # (K, T)
+    assert codes.shape == (4, -(-len(heard) // hop))
+    for used in (1, 3, 4):
+        encoder = build("audio_codec", model=home / family, codebooks=used)
+        wanted = [k * 64 + int(codes[k, t]) for t in range(codes.shape[1]) for k in range(used)]
+        (ids,) = encoder.encode([clip])
+        assert ids.tolist() == wanted
+        assert encoder.vocab_size == used * 64
+        assert encoder.rate_hz == used * rate / hop
+        assert ids.dtype == np.int32
+    assert len(set(codes[0].tolist())) > 1
+
+
+@pytest.mark.parametrize("family", CODECS)
+def test_a_long_clip_is_coded_in_whole_frames(family, home) -> None:
+    codec(home / family, family)
+    whole, cut = (build("audio_codec", model=home / family, longest_s=s) for s in (60, 2))
+    for samples in (5 * RATE, 5 * RATE + 1, 200):
+        clip = noise(samples)
+        heard = -(-samples * whole.codec_hz // RATE)
+        assert len(whole.encode([clip])[0]) == len(cut.encode([clip])[0]) == -(-heard // whole.hop)
+    first = int(2 * whole.codec_hz) // whole.hop  # frames of a piece
+    given = cut._resampled(noise(5 * RATE))[: first * whole.hop]
+    with torch.inference_mode():
+        alone = cut._codes(torch.from_numpy(given)[None])[0]
+    assert cut.encode([noise(5 * RATE)])[0][:first].tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("family", ["mimi", "dac", "xcodec"])
+def test_an_untrained_codec_is_no_constant(family, home) -> None:
+    encoder = build("audio_codec", model=f"random:{family}", architecture=CODECS[family])
+    (ids,) = encoder.encode([noise(3 * RATE)])
+    assert len(set(ids.tolist())) > 2
+
+
+def test_mistakes_with_codecs(home) -> None:
+    mimi = {"model": "random:mimi", "architecture": CODECS["mimi"]}
+    with pytest.raises(UserError, match="codebooks=5, and random:mimi has 4; give 1 to 4"):
+        build("audio_codec", **mimi, codebooks=5).require()
+    with pytest.raises(UserError, match="codebooks=1, and random:mimi has 4; give 2 to 4"):
+        build(
+            "audio_codec", model="random:mimi", architecture={**CODECS["mimi"], "num_semantic_quantizers": 2}
+        ).require()
+    with pytest.raises(UserError, match="random:hubert is a hubert; give one of mimi, encodec"):
+        build("audio_codec", model="random:hubert").require()
+    with pytest.raises(UserError, match="codes stereo or overlapping chunks"):
+        build("audio_codec", model="random:encodec", architecture={"audio_channels": 2}).require()
+    with pytest.raises(UserError, match=r"shape \(0,\); give mono speech"):
+        build("audio_codec", **mimi).encode([noise(0)])
+    with pytest.raises(UserError, match=r"shape \(16000, 2\); give mono"):
+        build("audio_codec", **mimi).encode([np.zeros((16_000, 2), np.float32)])
+    with pytest.raises(
+        UserError, match=r"audio_codec: its weights \(385 MB\) are not here; run: dmlm fetch audio_codec"
+    ):
+        build("audio_codec").require()
+
+
+def test_facts_of_the_published_codecs(home) -> None:
+    """Frame rates from their papers and pages: Mimi 12.5 Hz, EnCodec 75 Hz, DAC 16 kHz 50 Hz and 44.1 kHz 86.13 Hz."""
+    for family, changes, rate in [
+        ("mimi", {}, 12.5),
+        ("encodec", {}, 75),
+        ("dac", {"downsampling_ratios": [2, 4, 5, 8]}, 50),
+        ("dac", {"downsampling_ratios": [2, 4, 8, 8], "sampling_rate": 44_100}, 86.1328125),
+        ("xcodec", {}, 50),
+    ]:
+        encoder = build("audio_codec", model=f"random:{family}", architecture=changes)
+        assert encoder.rate_hz == rate
+        assert encoder.vocab_size == AutoConfig.for_model(family).codebook_size

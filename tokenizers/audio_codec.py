@@ -1,0 +1,221 @@
+"""Codes of a neural audio codec: Mimi (arXiv 2410.00037), DAC (2306.06546), EnCodec (2210.13438) or X-Codec (2408.17175).
+
+Order of the IDs: frame by frame, and in a frame codebook by codebook. The codes of codebook k (from 0) are shifted by
+k times the codebook's size, so that each codebook has its own IDs:
+
+    c[0, 0], size + c[1, 0], ..., (K-1) size + c[K-1, 0],   c[0, 1], size + c[1, 1], ...
+
+The codes are those of `encode` of `transformers`. B clips, K codebooks, T frames.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from dmlm.corpus.media import SAMPLE_RATE_HZ
+from dmlm.errors import UserError
+from dmlm.tokens import weights
+from dmlm.tokens.tokenizer import Settings as BaseSettings
+from dmlm.tokens.tokenizer import Tokenizer
+
+RANDOM = "random:"
+PADDED = ("dac", "xcodec")  # their feature extractor fills the last frame with zeros; the others' convolutions do
+CODECS = ("mimi", "encodec", *PADDED)
+MIMI = "kyutai/mimi"
+MIMI_COMMIT = "89091b3e466eb6a9d11e537bf26b144f194978f7"
+MIMI_FILE = weights.File(
+    "model.safetensors",
+    sha256="bac7e85083dcded655d24eaadde7e6eea34c0da1b35fa2d284e641bd2b942a5e",
+    bytes=384_649_828,
+)
+
+
+class Settings(BaseSettings):
+    """Mimi's semantic codebook alone by default: 12.5 Hz. `model` is a Hub id, a folder or `random:mimi`."""
+
+    model: str = MIMI
+    revision: str | None = Field(default=None, description="commit or tag; none: the pinned commit of Mimi, else main")
+    codebooks: int = Field(default=1, ge=1, description="the first of the residual codebooks")
+    longest_s: float = Field(default=30.0, ge=1, description="longer clips are coded in pieces of this length")
+    architecture: dict[str, Any] = Field(default={}, description="of a random: model")
+
+
+class CodecCodes(Tokenizer):
+    """`codebooks * ceil(samples / hop)` IDs of a clip, its samples counted at the codec's rate.
+
+    Mimi: 24 kHz, hop 1920. EnCodec: 24 kHz, hop 320. DAC: 16, 24 or 44.1 kHz, hop 320 or 512. X-Codec: 16 kHz, hop 320.
+    """
+
+    modality = "A"
+    media = "audio"
+    Settings = Settings
+
+    @property
+    def card(self) -> weights.Card | None:
+        model, pinned = self.settings.model, self.settings.model == MIMI
+        if model.startswith(RANDOM):
+            return None
+        revision = self.settings.revision or (MIMI_COMMIT if pinned else "main")
+        return weights.Card(
+            source=f"https://huggingface.co/{model}",
+            licence="CC-BY-4.0" if pinned else "see its page",
+            files=(MIMI_FILE,) if revision == MIMI_COMMIT else (),
+            hub=model,
+            revision=revision,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        return self.settings.codebooks * int(self.config.codebook_size)
+
+    @property
+    def rate_hz(self) -> float:
+        return self.settings.codebooks * self.codec_hz / self.hop
+
+    def require(self) -> None:
+        super().require()
+        if self.config.model_type not in CODECS:
+            raise UserError(
+                f"audio_codec: model={self.settings.model} is a {self.config.model_type}; give one of {', '.join(CODECS)}."
+            )
+        if getattr(self.config, "audio_channels", 1) != 1 or getattr(self.config, "chunk_length_s", None):
+            raise UserError(
+                f"audio_codec: model={self.settings.model} codes stereo or overlapping chunks; give one for mono speech."
+            )
+        if not self.lowest <= self.settings.codebooks <= self.most:
+            raise UserError(
+                f"audio_codec: codebooks={self.settings.codebooks}, and {self.settings.model} has {self.most};"
+                f" give {self.lowest} to {self.most}."
+            )
+
+    @cached_property
+    def config(self) -> Any:
+        """The network's configuration, read without the network."""
+        from transformers import AutoConfig
+
+        name = self.settings.model
+        try:
+            if name.startswith(RANDOM):
+                return AutoConfig.for_model(name.removeprefix(RANDOM), **self.settings.architecture)
+            return AutoConfig.from_pretrained(self._folder(), local_files_only=True)
+        except (ValueError, OSError) as error:
+            raise UserError(f"audio_codec: model={name} is not known to transformers ({error}).") from None
+
+    @property
+    def codec_hz(self) -> int:
+        """Samples per second that the codec wants."""
+        return int(self.config.sample_rate if self.config.model_type == "xcodec" else self.config.sampling_rate)
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame. The configurations of EnCodec and DAC round the frame rate up, so it is of no use here."""
+        mimi = self.config.model_type == "mimi"
+        return round(self.codec_hz / self.config.frame_rate) if mimi else int(self.config.hop_length)
+
+    @property
+    def lowest(self) -> int:
+        """Fewest codebooks: the semantic ones of Mimi."""
+        return int(getattr(self.config, "num_semantic_quantizers", 1))
+
+    @property
+    def most(self) -> int:
+        """Number of codebooks that it has."""
+        dac = self.config.model_type == "dac"
+        return int(self.config.n_codebooks if dac else self.config.num_quantizers)
+
+    @cached_property
+    def network(self) -> Any:
+        """The codec without its decoder, which takes part in nothing here."""
+        from dmlm.tokens.network import on, open_model
+
+        self.require()
+        card = self.card
+        network = open_model(
+            self.recipe, self.settings.model, card.revision if card else "main", self.settings.architecture
+        )
+        for name in ("decoder", "acoustic_decoder", "decoder_semantic"):
+            if hasattr(network, name):
+                setattr(network, name, None)
+        if card is None:
+            _scatter(network)
+        return on(self.device, network)
+
+    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        """IDs int32 (T * K,) of each clip, float32 (samples,) at 16 kHz."""
+        from dmlm.tokens.network import in_equal_batches, pieces
+
+        frames = max(1, int(self.settings.longest_s * self.codec_hz) // self.hop)
+        parts, counts = [], []
+        for clip in batch:
+            whole = self._resampled(clip)
+            cuts = pieces(len(whole), self.hop, 0, frames)
+            parts += [whole[start:end] for start, end in cuts]
+            counts.append(len(cuts))
+        found = iter(in_equal_batches(parts, frames * self.hop, self._codes, self.device))
+        return [np.concatenate([next(found) for _ in range(count)]) for count in counts]
+
+    def _codes(self, samples: Any) -> Any:
+        """IDs (B, T * K) of clips (B, samples)."""
+        import torch
+
+        wanted: dict[str, Any] = {}
+        if self.config.model_type == "mimi":
+            wanted["num_quantizers"] = self.settings.codebooks
+        elif self.config.model_type == "dac":
+            wanted["n_quantizers"] = self.settings.codebooks
+        else:
+            wanted["bandwidth"] = self._bandwidth()
+        codes = self.network.encode(samples[:, None], **wanted).audio_codes
+        if codes.dim() == 4:  # EnCodec counts chunks first, of which there is one
+            codes = codes[0]
+        codes = codes[:, : self.settings.codebooks]  # (B, K, T)
+        shifts = torch.arange(codes.shape[1], device=codes.device) * self.config.codebook_size
+        return (codes + shifts[:, None]).transpose(1, 2).flatten(1).to(torch.int32)
+
+    def _bandwidth(self) -> float:
+        """The lowest bandwidth (kbit/s) with all the codebooks: they are residual, so the first do not depend on it."""
+        quantizer = self.network.quantizer
+        for bandwidth in sorted(self.config.target_bandwidths):
+            if quantizer.get_num_quantizers_for_bandwidth(bandwidth) >= self.settings.codebooks:
+                return float(bandwidth)
+        raise AssertionError("require() has seen to that")
+
+    def _resampled(self, clip: np.ndarray) -> np.ndarray:
+        """The clip at the codec's rate, its last frame filled with zeros where the codec leaves that to others.
+
+        Raises:
+            UserError: empty, or not mono.
+        """
+        from scipy.signal import resample_poly
+
+        if clip.ndim != 1 or not len(clip):
+            raise UserError(f"audio_codec: a clip of shape {clip.shape}; give mono speech (samples,) at 16 kHz.")
+        if self.codec_hz != SAMPLE_RATE_HZ:
+            divisor = int(np.gcd(self.codec_hz, SAMPLE_RATE_HZ))
+            clip = resample_poly(clip, self.codec_hz // divisor, SAMPLE_RATE_HZ // divisor)
+        short = -len(clip) % self.hop if self.config.model_type in PADDED else 0
+        return np.pad(clip, (0, short)).astype(np.float32)
+
+    def _folder(self) -> Path:
+        card = self.card
+        place = weights.hub_folder(card.hub, card.revision) if card else None
+        if card and place is None:
+            raise UserError(weights.missing(card, self.recipe))
+        assert place
+        return place
+
+
+def _scatter(network: Any) -> None:
+    """Give an untrained codec codebooks: `transformers` leaves them at zero, where every frame would have the same ID.
+
+    They are short vectors, so that the nearest is the one of the frame's direction whatever its length.
+    """
+    import torch
+
+    source = torch.Generator().manual_seed(0)
+    for name, tensor in network.named_buffers():
+        if name.endswith(("codebook.embed", "codebook.embed_sum")) and not tensor.any():
+            tensor.normal_(std=1e-3, generator=source)

@@ -1,0 +1,271 @@
+"""Lip units of AV-HuBERT (arXiv 2201.02184): a layer of its transformer on video alone, to k-means clusters, 25 Hz.
+
+The visual stream as its paper, its settings and its checkpoints describe it (facebookresearch/av_hubert at 258fb50), on
+the encoder of `transformers`: a 3-D convolution and a ResNet-18 see the mouth, the place of the audio holds zeros, and a
+pre-norm transformer with convolutional positions follows. A published checkpoint pickles objects of the program that
+wrote it, so `dmlm fetch` keeps only its tensors, as safetensors, and nothing else of it is ever loaded.
+
+Shapes: B clips, T frames, C channels, D width of the transformer; a frame is seen as 88 x 88 pixels.
+"""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from dmlm import places
+from dmlm.errors import UserError
+from dmlm.tokens import weights
+from dmlm.tokens.quantize import Codebook
+from dmlm.tokens.tokenizer import Settings as BaseSettings
+from dmlm.tokens.tokenizer import Tokenizer
+
+SIDE, SEEN = 96, 88  # pixels of the mouth region, and of its centre that the network sees
+MEAN, DEVIATION = 0.421, 0.165  # of grey levels 0..1
+FPS = 25
+CONTEXT = 25  # frames of its neighbours that a piece of a long clip is read with
+WIDTHS = [64, 64, 128, 256, 512]  # channels of the convolution in front and of the four stages of ResNet-18
+SIZES = {
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}
+FOREIGN = (  # packages that checkpoints name, of which nothing is run: settings, dictionaries, counters of the training
+    *("fairseq", "avhubert", "hubert_pretraining", "hubert_asr", "omegaconf", "hydra", "argparse", "numpy", "_codecs"),
+    *("builtins", "__builtin__", "collections", "enum", "pathlib", "typing"),
+)
+TUNED = "encoder.w2v_model."  # where a fine-tuned checkpoint holds the encoder
+KEPT = re.compile(r"(feature_extractor_video|layer_norm|post_extract_proj|encoder)\.")
+RENAMED = [
+    (r"feature_extractor_video\.", ""),
+    (r"encoder\.pos_conv\.0\.weight_g", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
+    (r"encoder\.pos_conv\.0\.weight_v", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
+    (r"encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
+    (r"(encoder\.layers\.\d+)\.self_attn\.", r"\1.attention."),
+    (r"(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.layer_norm."),
+    (r"(encoder\.layers\.\d+)\.fc1\.", r"\1.feed_forward.intermediate_dense."),
+    (r"(encoder\.layers\.\d+)\.fc2\.", r"\1.feed_forward.output_dense."),
+]
+
+
+class Settings(BaseSettings):
+    """Layer 12 of the base model and 500 clusters, as its own clustering scripts have it.
+
+    `architecture` overrides values of a size, for a checkpoint of yet another one.
+    """
+
+    size: Literal["base", "large"] = "base"
+    layer: int | None = Field(default=12, ge=1, description="counted from 1, as it comes; null: the last, normalized")
+    clusters: int = Field(default=500, ge=2)
+    centroids: str | None = Field(default=None, description="an .npy file (K, D), instead of learning a codebook")
+    longest_s: float = Field(default=40.0, ge=1, description="longer clips are read in pieces of this length")
+    architecture: dict[str, Any] = {}
+
+
+class LipUnits(Tokenizer):
+    """A unit for each frame. A clip longer than `longest_s` is cut, each piece read with a second of its neighbours."""
+
+    modality = "L"
+    media = "lips"
+    rate_hz = float(FPS)
+    Settings = Settings
+
+    @property
+    def card(self) -> weights.Card:
+        size = self.settings.size
+        return weights.Card(
+            source="https://facebookresearch.github.io/av_hubert/ (LRS3 + VoxCeleb2, iteration 5)",
+            licence="AV-HuBERT licence agreement, non-commercial research only",
+            files=(weights.File(f"{size}_vox_iter5.pt"),),
+            by_hand=f"accept the licence and download {size}_vox_iter5.pt at https://facebookresearch.github.io/av_hubert/,"
+            f" then run: dmlm fetch lips_avhubert size={size} --from FOLDER",
+        )
+
+    @property
+    def _converted(self) -> Path:
+        return weights.folder(self.recipe) / f"converted-{self.settings.size}.safetensors"
+
+    def convert(self, files: list[Path]) -> list[Path]:
+        """Write the tensors of the visual stream, under the names they have here, into one safetensors file."""
+        from safetensors.torch import save_file
+
+        from dmlm.tokens.checkpoint import fit, read_guarded
+
+        tensors = renamed(read_guarded(files[0], FOREIGN), str(files[0]))
+        fit(visual_stream(self._shape, normalized=True), tensors, str(files[0]))
+        with places.atomic(self._converted) as temporary:
+            save_file(tensors, temporary)
+        return [self._converted]
+
+    def require(self) -> None:
+        """See that the converted weights and the centroids are here, and that there is such a layer."""
+        if not self._converted.is_file():
+            raise UserError(weights.missing(self.card, self.recipe))
+        depth = self._shape["num_hidden_layers"]
+        if (self.settings.layer or 1) > depth:
+            raise UserError(f"lips_avhubert: layer={self.settings.layer}, but {self.settings.size} has {depth} layers.")
+        if self.settings.centroids:
+            _ = self._given
+
+    def facts(self) -> list[str]:
+        self.require()
+        files = [self._converted, *([Path(self.settings.centroids)] if self.settings.centroids else [])]
+        return [weights.digest(files), *([self.codebook.digest] if self.codebook else [])]
+
+    @property
+    def clusters(self) -> int | None:
+        return None if self.settings.centroids else self.settings.clusters
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._given.centroids) if self.settings.centroids else super().vocab_size
+
+    @cached_property
+    def _given(self) -> Codebook:
+        """The centroids of a file, for features as they are."""
+        centroids = weights.load_centroids(Path(self.settings.centroids))
+        if centroids.shape[1] != self._shape["hidden_size"]:
+            wanted = f"has {centroids.shape[1]} columns, and a frame {self._shape['hidden_size']} features"
+            raise UserError(f"lips_avhubert: {self.settings.centroids} {wanted}; give the centroids of this size.")
+        return Codebook.plain(centroids)
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        return {"widths": WIDTHS, **SIZES[self.settings.size], **self.settings.architecture}
+
+    @cached_property
+    def network(self) -> Any:
+        """Only the layers up to the one that is read."""
+        from dmlm.tokens import checkpoint
+        from dmlm.tokens.network import loaded, on
+
+        self.require()
+        layer, depth = self.settings.layer, self._shape["num_hidden_layers"]
+        shape = {**self._shape, "num_hidden_layers": layer or depth}
+        beyond = [f"encoder.layers.{number}." for number in range(shape["num_hidden_layers"], depth)]
+        beyond += [] if layer is None else ["encoder.layer_norm."]
+        tensors = checkpoint.read(self._converted)
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(beyond))}
+        return on(self.device, loaded(lambda: visual_stream(shape, layer is None), tensors, str(self._converted)))
+
+    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        """Units int32 (T,) of each clip, uint8 (T, H, W)."""
+        if not self.settings.centroids:
+            return super().encode(batch)
+        return [self._given.assign(features) for features in self.features_of(batch)]
+
+    def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        """Output of the layer, float32 (T, D), of each clip."""
+        from dmlm.tokens.network import in_equal_batches
+
+        longest = int(self.settings.longest_s * FPS)
+        parts, inner = [], []  # frames that are read together, and which of their features are kept
+        for clip in map(centred, batch):
+            inner.append([])
+            for start in range(0, len(clip), longest):
+                first = max(0, start - CONTEXT)
+                parts.append(clip[first : start + longest + CONTEXT])
+                inner[-1].append(slice(start - first, start - first + longest))
+        found = iter(in_equal_batches(parts, longest * SEEN * SEEN, self.network, self.device))
+        return [np.concatenate([next(found)[kept] for kept in slices]) for slices in inner]
+
+
+def centred(clip: np.ndarray) -> np.ndarray:
+    """The centre (T, 88, 88) of frames (T, 96, 96); frames of another size are first scaled to that."""
+    if clip.shape[1:] != (SIDE, SIDE):
+        import cv2
+
+        clip = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in clip])
+    edge = (SIDE - SEEN) // 2
+    return clip[:, edge : edge + SEEN, edge : edge + SEEN]
+
+
+def renamed(held: Any, where: str) -> dict[str, Any]:
+    """Tensors of the visual stream of a fairseq checkpoint, pretrained or fine-tuned, under the names they have here.
+
+    Raises:
+        UserError: it holds no visual stream.
+    """
+    import torch
+
+    tensors = held.get("model") if isinstance(held, dict) else None
+    if not isinstance(tensors, dict):
+        raise UserError(f"{where} has no entry 'model'; give a checkpoint of AV-HuBERT as it was published.")
+    tuned = {name.removeprefix(TUNED): tensor for name, tensor in tensors.items() if name.startswith(TUNED)}
+    found = {}
+    for name, tensor in (tuned or tensors).items():
+        if KEPT.match(name) and isinstance(tensor, torch.Tensor):
+            for pattern, replacement in RENAMED:
+                name = re.sub(f"^{pattern}", replacement, name)
+            found[name] = tensor.float().contiguous() if tensor.is_floating_point() else tensor
+    if not any(name.startswith("resnet.") for name in found):
+        raise UserError(f"{where} sees no video; give a checkpoint of AV-HuBERT as it was published.")
+    return found
+
+
+def visual_stream(shape: dict[str, Any], normalized: bool) -> Any:
+    """The network, uint8 (B, T, 88, 88) to (B, T, D); its modules bear the names of the checkpoint."""
+    import torch
+    from torch import nn
+    from transformers import Wav2Vec2Config
+    from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderStableLayerNorm
+
+    class Block(nn.Module):
+        """Two convolutions around which the input is led."""
+
+        def __init__(self, narrow: int, wide: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(narrow, wide, 3, stride, 1, bias=False)
+            self.bn1, self.relu1 = nn.BatchNorm2d(wide), nn.PReLU(wide)
+            self.conv2 = nn.Conv2d(wide, wide, 3, 1, 1, bias=False)
+            self.bn2, self.relu2 = nn.BatchNorm2d(wide), nn.PReLU(wide)
+            around = (nn.Conv2d(narrow, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+            self.downsample = nn.Sequential(*(around if stride != 1 else ()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inner = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
+            return self.relu2(inner + self.downsample(x))
+
+    class VisualStream(nn.Module):
+        """What AV-HuBERT makes of video when there is no audio."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            width, widths = shape["hidden_size"], shape["widths"]
+            stages = {
+                f"layer{k}": nn.Sequential(
+                    Block(widths[k - 1], widths[k], 1 if k == 1 else 2), Block(widths[k], widths[k], 1)
+                )
+                for k in range(1, 5)
+            }
+            front = nn.Conv3d(1, widths[0], (5, 7, 7), (1, 2, 2), (2, 3, 3), bias=False)
+            pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+            self.resnet = nn.ModuleDict(
+                {
+                    "frontend3D": nn.Sequential(front, nn.BatchNorm3d(widths[0]), nn.PReLU(widths[0]), pool),
+                    "trunk": nn.ModuleDict(stages),
+                }
+            )
+            self.proj = nn.Linear(widths[-1], width)
+            self.layer_norm = nn.LayerNorm(2 * width)
+            self.post_extract_proj = nn.Linear(2 * width, width)
+            values = {name: value for name, value in shape.items() if name != "widths"}
+            self.encoder = Wav2Vec2EncoderStableLayerNorm(
+                Wav2Vec2Config(**values, layerdrop=0.0, attn_implementation="sdpa")
+            )
+            if not normalized:
+                self.encoder.layer_norm = nn.Identity()
+
+        def forward(self, frames: torch.Tensor) -> torch.Tensor:
+            x = (frames.float() / 255 - MEAN) / DEVIATION
+            x = self.resnet["frontend3D"](x[:, None])  # (B, C, T, 22, 22)
+            x = x.transpose(1, 2).flatten(0, 1)  # (B * T, C, 22, 22)
+            for stage in self.resnet["trunk"].values():
+                x = stage(x)
+            seen = self.proj(x.mean((2, 3)).unflatten(0, frames.shape[:2]))  # (B, T, D)
+            both = torch.cat([torch.zeros_like(seen), seen], dim=-1)  # audio, video
+            return self.encoder(self.post_extract_proj(self.layer_norm(both))).last_hidden_state
+
+    return VisualStream()
