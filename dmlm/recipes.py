@@ -1,6 +1,6 @@
 """Find and load a recipe: a file of a wing, by its name, or any file of the user's own, by its path."""
 
-import importlib.util
+import hashlib
 import sys
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ from dmlm import places
 from dmlm.errors import UserError, did_you_mean
 
 T = TypeVar("T")
+DIGEST = "__digest__"  # where a recipe's module keeps that of the source that was executed
 SUFFIXES = {"tokenizers": ".py", "datasets": ".py", "analysis": ".py", "sweeps": ".yaml"}
 
 
@@ -41,13 +42,13 @@ def names(wing: str) -> list[str]:
 def _module(path: Path) -> ModuleType:
     """Execute a recipe once per process. Never registered under the bare name of an installed package."""
     name = f"dmlm_recipe.{path.parent.name}.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
+    source = path.read_bytes()
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    vars(module)[DIGEST] = hashlib.sha256(source).hexdigest()
     sys.modules[name] = module  # pydantic and dataclasses look their own module up
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, path, "exec"), vars(module))
     except BaseException:
         del sys.modules[name]
         raise
@@ -57,6 +58,11 @@ def _module(path: Path) -> ModuleType:
 def load(wing: str, name: str) -> ModuleType:
     """The module of a recipe."""
     return _module(find(wing, name))
+
+
+def digest(module: str) -> str:
+    """SHA-256 of the source that a recipe's module was made from, whatever its file holds by now."""
+    return str(vars(sys.modules[module])[DIGEST])
 
 
 def load_class(wing: str, name: str, base: type[T]) -> type[T]:

@@ -79,13 +79,14 @@ class LipUnits(Tokenizer):
             source="https://facebookresearch.github.io/av_hubert/ (LRS3 + VoxCeleb2, iteration 5)",
             licence="AV-HuBERT licence agreement, non-commercial research only",
             files=(weights.File(f"{size}_vox_iter5.pt"),),
+            converted=f"converted-{size}.safetensors",
             by_hand=f"accept the licence and download {size}_vox_iter5.pt at https://facebookresearch.github.io/av_hubert/,"
             f" then run: dmlm fetch lips_avhubert size={size} --from FOLDER",
         )
 
     @property
     def _converted(self) -> Path:
-        return weights.folder(self.recipe) / f"converted-{self.settings.size}.safetensors"
+        return weights.folder(self.recipe) / self.card.converted
 
     def convert(self, files: list[Path]) -> list[Path]:
         """Write the tensors of the visual stream, under the names they have here, into one safetensors file."""
@@ -101,8 +102,7 @@ class LipUnits(Tokenizer):
 
     def require(self) -> None:
         """See that the converted weights and the centroids are here, and that there is such a layer."""
-        if not self._converted.is_file():
-            raise UserError(weights.missing(self.card, self.recipe))
+        super().require()
         depth = self._shape["num_hidden_layers"]
         if (self.settings.layer or 1) > depth:
             raise UserError(f"lips_avhubert: layer={self.settings.layer}, but {self.settings.size} has {depth} layers.")
@@ -110,9 +110,8 @@ class LipUnits(Tokenizer):
             _ = self._given
 
     def facts(self) -> list[str]:
-        self.require()
-        files = [self._converted, *([Path(self.settings.centroids)] if self.settings.centroids else [])]
-        return [weights.digest(files), *([self.codebook.digest] if self.codebook else [])]
+        given = self.settings.centroids
+        return [*super().facts(), *([weights.file_digest(Path(given))] if given else [])]
 
     @property
     def clusters(self) -> int | None:

@@ -48,7 +48,7 @@ def run(
 
     from dmlm.sweep.engines import open_engine
     from dmlm.sweep.index import write_index
-    from dmlm.sweep.materials import check, prepare_alone
+    from dmlm.sweep.materials import check, prepare_alone, without
     from dmlm.sweep.preview import describe
     from dmlm.sweep.report import finish
     from dmlm.sweep.run import TimeUp, complaint, run_trials
@@ -77,7 +77,10 @@ def run(
                 from dmlm.sweep.search import searched
 
                 chosen, barren = searched(chosen, chosen.search, run_all, opened, print)
-            materials = prepare_alone(chosen.cells, print, opened.map)
+            failed: dict[int, Exception] = {}
+            materials = prepare_alone(chosen.cells, print, opened.map, failed)
+            chosen, unprepared = without(chosen, failed)
+            barren += unprepared
             trials = [trial_of(c, m, chosen.baseline) for c, m in zip(chosen.cells, materials, strict=True)]
             folder = write_index(chosen, materials, trials)
             failures = run_all(chosen, trials)

@@ -105,7 +105,7 @@ class Lines:
         """
         wanted = [part for part in path if not part.isdigit()]
         for length in range(len(wanted), 0, -1):
-            for known, line in self._known:
+            for known, line in sorted(self._known, key=lambda found: not {"axes", "zip"} & {*found[0]}):  # these win
                 bare = [part for part in known if not part.isdigit()]
                 starts = [0, *(n + 1 for n, part in enumerate(bare) if part in OUTER or part in self._grids)]
                 if any(bare[start : start + length] == wanted[:length] for start in starts):

@@ -1,9 +1,8 @@
 """What every cell of a grid shares: corpus, noise, tokenizers, text vocabulary, and their tokens, made once."""
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dmlm.errors import UserError, did_you_mean
 from dmlm.model import pretrained
 from dmlm.run.loggers import check_installed
 from dmlm.sweep.cell import Cell, CorpusChoice, TextSettings, TokenizerChoice, validated
+from dmlm.sweep.grid import Grid
 from dmlm.sweep.identity import identity
 from dmlm.sweep.lease import Leases
 from dmlm.tokens.shards import Run, TokenSource
@@ -74,8 +74,7 @@ def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
         )
     values = recipe.PRESETS[choice.preset].model_dump() | choice.settings
     settings = validated(recipe.Settings, values, f"corpus.settings of {choice.recipe}")
-    source = hashlib.sha256(Path(str(recipe.__file__)).read_bytes()).hexdigest()
-    key = identity({"settings": settings.model_dump(mode="json"), "recipe": source}, 8)
+    key = identity({"settings": settings.model_dump(mode="json"), "recipe": recipes.digest(recipe.__name__)}, 8)
     return places.home() / "corpora" / f"{Path(choice.recipe).stem}-{choice.preset}-{key}", recipe, settings
 
 
@@ -193,9 +192,16 @@ class _Opened:
 
 
 def prepare(
-    cells: Sequence[Cell], say: Callable[[str], None] = lambda line: None, run: Run = workers.run
+    cells: Sequence[Cell],
+    say: Callable[[str], None] = lambda line: None,
+    run: Run = workers.run,
+    failed: dict[int, Exception] | None = None,
 ) -> list[Materials]:
-    """For each cell everything up to its tokens, each part made once and then found again."""
+    """For each cell everything up to its tokens, each part made once and then found again.
+
+    Where `failed` is given, a tokenizer that fails costs only the cells that need it: they are put there, by number, and
+    the materials of the others come back in order.
+    """
     opened, prepared = _Opened(run), []
     found: dict[int, Materials] = {}
     for group in groups(cells):
@@ -205,24 +211,52 @@ def prepare(
         sources = {}
         for letter in dict.fromkeys(letter for n in group for letter in cells[n].letters):
             choice, where = first.tokenizers[letter], first.execution.token_device
-            source = sources[letter] = opened.source(corpus, choice, train[0], where).ready()
-            for split, wanted in (("train", train), (first.split, list(test.values()))):
-                for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
-                    opened.encode(source, split, condition)
-        found |= dict.fromkeys(group, Materials(corpus, sources, open_text(corpus, first.text), train, test))
+            try:
+                source = opened.source(corpus, choice, train[0], where).ready()
+                for split, wanted in (("train", train), (first.split, list(test.values()))):
+                    for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
+                        opened.encode(source, split, condition)
+                sources[letter] = source
+            except OSError:  # the disk, which every cell needs
+                raise
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed |= {number: error for number in group if letter in cells[number].letters}
+        whole = [number for number in group if number not in (failed or ())]
+        found |= dict.fromkeys(whole, Materials(corpus, sources, open_text(corpus, first.text), train, test))
         prepared.append((corpus, sources))
     for corpus in opened.corpora.values():
         sizes = ", ".join(f"{count} {split}" for split, count in corpus.card["utterances"].items())
         say(f"corpus   {corpus.folder}  ({sizes})")
         names = {f"{letter} {s.name}": None for c, sources in prepared if c is corpus for letter, s in sources.items()}
         say(f"tokens   {places.home() / 'tokens' / corpus.label}  ({', '.join(names)})")
-    return [found[number] for number in range(len(cells))]
+    return [found[number] for number in range(len(cells)) if number in found]
 
 
-def prepare_alone(cells: Sequence[Cell], say: Callable[[str], None], run: Run) -> list[Materials]:
+def prepare_alone(
+    cells: Sequence[Cell], say: Callable[[str], None], run: Run, failed: dict[int, Exception] | None = None
+) -> list[Materials]:
     """The same, while no other driver on this folder does so."""
     with Leases().hold_when_free(places.home() / "prepare.lease", say):
-        return prepare(cells, say, run)
+        return prepare(cells, say, run, failed)
+
+
+def without(grid: Grid, failed: dict[int, Exception]) -> tuple[Grid, list[str]]:
+    """A grid less the cells that could not be prepared, and a line about each of those.
+
+    Raises:
+        Exception: what stopped them, if none is left.
+    """
+    if len(failed) == len(grid.cells):
+        raise next(iter(failed.values()))
+    kept = [number for number in range(len(grid.cells)) if number not in failed]
+    lines = []
+    for number, error in failed.items():
+        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        lines.append(f"  {grid.cells[number].label} {grid.variants[number]}".rstrip() + f": {why}")
+    cells, variants = zip(*((grid.cells[number], grid.variants[number]) for number in kept), strict=True)
+    return replace(grid, cells=cells, variants=variants), lines
 
 
 def look(cells: Sequence[Cell]) -> dict[int, Materials]:

@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from dmlm import places
 from dmlm.errors import UserError
 
+BLOCK = 4096  # frames at a time: a long clip with many centroids must fit in memory
+
 
 @dataclass(frozen=True)
 class Codebook:
@@ -34,9 +36,12 @@ class Codebook:
 
     def assign(self, features: np.ndarray) -> np.ndarray:
         """Nearest centroid of each frame, int32 (T,): argmin_k |x - c_k|^2."""
-        x = (features - self.mean) * self.scale  # (T, D)
-        score = 2.0 * x @ self.centroids.T - np.square(self.centroids).sum(axis=1)  # (T, K)
-        return score.argmax(axis=1).astype(np.int32)
+        square = np.square(self.centroids).sum(axis=1)
+        ids = [np.empty(0, np.int32)]
+        for start in range(0, len(features), BLOCK):
+            x = (features[start : start + BLOCK] - self.mean) * self.scale  # (BLOCK, D)
+            ids.append((2.0 * x @ self.centroids.T - square).argmax(axis=1).astype(np.int32))  # of (BLOCK, K)
+        return np.concatenate(ids)
 
     def save(self, path: Path) -> None:
         with places.atomic(path) as temporary:

@@ -70,12 +70,18 @@ class EncoderSpec:
 _built: dict[str, Encoder] = {}  # of the last shard that this process encoded
 
 
-def _encoder(spec: EncoderSpec) -> Encoder:
-    """That of the last shard, if this one wants the same: a network is opened once."""
-    key = repr(spec)
+def _encoder(job: "_Job") -> Encoder:
+    """That of the last shard, if this one wants the same: a network is opened once.
+
+    Raises:
+        UserError: this process has another version of the recipe or of its weights than the driver.
+    """
+    key = repr(job.spec)
     if key not in _built:
         forget()
-        _built[key] = spec.build()
+        _built[key] = job.spec.build()
+    if _built[key].fingerprint != job.fingerprint:
+        raise UserError(f"Tokenizer {job.spec.recipe} was changed while it was in use; run the same command again.")
     return _built[key]
 
 
@@ -87,6 +93,7 @@ def forget() -> None:
 @dataclass(frozen=True)
 class _Job:
     spec: EncoderSpec
+    fingerprint: str  # of the driver's encoder
     corpus: Path
     utterances: list[dict[str, Any]]
     condition: Condition
@@ -117,7 +124,7 @@ def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condi
 
 def _encode_shard(job: _Job) -> int:
     """Encode a run of utterances and write the shard, its checksum last."""
-    encoder = _encoder(job.spec)
+    encoder = _encoder(job)
     utterances = [Utterance(**fields) for fields in job.utterances]
     items, levels = zip(*(_read(encoder, job.corpus, u, job.condition) for u in utterances), strict=True)
     if isinstance(encoder, Reader):
@@ -143,7 +150,7 @@ def _encode_shard(job: _Job) -> int:
 
 def _sample_features(job: _Job) -> int:
     """Write the frames of a few clips: the material of a codebook."""
-    encoder = _encoder(job.spec)
+    encoder = _encoder(job)
     assert isinstance(encoder, Tokenizer)
     clips = [_read(encoder, job.corpus, Utterance(**fields), job.condition)[0] for fields in job.utterances]
     with places.atomic(job.target) as temporary:
@@ -167,9 +174,10 @@ class _Clips(Sequence[np.ndarray]):
 
 def _fit(job: _Job) -> None:
     """Learn a network in a process of its own: one thread, so the result does not depend on the number of cores."""
-    encoder = job.spec.build()
+    encoder = _encoder(job)
     assert isinstance(encoder, Tokenizer)
     learned = encoder.fit(_Clips(encoder, job))
+    forget()  # it has what it learned, and is another tokenizer now
     with places.atomic(job.target) as temporary:
         save_file(learned, temporary)
 
@@ -188,9 +196,12 @@ def _open(path: Path) -> dict[str, np.ndarray]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _whole(path: Path) -> bool:
+def _whole(job: _Job) -> bool:
+    """Whether a shard is there, undamaged, and of these utterances."""
+    path = job.target
     if places.sealed(path):
-        return True
+        with safe_open(path, "np") as file:
+            return json.loads(file.metadata()["ids"]) == [fields["id"] for fields in job.utterances]
     if path.is_file() and path.with_suffix(".sha256").is_file():
         print(f"Token shard {path} is damaged; encoding it again.", file=sys.stderr)
     return False
@@ -263,7 +274,9 @@ class TokenSource:
             if not path.is_file():
                 print(f"{self.spec.recipe}: learning its network on {len(training):,} training clips", file=sys.stderr)
                 fields = [utterance.model_dump() for utterance in training]
-                self._learn(_fit, _Job(self.spec, self.corpus.folder, fields, self._learn_under, path))
+                self._learn(
+                    _fit, _Job(self.spec, self.encoder.fingerprint, self.corpus.folder, fields, self._learn_under, path)
+                )
             self._rebuild(network=path)
         if isinstance(self.encoder, Tokenizer) and self.encoder.clusters and self.encoder.codebook is None:
             path = self._learned_path("codebook")
@@ -299,7 +312,7 @@ class TokenSource:
     def prepare(self, split: str, condition: Condition, workers_used: int | None = None) -> None:
         """Encode what is not in the cache yet."""
         condition = condition if self.encoder.media == "audio" else CLEAN
-        jobs = [job for job in self._shards(split, condition) if not _whole(job.target)]
+        jobs = [job for job in self._shards(split, condition) if not _whole(job)]
         if jobs:
             self._write_card()
             label = f"tokens {self.encoder.modality} {split} {condition.key.rsplit('-', 1)[0]}"
@@ -325,9 +338,11 @@ class TokenSource:
         return list(self._jobs(self.corpus.split(split), condition, folder, split))
 
     def _jobs(self, utterances: list[Utterance], condition: Condition, folder: Path, name: str) -> Iterator[_Job]:
+        fingerprint = self.encoder.fingerprint
         for number, start in enumerate(range(0, len(utterances), SHARD_SIZE)):
             fields = [u.model_dump() for u in utterances[start : start + SHARD_SIZE]]
-            yield _Job(self.spec, self.corpus.folder, fields, condition, folder / f"{name}-{number:04d}.safetensors")
+            target = folder / f"{name}-{number:04d}.safetensors"
+            yield _Job(self.spec, fingerprint, self.corpus.folder, fields, condition, target)
 
     def _run(self, function: Any, jobs: list[_Job], label: str, total: int, count: int | None = None) -> None:
         with progress.bar(label, total, "clip") as shown:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from dmlm import recipes
 from dmlm.errors import UserError
 from dmlm.tokens import weights
 from dmlm.tokens.quantize import Codebook
@@ -71,8 +72,7 @@ class Encoder(ABC):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the recipe's source, its settings and its facts: equal fingerprints give equal tokens."""
-        source = Path(str(sys.modules[type(self).__module__].__file__)).read_bytes()
-        parts = [hashlib.sha256(source).hexdigest(), self.settings.model_dump_json(), *self.facts()]
+        parts = [recipes.digest(type(self).__module__), self.settings.model_dump_json(), *self.facts()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -84,7 +84,7 @@ class Tokenizer(Encoder):
     `learns = True` and defines `fit`.
     """
 
-    learns: ClassVar[bool] = False
+    learns: bool = False
     learned: dict[str, np.ndarray] | None = None  # what `fit` gave; set by the engine
     codebook: Codebook | None = None  # set by the engine once learned
 

@@ -46,6 +46,7 @@ class Card:
     hub: str = ""  # id of a model on the Hub
     revision: str = "main"  # commit or tag
     by_hand: str = ""  # how to get what may not be downloaded unasked
+    converted: str = ""  # what `convert` makes of the files: it alone is looked for, loaded and fingerprinted
 
     @property
     def bytes(self) -> int:
@@ -90,7 +91,8 @@ def fetch(card: Card, recipe: str, given: Path | None = None) -> list[Path]:
 def present(card: Card, recipe: str) -> list[Path] | None:
     """The files of a card that are here, or None if one is not."""
     if not card.hub:
-        paths = [folder(recipe) / file.name for file in card.files]
+        names = [card.converted] if card.converted else [file.name for file in card.files]
+        paths = [folder(recipe) / name for name in names]
         return paths if all(path.is_file() for path in paths) else None
     place = hub_folder(card.hub, card.revision)
     return model_files(place) if place else None

@@ -1,0 +1,91 @@
+"""The token cache: what is in a shard is what its name says, and one failing tokenizer costs only the cells that need it."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dmlm.corpus.condition import CLEAN
+from dmlm.corpus.manifest import Corpus, read_corpus
+from dmlm.errors import UserError
+from dmlm.sweep.grid import read_grid_file
+from dmlm.sweep.materials import prepare, without
+from dmlm.tokens.shards import TokenSource
+
+LENGTH = """
+import numpy as np
+from dmlm.tokens.tokenizer import Tokenizer
+
+class Length(Tokenizer):
+    modality, media, vocab_size, rate_hz = "L", "lips", 1000, 25.0
+
+    def encode(self, batch):
+        return [np.full(len(item), len(item)) for item in batch]
+"""
+
+
+@pytest.fixture
+def corpus(finished, home, tmp_path, monkeypatch) -> Corpus:
+    """That of the smoke grid, in a home of its own."""
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    (folder,) = (home / "corpora").glob("*-smoke-*")
+    shutil.copytree(home / "corpora", tmp_path / "home" / "corpora")
+    shutil.copytree(home / "noise", tmp_path / "home" / "noise")
+    return read_corpus(tmp_path / "home" / "corpora" / folder.name)
+
+
+def in_this_process(function, jobs, count=None):
+    return map(function, jobs)
+
+
+def source(corpus: Corpus, recipe: str) -> TokenSource:
+    return TokenSource(corpus, recipe, {}, CLEAN, in_this_process)
+
+
+def test_a_shard_of_other_utterances_is_made_again(corpus, tmp_path) -> None:
+    recipe = tmp_path / "lips_length.py"
+    recipe.write_text(LENGTH)
+    before = source(corpus, str(recipe)).load("test", CLEAN).tokens
+    fewer = replace(corpus, utterances=tuple(u for u in corpus.utterances if u.id != next(iter(before))))
+    after = source(fewer, str(recipe)).load("test", CLEAN).tokens
+    assert list(after) == list(before)[1:]
+    assert all(np.array_equal(tokens, before[name]) for name, tokens in after.items())
+
+
+def test_a_recipe_is_known_by_the_source_that_runs(corpus, tmp_path) -> None:
+    recipe = tmp_path / "lips_edited.py"
+    recipe.write_text(LENGTH)
+    used = source(corpus, str(recipe))
+    fingerprint = used.encoder.fingerprint
+    recipe.write_text(LENGTH.replace("np.full", "np.ones_like"))
+    assert used.encoder.fingerprint == fingerprint
+    (job,) = used._shards("test", CLEAN)
+    assert job.fingerprint == fingerprint
+
+
+def test_a_worker_with_another_version_of_a_recipe_writes_nothing(corpus, tmp_path) -> None:
+    from dmlm.tokens.shards import _encode_shard
+
+    recipe = tmp_path / "lips_other.py"
+    recipe.write_text(LENGTH)
+    (job,) = source(corpus, str(recipe))._shards("test", CLEAN)
+    with pytest.raises(UserError, match="was changed while it was in use; run the same command again"):
+        _encode_shard(replace(job, fingerprint="another"))
+    assert not job.target.exists()
+
+
+def test_one_failing_tokenizer_costs_only_the_cells_that_need_it(corpus, tmp_path) -> None:
+    recipe = tmp_path / "lips_broken.py"
+    recipe.write_text(LENGTH.replace("return [", "raise RuntimeError('no lips today')\n        return ["))
+    grid = read_grid_file("smoke", [f"tokenizers.L={recipe}"])
+    failed: dict[int, Exception] = {}
+    materials = prepare(grid.cells, run=in_this_process, failed=failed)
+    assert {grid.cells[number].template for number in failed} == {"A+L -> T"}
+    rest, lines = without(grid, failed)
+    assert [cell.template for cell in rest.cells] == [c.template for c in grid.cells if "L" not in c.letters]
+    assert len(materials) == len(rest.cells)
+    assert all(line.endswith("RuntimeError: no lips today") for line in lines)
+    assert len(lines) == len(failed)
+    with pytest.raises(RuntimeError, match="no lips today"):
+        prepare(grid.cells, run=in_this_process)
