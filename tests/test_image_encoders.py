@@ -1,0 +1,527 @@
+"""Published and learned image encoders: the same arithmetic, checkpoints in their published layout, mistakes as sentences."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import small_image_encoders as small
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    ChameleonConfig,
+    ChameleonVQVAE,
+    JanusConfig,
+    SiglipConfig,
+    SiglipModel,
+    ViTImageProcessorPil,
+)
+
+from dmlm import recipes
+from dmlm.corpus.synthesis.page import draw_page
+from dmlm.errors import UserError
+from dmlm.tokens import weights
+from dmlm.tokens.canvas import square
+from dmlm.tokens.quantize import learn_codebook
+from dmlm.tokens.shards import EncoderSpec
+from dmlm.tokens.tokenizer import Tokenizer
+
+EQUATIONS = ["12 a^{3} + 45 = 8", r"\log(17 k) - 30 = 9 h", r"\frac{12}{7} b + 26 = 41"]
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+
+
+def built(name: str, **settings: Any) -> Any:
+    return EncoderSpec(name, settings).build()
+
+
+def page_of(seed: int, width: int = 450, height: int = 200) -> np.ndarray:
+    page = draw_page(EQUATIONS[: 1 + seed % 3], np.random.default_rng(seed), width, height)
+    return np.repeat(page[..., None], 3, axis=2)
+
+
+def noise(number: int, height: int = 64, width: int = 64) -> list[np.ndarray]:
+    """Images of random colours in squares of 8 px, so that units differ."""
+    cells = np.random.default_rng(0).integers(0, 256, (number, height // 8, width // 8, 3), dtype=np.uint8)
+    return list(cells.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def test_a_page_comes_onto_a_square() -> None:
+    page = np.full((200, 450, 3), (250, 240, 200), np.uint8)
+    page[90:110, :] = 0  # a line across
+    padded, cropped, squashed = (square(page, 96, fit) for fit in ("pad", "crop", "squash"))
+    assert padded.shape == cropped.shape == squashed.shape == (96, 96, 3)
+    assert (padded[:20] == [250, 240, 200]).all(), "paper of the page, each channel by itself"
+    assert (padded[-20:] == [250, 240, 200]).all()
+    assert (padded[48, [0, -1]] < 60).all(), "the line is whole"
+    assert np.sum(padded[:, 48, 0] < 128) == pytest.approx(20 * 96 / 450, abs=1.5)
+    assert np.sum(cropped[:, 48, 0] < 128) == pytest.approx(20 * 96 / 200, abs=1.5)
+    assert np.sum(squashed[:, 48, 0] < 128) == pytest.approx(20 * 96 / 200, abs=1.5)
+    page[:, :120] = 0
+    assert (square(page, 96, "crop")[5, 0] > 190).all(), "its left is cut off"
+    exact = noise(1, 96, 96)[0]
+    assert all(np.array_equal(square(exact, 96, fit), exact) for fit in ("pad", "crop", "squash"))
+
+
+def test_crop_is_the_originals() -> None:
+    """`preprocess` of notebooks/usage.ipynb of openai/DALL-E, with PIL alone: resize the shorter side, crop the centre."""
+    from PIL import Image
+
+    image = Image.fromarray(page_of(1, 500, 301))
+    ratio = 256 / min(image.size)
+    resized = image.resize((round(ratio * image.width), round(ratio * image.height)), Image.Resampling.LANCZOS)
+    left, top = round((resized.width - 256) / 2), round((resized.height - 256) / 2)
+    expected = np.asarray(resized.crop((left, top, left + 256, top + 256)))
+    assert np.array_equal(square(np.asarray(image), 256, "crop"), expected)
+
+
+# DALL-E
+
+
+@pytest.fixture
+def dalle() -> tuple[Any, small.Encoder]:
+    settings = small.image_dalle()
+    model = small.write_dalle(weights.folder("image_dalle") / "encoder.pkl")
+    return built("image_dalle", **settings), model
+
+
+def mapped(images: list[np.ndarray]) -> torch.Tensor:
+    """`map_pixels` of dall_e.utils: 0.8 x + 0.1 for x in [0, 1]."""
+    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255) * 0.8 + 0.1
+
+
+def test_dalle_equals_the_network_written_out(dalle) -> None:
+    """The encoder derived again from its description and run as plain convolutions, from the pickled module it wrote."""
+    encoder, model = dalle
+    images = noise(3)
+    logits = model(mapped(images))
+    assert torch.allclose(encoder.network(mapped(images)), logits, atol=1e-6)
+    units = encoder.encode(images)
+    assert np.array_equal(np.stack(units), logits.argmax(1).flatten(1).numpy())
+    assert len(np.unique(units)) > 5
+
+
+def test_dalle_equals_the_original() -> None:
+    """The package DALL-E 0.1 itself, pickled as a whole; logits and units are identical."""
+    dall_e = pytest.importorskip("dall_e")
+    torch.manual_seed(0)
+    original = dall_e.Encoder(n_hid=64, vocab_size=512)
+    path = weights.folder("image_dalle") / "encoder.pkl"
+    path.parent.mkdir(parents=True)
+    torch.save(original, path)
+    encoder = built("image_dalle", side_px=128, architecture={"hidden_size": 64, "vocab_size": 512})
+    encoder.convert([path])
+    images = noise(2, 128, 128)
+    pixels = np.stack([recipes.load("tokenizers", "image_dalle").pixels(image, 128, "pad") for image in images])
+    inputs = dall_e.map_pixels(torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 255))
+    assert torch.allclose(torch.from_numpy(pixels), inputs, atol=1e-7)
+    assert torch.equal(original(inputs), encoder.network(inputs))
+    assert np.array_equal(np.stack(encoder.encode(images)), original(inputs).argmax(1).flatten(1).numpy())
+
+
+def test_dalle_gives_as_many_units_as_squares(dalle) -> None:
+    for side in (64, 128):
+        encoder = built("image_dalle", side_px=side, architecture=small.DALLE)
+        assert encoder.encode([page_of(0)])[0].shape == ((side // 8) ** 2,)
+    assert built("image_dalle").vocab_size == 8192
+    with pytest.raises(UserError, match="multiple of 8"):
+        built("image_dalle", side_px=100)
+
+
+def test_dalle_loads_only_what_was_converted(dalle) -> None:
+    encoder, _ = dalle
+    before = encoder.fingerprint
+    path = weights.folder("image_dalle") / "converted.safetensors"
+    tensors = {name: tensor * 2 for name, tensor in encoder.network.state_dict().items()}
+    save_file(tensors, path)
+    assert built("image_dalle", **encoder.settings.model_dump()).fingerprint != before
+    path.unlink()
+    with pytest.raises(UserError, match="are not here; run: dmlm fetch image_dalle"):
+        built("image_dalle", **encoder.settings.model_dump()).require()
+
+
+class Payload(nn.Module):
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch '{sys.argv[0]}.payload'",)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("payload", "wants posix.system to be run"),
+        ("truncated", "is damaged or of another kind"),
+        ("wide", "blocks.input.weight has shape"),
+        ("tensors", "holds no module"),
+    ],
+)
+def test_a_spoilt_pickle_is_refused(spoil, message, tmp_path, monkeypatch) -> None:
+    path = weights.folder("image_dalle") / "encoder.pkl"
+    small.write_dalle(path, **({"hidden_size": 32} if spoil == "wide" else {}))
+    if spoil == "payload":
+        monkeypatch.setattr(sys, "argv", [str(tmp_path / "run")])
+        torch.save(Payload(), path)
+    if spoil == "truncated":
+        path.write_bytes(path.read_bytes()[:-2000])
+    if spoil == "tensors":
+        torch.save({"blocks.input.w": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match=message):
+        built("image_dalle", architecture=small.DALLE).convert([path])
+    assert not list(tmp_path.glob("*.payload"))
+    assert not (path.parent / "converted.safetensors").exists()
+
+
+# vision transformers and k-means
+
+TO_PUBLISHED = [  # names of transformers 5, and those in google/vit-base-patch16-224-in21k
+    ("layers.", "encoder.layer."),
+    ("attention.q_proj", "attention.attention.query"),
+    ("attention.k_proj", "attention.attention.key"),
+    ("attention.v_proj", "attention.attention.value"),
+    ("attention.o_proj", "attention.output.dense"),
+    ("mlp.fc1", "intermediate.dense"),
+    ("mlp.fc2", "output.dense"),
+]
+
+
+@pytest.fixture
+def vit(tmp_path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A folder as ViT is published, without the pooler that fine-tuned ones lack, and its tensors."""
+    config = AutoConfig.for_model("vit", **small.VIT)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("pooler"):
+            for ours, published in TO_PUBLISHED:
+                name = name.replace(ours, published)
+            tensors[name] = torch.randn_like(tensor) / tensor[0].numel() ** 0.5
+    folder = tmp_path / "vit"
+    config.save_pretrained(folder)
+    save_file(tensors, folder / "model.safetensors")
+    said = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "resample": 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    return folder, tensors
+
+
+def vit_layers(held: dict[str, torch.Tensor], x: torch.Tensor, heads: int = 4) -> list[torch.Tensor]:
+    """Output (B, 1 + T, D) of each layer, then of the last normalisation, from the published tensors (arXiv 2010.11929)."""
+
+    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+        return layer_norm(x, x.shape[-1:], held[f"{name}.weight"], held[f"{name}.bias"], eps=1e-12)
+
+    def dense(name: str, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, held[f"{name}.weight"], held[f"{name}.bias"])
+
+    projection = "embeddings.patch_embeddings.projection"
+    x = nn.functional.conv2d(x, held[f"{projection}.weight"], held[f"{projection}.bias"], stride=16)
+    x = x.flatten(2).transpose(1, 2)
+    x = torch.cat([held["embeddings.cls_token"].expand(len(x), -1, -1), x], 1) + held["embeddings.position_embeddings"]
+    found = []
+    for number in range(3):
+        layer = f"encoder.layer.{number}"
+        y = norm(f"{layer}.layernorm_before", x)
+        parts = [dense(f"{layer}.attention.attention.{part}", y) for part in ("query", "key", "value")]
+        split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts]
+        joined = scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        x = x + dense(f"{layer}.attention.output.dense", joined)
+        y = nn.functional.gelu(dense(f"{layer}.intermediate.dense", norm(f"{layer}.layernorm_after", x)))
+        x = x + dense(f"{layer}.output.dense", y)
+        found.append(x)
+    return [*found, norm("layernorm", x)]
+
+
+def test_vit_equals_its_description_in_the_published_layout(vit) -> None:
+    """Derived again from the paper and run on the published names: any layer, the last normalised, [CLS] dropped."""
+    folder, tensors = vit
+    images = noise(3)
+    pixels = (np.stack(images) / np.float32(255) - np.float32([0.4, 0.5, 0.6])) / np.float32([0.2, 0.3, 0.4])
+    expected = vit_layers(tensors, torch.from_numpy(pixels.transpose(0, 3, 1, 2)))
+    for layer, output in zip((1, 2, 3, None), expected, strict=True):
+        found = built("image_vit_kmeans", model=str(folder), layer=layer).features_of(images)
+        assert np.allclose(np.stack(found), output[:, 1:].numpy(), atol=2e-5), layer
+    assert not np.allclose(expected[2].numpy(), expected[3].numpy(), atol=0.1)
+
+
+def test_vit_preprocessing_equals_its_own_processor(vit) -> None:
+    """`ViTImageProcessorPil` of transformers on a wide page, which squashes it."""
+    folder, _ = vit
+    own = ViTImageProcessorPil(
+        size={"height": 64, "width": 64}, **json.loads((folder / "preprocessor_config.json").read_text())
+    )
+    encoder = built("image_vit_kmeans", model=str(folder), fit="squash")
+    page = page_of(2)
+    assert np.allclose(own([page], return_tensors="np")["pixel_values"][0], encoder.pixels(page), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "before"),
+    [
+        ("vit", {}, 1),
+        ("dinov2", {"patch_size": 16}, 1),
+        ("dinov2_with_registers", {"patch_size": 16, "num_register_tokens": 4}, 5),
+        ("dinov3_vit", {"num_register_tokens": 4}, 5),
+        ("siglip_vision_model", {"patch_size": 16}, 0),
+    ],
+)
+def test_class_and_register_tokens_are_dropped(kind, more, before) -> None:
+    encoder = built("image_vit_kmeans", model=f"random:{kind}", architecture={**small.VIT, **more})
+    image = noise(1)[0]
+    whole = encoder.network(torch.from_numpy(encoder.pixels(image))[None]).last_hidden_state[0]
+    (found,) = encoder.features_of([image])
+    assert whole.shape[0] == before + 16
+    assert np.allclose(found, whole[before:].numpy(), atol=1e-5)
+    larger = built("image_vit_kmeans", model=f"random:{kind}", architecture={**small.VIT, **more}, side_px=96, layer=2)
+    assert larger.features_of([image])[0].shape == (36, 32)
+
+
+def test_of_siglip_only_the_vision_tower_is_opened(tmp_path) -> None:
+    tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = SiglipConfig(vision_config={**tiny, "image_size": 64}, text_config={**tiny, "vocab_size": 99})
+    torch.manual_seed(0)
+    model = SiglipModel(config).eval()
+    model.save_pretrained(tmp_path / "siglip")
+    encoder = built("image_vit_kmeans", model=str(tmp_path / "siglip"))
+    image = noise(1)[0]
+    with torch.inference_mode():
+        expected = model.vision_model(torch.from_numpy(encoder.pixels(image))[None]).last_hidden_state[0]
+    assert np.allclose(encoder.features_of([image])[0], expected.numpy(), atol=1e-5)
+    assert not any("text" in name for name in encoder.network.state_dict())
+
+
+def test_vit_units_are_of_a_learned_codebook(vit) -> None:
+    encoder = built("image_vit_kmeans", model=str(vit[0]), clusters=20)
+    features = encoder.features_of([page_of(seed) for seed in range(6)])
+    encoder.codebook = learn_codebook(np.concatenate(features), 20)
+    assert encoder.encode([page_of(0)])[0].shape == (16,)
+
+
+def test_mistakes_with_vision_transformers(vit, tmp_path) -> None:
+    folder, _ = vit
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "of the future"}')
+    (tmp_path / "odd" / "model.safetensors").write_bytes(b"")
+    wrong = {
+        "cannot be opened": {"model": str(tmp_path / "odd")},
+        "there is no layer 9": {"model": str(folder), "layer": 9},
+        "no multiple of the patch": {"model": str(folder), "side_px": 50},
+        "run: dmlm fetch image_vit_kmeans model=nobody/nothing": {"model": "nobody/nothing"},
+        "knows no architecture": {"model": "random:nothing"},
+        "no vision transformer": {"model": "random:hubert", "architecture": {"num_hidden_layers": 1}},
+    }
+    for message, settings in wrong.items():
+        encoder = built("image_vit_kmeans", **settings)
+        with pytest.raises(UserError, match=message):
+            encoder.features_of(noise(1))
+
+
+def test_known_revisions_go_with_their_model() -> None:
+    card = built("image_vit_kmeans").card
+    assert (card.revision[:8], card.files[0].sha256[:8]) == ("b4569560", "fd4e1169")
+    other = built("image_vit_kmeans", revision="main").card
+    assert (other.revision, other.files) == ("main", ())
+    assert built("image_vit_kmeans", model="facebook/dinov3-vits16-pretrain-lvd1689m").card.revision == "main"
+
+
+# VQ tokenizers
+
+
+def test_vq_equals_llamagen_written_out() -> None:
+    """LlamaGen's encoder and quantizer derived again from its published code, run on a checkpoint in its layout."""
+    settings = small.image_vq()
+    tensors = small.write_llamagen(weights.folder("image_vq") / "vq_ds16_t2i.pt")
+    images = noise(4)
+    pixels = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
+    found = np.stack(built("image_vq", **settings).encode(images))
+    assert np.array_equal(found, small.llamagen_units(tensors, pixels).numpy())
+    assert len(np.unique(found)) > 5
+
+
+def test_codes_of_any_length_are_compared_by_direction() -> None:
+    """transformers' own quantizer forgets to scale the codes, so a long code would never be chosen."""
+    settings = small.image_vq()
+    before = built("image_vq", **settings).encode(noise(2))
+    path = weights.folder("image_vq") / "vq_ds16_t2i.pt"
+    held = torch.load(path, weights_only=True)
+    held["model"]["quantize.embedding.weight"][::2] *= 7
+    torch.save(held, path)
+    assert np.array_equal(before, built("image_vq", **settings).encode(noise(2)))
+
+
+def write_shards(folder: Path, config: Any, vq: dict[str, torch.Tensor]) -> None:
+    """A multi-modal checkpoint in two shards, as transformers saves it: the VQ part is a small one of each."""
+    config.save_pretrained(folder)
+    names = sorted(vq)
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        tensors = {f"model.vqmodel.{name}": vq[name].half() for name in part}
+        tensors[f"model.language_model.layers.{number}.weight"] = torch.zeros(100, 1000)
+        save_file(tensors, folder / f"model-0000{number}-of-00002.safetensors")
+
+
+def test_of_a_janus_only_the_vq_part_is_read(tmp_path, monkeypatch) -> None:
+    model = small.janus().half().float()  # as published, in half precision
+    write_shards(tmp_path / "janus", JanusConfig(vq_config={**small.VQ, "num_patches": 4}), model.state_dict())
+    asked = []
+    given = safetensors.safe_open
+
+    @contextmanager
+    def watched(path: Path, framework: str) -> Iterator[Any]:
+        with given(path, framework) as shard:
+            take = lambda name: (asked.append(name), shard.get_tensor(name))[1]  # noqa: E731
+            yield SimpleNamespace(keys=shard.keys, get_tensor=take)
+
+    monkeypatch.setattr(safetensors, "safe_open", watched)
+    encoder = built("image_vq", model=str(tmp_path / "janus"), side_px=64)
+    units = np.stack(encoder.encode(noise(2)))
+    assert asked
+    assert all(name.startswith("model.vqmodel.") for name in asked)
+    model.quantize.embedding.weight.copy_(nn.functional.normalize(model.quantize.embedding.weight, dim=-1))
+    pixels = torch.from_numpy(np.stack([encoder.pixels(image) for image in noise(2)]))
+    assert np.array_equal(units.ravel(), model.encode(pixels).image_tokens.numpy())
+    assert encoder.vocab_size == 128
+
+
+def test_a_chameleon(tmp_path) -> None:
+    """Its codes are compared as they are, and its processor scales pixels by itself."""
+    config = ChameleonConfig(vq_config={**small.VQ, "embed_dim": 32, "resolution": 64}, vocabulary_map={"<image>": 1})
+    torch.manual_seed(0)
+    model = ChameleonVQVAE(config.vq_config).half().float().requires_grad_(False)
+    write_shards(tmp_path / "chameleon", config, model.state_dict())
+    said = {"rescale_factor": 0.0078, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}
+    (tmp_path / "chameleon" / "preprocessor_config.json").write_text(json.dumps(said))
+    encoder = built("image_vq", model=str(tmp_path / "chameleon"), side_px=64)
+    image = noise(1)[0]
+    pixels = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32)) * 0.0078 - 1
+    assert np.array_equal(encoder.encode([image])[0], model.encode(pixels).image_tokens.numpy())
+
+
+def test_mistakes_with_vq(vit, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"its weights \(288 MB\) are not here; run: dmlm fetch image_vq"):
+        built("image_vq").encode(noise(1))
+    with pytest.raises(UserError, match="is a vit; choose one of janus, chameleon"):
+        built("image_vq", model=str(vit[0])).encode(noise(1))
+    settings = small.image_vq()
+    with pytest.raises(UserError, match="weights of another size"):
+        built("image_vq", **{**settings, "architecture": {**small.VQ, "num_embeddings": 64}}).encode(noise(1))
+    path = weights.folder("image_vq") / "vq_ds16_t2i.pt"
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(UserError, match="damaged or of another kind"):
+        built("image_vq", **settings).encode(noise(1))
+    JanusConfig(vq_config=small.VQ).save_pretrained(tmp_path / "other")
+    save_file({"model.other.weight": torch.zeros(3)}, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(UserError, match="has no safetensors with names in model"):
+        built("image_vq", model=str(tmp_path / "other")).encode(noise(1))
+    shard = tmp_path / "other" / "model.safetensors"
+    shard.write_bytes(shard.read_bytes()[:20])
+    with pytest.raises(UserError, match="is damaged"):
+        built("image_vq", model=str(tmp_path / "other")).encode(noise(1))
+
+
+# a VQ-VAE learned on the training pages
+
+
+class Lazy(Sequence[np.ndarray]):
+    """Pages that are drawn when they are asked for."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.asked = number, 0
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, number: Any) -> Any:
+        self.asked += 1
+        return page_of(int(number))
+
+
+@pytest.fixture(scope="module")
+def learned() -> Tokenizer:
+    encoder = built("image_vqvae", codes=64, width=32, steps=150)
+    encoder.learned = encoder.fit(Lazy(24))
+    return encoder
+
+
+def test_a_vqvae_learns_to_draw_pages(learned) -> None:
+    """It explains pages it has not seen better than blank paper and than its own first steps, with many codes."""
+    first = built("image_vqvae", codes=64, width=32, steps=10)
+    first.learned = first.fit(Lazy(24))
+    pages = [page_of(seed) for seed in range(100, 106)]
+
+    def unexplained(encoder: Any) -> float:
+        drawn = [encoder.draw(units, 200, 450) for units in encoder.encode(pages)]
+        ink = sum(float((255.0 - page[..., 0]).__pow__(2).sum()) for page in pages)
+        return (
+            sum(float(((d - page[..., 0].astype(float)) ** 2).sum()) for d, page in zip(drawn, pages, strict=True))
+            / ink
+        )
+
+    assert unexplained(learned) < 0.85
+    assert unexplained(learned) < 0.9 * unexplained(first)
+    assert len(np.unique(learned.encode(pages))) > 16
+
+
+def test_a_vqvae_reads_each_page_once() -> None:
+    pages = Lazy(5)
+    built("image_vqvae", codes=16, width=8, steps=10).fit(pages)
+    assert pages.asked == 5
+
+
+def test_a_vqvae_is_decided_by_its_pages() -> None:
+    """The same network from the same pages, whatever the caller's threads and random state; another from others."""
+    fits = []
+    for threads, number in ((2, 4), (1, 4), (1, 5)):
+        torch.set_num_threads(threads)
+        torch.rand(threads)
+        state = torch.get_rng_state()
+        fits.append(built("image_vqvae", codes=16, width=8, steps=12).fit(Lazy(number)))
+        assert torch.get_num_threads() == threads
+        assert torch.equal(state, torch.get_rng_state())
+    assert all(np.array_equal(fits[0][name], fits[1][name]) for name in fits[0])
+    assert any(not np.array_equal(fits[0][name], fits[2][name]) for name in fits[0])
+
+
+def test_units_of_a_vqvae_do_not_depend_on_company(learned) -> None:
+    pages = [page_of(0), page_of(1, 400, 120), page_of(2), page_of(3), page_of(4, 400, 120), page_of(5)]
+    alone = [learned.encode([page])[0] for page in pages]
+    assert [len(units) for units in alone] == [13 * 29, 8 * 25, 13 * 29, 13 * 29, 8 * 25, 13 * 29]
+    assert all(np.array_equal(one, other) for one, other in zip(alone, learned.encode(pages), strict=True))
+    blank = learned.encode([np.full((200, 450, 3), 200, np.uint8)])[0]
+    assert len(np.unique(blank.reshape(13, 29)[2:-2, 2:-2])) == 1, "blank paper of any brightness is one unit"
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_strides_and_odd_pages(stride) -> None:
+    """Also blank pages, and ones that are smaller than what is learned from."""
+    encoder = built("image_vqvae", codes=16, width=8, steps=10, stride=stride)
+    encoder.learned = encoder.fit([np.full((40, 30, 3), 255, np.uint8)] * 2)
+    assert len(encoder.encode([np.full((40, 30, 3), 255, np.uint8)])[0]) == -(-40 // stride) * -(-30 // stride)
+
+
+def test_codes_that_nothing_chooses_start_anew() -> None:
+    move = recipes.load("tokenizers", "image_vqvae").move
+    codes, counts = torch.tensor([[0.0], [99.0]]), torch.tensor([1.0, 0.0])
+    sums = codes * counts[:, None]
+    move(codes, counts, sums, vectors := torch.tensor([[2.0], [2.0]]), torch.tensor([0, 0]))
+    assert codes[0].item() == pytest.approx((0.99 * 0 + 0.01 * 4) / (0.99 * 1 + 0.01 * 2))
+    assert codes[1] in vectors
+    assert counts[1] == 1
+
+
+def test_a_vqvae_encodes_nothing_before_it_has_learned() -> None:
+    with pytest.raises(TypeError, match="calls fit before encoding"):
+        built("image_vqvae").encode([page_of(0)])

@@ -1,0 +1,132 @@
+"""Image units of DALL-E (arXiv 2102.12092): the encoder of its discrete VAE, 8,192 codes, one of each 8 x 8 px square.
+
+What openai/DALL-E (commit 5be4b23) computes, on `FlavaImageCodebook` of `transformers`, which is the same network under
+other names. Pixels in [0, 1] are mapped to [0.1, 0.9]; a unit is the largest logit. The published file is a pickled
+module: `dmlm fetch` makes tensors of it with the guarded reader, and only those are loaded.
+
+The original resizes the shorter side to `side_px` and crops the centre, which cuts a wide page and refuses a small one.
+So `fit` is `pad` by default: the whole page on a square of its own paper. `crop` is the original, enlarging if need be;
+`squash` gives up the aspect.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from dmlm import places
+from dmlm.errors import UserError
+from dmlm.tokens import weights
+from dmlm.tokens.canvas import Fit, square
+from dmlm.tokens.tokenizer import Settings as BaseSettings
+from dmlm.tokens.tokenizer import Tokenizer
+
+STRIDE = 8
+EPSILON = 0.1  # of the logit-Laplace distribution, whose pixels keep away from 0 and 1
+PUBLISHED, CONVERTED = "encoder.pkl", "converted.safetensors"
+
+
+class Settings(BaseSettings):
+    """1,024 units of an image at 256 px, 256 at 128 px. `architecture` overrides values of `FlavaImageCodebookConfig`."""
+
+    side_px: int = Field(default=256, ge=8, multiple_of=STRIDE)
+    fit: Fit = "pad"
+    architecture: dict[str, Any] = {}
+
+
+class DalleUnits(Tokenizer):
+    """(side_px / 8)^2 units in raster order; 53.8 million parameters. On CUDA the original computes in half precision, we do not."""
+
+    modality = "I"
+    media = "image"
+    Settings = Settings
+
+    @property
+    def card(self) -> weights.Card:
+        return weights.Card(
+            source="https://github.com/openai/DALL-E (arXiv 2102.12092)",
+            licence="modified MIT of openai/DALL-E",
+            files=(weights.File(PUBLISHED, url=f"https://cdn.openai.com/dall-e/{PUBLISHED}"),),
+            converted=CONVERTED,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def rate_hz(self) -> None:
+        return None
+
+    @property
+    def converted(self) -> Path:
+        """What is loaded."""
+        return weights.folder(self.recipe) / CONVERTED
+
+    def convert(self, files: list[Path]) -> list[Path]:
+        """Tensors of the pickled module, under the names of `transformers`.
+
+        Raises:
+            UserError: the file runs what no weights need, is damaged, or holds another network.
+        """
+        from safetensors.torch import save_file
+
+        from dmlm.tokens import checkpoint
+
+        (path,) = (file for file in files if file.name == PUBLISHED)
+        module = checkpoint.read_guarded(path, inert=("dall_e", "torch"))
+        if not isinstance(module, checkpoint.Inert):
+            raise UserError(f"{path} holds no module; give the published {PUBLISHED}.")
+        tensors = renamed(checkpoint.module_tensors(module))
+        checkpoint.fit(self._build(), tensors, str(path))
+        with places.atomic(self.converted) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        return [self.converted]
+
+    @cached_property
+    def config(self) -> Any:
+        """Of the published network, but for `architecture`."""
+        from transformers import FlavaImageCodebookConfig
+
+        return FlavaImageCodebookConfig(**self.settings.architecture)
+
+    @cached_property
+    def network(self) -> Any:
+        from dmlm.tokens import checkpoint
+        from dmlm.tokens.network import loaded, on
+
+        self.require()
+        return on(self.device, loaded(self._build, checkpoint.read(self.converted), str(self.converted)))
+
+    def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        """Units int32 (T,) of each page, uint8 (H, W, 3)."""
+        from dmlm.tokens.network import in_equal_batches
+
+        pages = [pixels(page, self.settings.side_px, self.settings.fit) for page in batch]
+        one = pages[0].size  # a batch would round otherwise than one image, and a tie of two logits fall otherwise
+        rows = in_equal_batches(pages, one, lambda x: self.network(x).argmax(1).flatten(1), self.device)
+        return [row.astype(np.int32) for row in rows]
+
+    def _build(self) -> Any:
+        from transformers import FlavaImageCodebook
+
+        return FlavaImageCodebook(self.config)
+
+
+def pixels(page: np.ndarray, side: int, fit: Fit) -> np.ndarray:
+    """What the network is given: float32 (3, side, side) in [0.1, 0.9]."""
+    return ((1 - 2 * EPSILON) * (square(page, side, fit).astype(np.float32) / 255) + EPSILON).transpose(2, 0, 1)
+
+
+def renamed(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors of `dall_e.Encoder` under the names of `FlavaImageCodebook`, in single precision."""
+    import re
+
+    found = {}
+    for name, tensor in tensors.items():
+        new = re.sub(r"(blocks\.group_\d+\.)", r"\1group.", name).replace("res_path.", "res_path.path.")
+        new = re.sub(r"\.w$", ".weight", re.sub(r"\.b$", ".bias", new))
+        found[new] = tensor.float()
+    return found
