@@ -25,6 +25,7 @@ ROOMS = [
     "run",
     "score",
     "sweep",
+    "doctor",
     "cli",
 ]
 ALLOWED = {"run": {"score"}}  # scores are counted where they arise; `score` itself is numpy only

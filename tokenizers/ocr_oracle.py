@@ -1,6 +1,7 @@
 """An oracle in the place of an OCR engine: the manifest's own linear text, as a perfect engine would read it.
 
 It bounds from above what recognised text can bring; a real engine (`ocr_rapidocr`) loses fractions and some exponents.
+It knows no boxes, so it has neither positions nor lines to choose from.
 """
 
 from dmlm.tokens import reading
@@ -25,5 +26,6 @@ class OcrOracle(Reader):
         return [reading.digest()]
 
     def read(self, batch: list[str]) -> list[str]:
-        """The manifest's `ocr` text of each utterance, normalised."""
-        return [reading.NORMALISERS[self.settings.normaliser](text) for text in batch]
+        """The manifest's `ocr` text of each utterance, each run without a space normalised for itself, as a box is."""
+        normalise = reading.NORMALISERS[self.settings.normaliser]
+        return [" ".join(filter(None, map(normalise, text.split()))) for text in batch]

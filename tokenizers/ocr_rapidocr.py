@@ -15,21 +15,19 @@ import numpy as np
 from pydantic import Field
 
 from dmlm.errors import UserError
-from dmlm.tokens import reading
+from dmlm.tokens import lines
 from dmlm.tokens.tokenizer import Reader
-from dmlm.tokens.tokenizer import Settings as BaseSettings
 
 RECOGNISER_PX = 48  # height that the recogniser wants
 JOIN_PX = (5, 15)  # ink this near, down and across, belongs to one line
 
 
-class Settings(BaseSettings):
-    """How a page is cut into lines, and what size they are read at."""
+class Settings(lines.Settings):
+    """How a page is cut into lines, what size they are read at, and what is made of them."""
 
     layout: Literal["components", "detector"] = "components"  # detector: RapidOCR's own, for photographs
     line_px: int = Field(40, ge=16, le=200)  # components: least height of the strip round a line; more is faster
     narrow: float = Field(0.8, ge=0.3, le=1, description="components: strips are squeezed to this share of their width")
-    normaliser: reading.Name = "equations/1"
 
 
 class RapidOcr(Reader):
@@ -68,30 +66,40 @@ class RapidOcr(Reader):
         )
 
     def facts(self) -> list[str]:
-        """Versions of the engine, and its models' names."""
+        """Versions of the engine, its models' names, and what turns lines into text."""
         self.require()
         return [
             *(f"{package} {version(package)}" for package in self.packages),
             *sorted(path.name for path in self.models.values()),
-            reading.digest(),
+            *lines.facts(self.settings),
         ]
 
     def read(self, batch: list[np.ndarray]) -> list[str]:
-        """Normalised text of each page, uint8 (H, W, 3): lines from top to bottom, joined by spaces; "" where none."""
-        return [reading.NORMALISERS[self.settings.normaliser](" ".join(self._lines(page))) for page in batch]
+        """Text of each page, uint8 (H, W, 3): lines from top to bottom, joined by spaces; "" where none."""
+        return [lines.written(self.lines_of(page), page.shape, self.settings) for page in batch]
 
-    def _lines(self, page: np.ndarray) -> list[str]:
+    def lines_of(self, page: np.ndarray) -> list[lines.Line]:
+        """The lines of a page in reading order."""
         if self.settings.layout == "detector":
-            return self._ask(page, detect=True)
-        return [text for strip in self._strips(page) for text in self._ask(strip, detect=False)]
+            return [
+                lines.Line(text, lines.hull(corners), score) for text, score, corners in self._ask(page, detect=True)
+            ]
+        return [
+            lines.Line(text, box, score)
+            for box, strip in self._strips(page)
+            for text, score, _ in self._ask(strip, detect=False)
+        ]
 
-    def _ask(self, image: np.ndarray, detect: bool) -> list[str]:
-        """The engine's lines in reading order. All three switches each time: a switch left out keeps its last value."""
-        result: Any = self.engine(image, use_det=detect, use_cls=False, use_rec=True)
-        return list(result.txts or ())
+    def _ask(self, image: np.ndarray, detect: bool) -> list[tuple[str, float, Any]]:
+        """Text, confidence and corners (4, 2). All three switches each time: a switch left out keeps its last value."""
+        found: Any = self.engine(image, use_det=detect, use_cls=False, use_rec=True)
+        if not found.txts:
+            return []
+        corners = found.boxes if detect else [None] * len(found.txts)
+        return list(zip(found.txts, found.scores, corners, strict=True))
 
-    def _strips(self, page: np.ndarray) -> list[np.ndarray]:
-        """The page's lines as the recogniser wants them, uint8 (48, w, 3), in reading order."""
+    def _strips(self, page: np.ndarray) -> list[tuple[lines.Box, np.ndarray]]:
+        """The page's lines in reading order: where each stands, and as the recogniser wants it, uint8 (48, w, 3)."""
         import cv2
 
         grey = page if page.ndim == 2 else cv2.cvtColor(page, cv2.COLOR_RGB2GRAY)
@@ -104,11 +112,12 @@ class RapidOcr(Reader):
                 grey[top:bottom, left:right], border, border, 6, 6, cv2.BORDER_CONSTANT, value=paper
             )
             width = round(self.settings.narrow * strip.shape[1] * RECOGNISER_PX / strip.shape[0])
-            strips.append(cv2.cvtColor(cv2.resize(strip, (max(8, width), RECOGNISER_PX)), cv2.COLOR_GRAY2RGB))
+            strip = cv2.cvtColor(cv2.resize(strip, (max(8, width), RECOGNISER_PX)), cv2.COLOR_GRAY2RGB)
+            strips.append(((top, bottom, left, right), strip))
         return strips
 
 
-def _boxes(ink: np.ndarray) -> list[tuple[int, int, int, int]]:
+def _boxes(ink: np.ndarray) -> list[lines.Box]:
     """Boxes (top, bottom, left, right) of the groups of near ink, each cut to its ink."""
     import cv2
 
@@ -117,13 +126,14 @@ def _boxes(ink: np.ndarray) -> list[tuple[int, int, int, int]]:
     for label, (left, top, width, height, _) in enumerate(stats[1:], start=1):
         window = (slice(top, top + height), slice(left, left + width))
         rows, columns = np.nonzero(ink[window] * (labels[window] == label))
-        boxes.append((top + rows.min(), top + rows.max() + 1, left + columns.min(), left + columns.max() + 1))
+        sides = (top + rows.min(), top + rows.max() + 1, left + columns.min(), left + columns.max() + 1)
+        boxes.append(tuple(map(int, sides)))
     return boxes
 
 
-def _in_reading_order(boxes: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
+def _in_reading_order(boxes: list[lines.Box]) -> list[lines.Box]:
     """Rows from top to bottom, each from left to right; a row is whatever centres above the foot of its first box."""
-    rows: list[list[tuple[int, int, int, int]]] = []
+    rows: list[list[lines.Box]] = []
     for box in sorted(boxes, key=lambda box: (box[0] + box[1], box[2])):
         if rows and box[0] + box[1] < 2 * rows[-1][0][1]:
             rows[-1].append(box)

@@ -7,26 +7,25 @@ out as plain digits or are lost, fractions as noise.
 import os
 from functools import cached_property
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from dmlm.errors import UserError
-from dmlm.tokens import reading
+from dmlm.tokens import lines
 from dmlm.tokens.tokenizer import Reader
-from dmlm.tokens.tokenizer import Settings as BaseSettings
 
+LEVELS, SIDES = ("block_num", "par_num", "line_num"), ("left", "top", "width", "height")  # columns of its table
 INSTALL = "install the program (Debian: apt-get install tesseract-ocr)"
 
 
-class Settings(BaseSettings):
-    """How Tesseract looks at a page."""
+class Settings(lines.Settings):
+    """How Tesseract looks at a page, and what is made of its lines."""
 
     language: str = Field("eng", pattern=r"^[A-Za-z_+]+$")
     segmentation: Literal[3, 4, 6, 11] = 11  # --psm: automatic, one column, one block, sparse text
     scale: float = Field(2.0, ge=1, le=4)  # enlarges the page first
-    normaliser: reading.Name = "equations/1"
 
 
 class Tesseract(Reader):
@@ -57,19 +56,34 @@ class Tesseract(Reader):
         assert self.program
 
     def facts(self) -> list[str]:
-        """Versions of the program and of its wrapper, and the digest of the normalisers."""
+        """Versions of the program and of its wrapper, and what turns lines into text."""
         self.require()
-        return [f"tesseract {self.program}", f"pytesseract {version('pytesseract')}", reading.digest()]
+        return [f"tesseract {self.program}", f"pytesseract {version('pytesseract')}", *lines.facts(self.settings)]
 
     def read(self, batch: list[np.ndarray]) -> list[str]:
-        """Normalised text of each page, uint8 (H, W, 3); "" where there is none."""
-        return [self._read(page) for page in batch]
+        """Text of each page, uint8 (H, W, 3); "" where there is none."""
+        return [lines.written(self.lines_of(page), page.shape, self.settings) for page in batch]
 
-    def _read(self, page: np.ndarray) -> str:
+    def lines_of(self, page: np.ndarray) -> list[lines.Line]:
+        """The lines of a page, in Tesseract's order; the confidence of one is the mean of its words'."""
         import cv2
         import pytesseract
 
-        large = cv2.resize(page, None, fx=self.settings.scale, fy=self.settings.scale, interpolation=cv2.INTER_CUBIC)
-        options = f"--psm {self.settings.segmentation}"
-        text = pytesseract.image_to_string(large, lang=self.settings.language, config=options)
-        return reading.NORMALISERS[self.settings.normaliser](text)
+        scale, options = self.settings.scale, f"--psm {self.settings.segmentation}"
+        large = cv2.resize(page, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+        table = pytesseract.image_to_data(
+            large, lang=self.settings.language, config=options, output_type=pytesseract.Output.DICT
+        )
+        found: dict[tuple[int, ...], list[int]] = {}  # block, paragraph and line: rows of the table, a word each
+        for row, (text, *line) in enumerate(zip(*(table[name] for name in ("text", *LEVELS)), strict=True)):
+            if text.strip():
+                found.setdefault(tuple(line), []).append(row)
+        return [_line(table, rows, scale) for rows in found.values()]
+
+
+def _line(table: dict[str, list[Any]], rows: list[int], scale: float) -> lines.Line:
+    """Words of one line, in a box of the size that the page has."""
+    left, top, width, height = (np.array([table[name][row] for row in rows]) / scale for name in SIDES)
+    corners = np.concatenate([np.stack([left, top], axis=1), np.stack([left + width, top + height], axis=1)])
+    confidence = float(np.mean([float(table["conf"][row]) for row in rows])) / 100
+    return lines.Line(" ".join(table["text"][row] for row in rows), lines.hull(corners), confidence)

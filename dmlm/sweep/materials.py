@@ -132,7 +132,30 @@ def conditions(cell: Cell, draws: int) -> tuple[list[Condition], dict[float, Con
 
 
 def check(cells: Sequence[Cell]) -> None:
-    """Refuse a wrong corpus, tokenizer or noise folder before any work is done.
+    """Refuse what `check_plain` refuses, and tokenizers that lack a package or weights, before any work is done.
+
+    Raises:
+        UserError: one sentence.
+    """
+    check_plain(cells)
+    if needs := lacking(cells):
+        raise UserError(needs[0])
+
+
+def lacking(cells: Sequence[Cell]) -> list[str]:
+    """What the cells' tokenizers need and this machine lacks, each in a sentence with the command that brings it."""
+    choices = {f"{k} {c.tokenizers[k].model_dump_json()}": (k, c.tokenizers[k]) for c in cells for k in c.letters}
+    found: dict[str, None] = {}
+    for letter, choice in choices.values():
+        try:
+            TokenSource.check(letter, choice.recipe, choice.settings).require()
+        except UserError as error:
+            found[str(error)] = None
+    return list(found)
+
+
+def check_plain(cells: Sequence[Cell]) -> None:
+    """Refuse a wrong corpus, tokenizer or noise folder.
 
     Raises:
         UserError: one sentence.

@@ -10,7 +10,7 @@ from typing import Any
 
 from dmlm import places
 from dmlm.sweep.grid import Grid
-from dmlm.sweep.materials import check, clips_to_encode, look
+from dmlm.sweep.materials import check_plain, clips_to_encode, lacking, look
 from dmlm.sweep.trial import trial_of
 
 Kind = tuple[str, str, int]  # backbone, template, batch size
@@ -26,9 +26,10 @@ class _Past:
 
 
 def describe(grid: Grid) -> str:
-    """A line a cell, then the sums. Costs are medians of finished trials of the same kind on this machine."""
-    check(grid.cells)
-    found = look(grid.cells)
+    """A line a cell, what is lacking, then the sums. Costs are medians of finished trials of the same kind on this machine."""
+    check_plain(grid.cells)
+    needs = lacking(grid.cells)
+    found = {} if needs else look(grid.cells)
     past = _past_trials()
     lines, seconds, size = [], 0.0, 0.0
     trainings, evaluations, unknown = 0, 0, 0
@@ -58,7 +59,8 @@ def describe(grid: Grid) -> str:
     time = f"about {_minutes(seconds)} of one core" if seconds or not unknown else "not known yet"
     more = f", and {unknown} trainings of a kind that has not run here" if unknown and seconds else ""
     disk = f"about {size / 2**20:,.0f} MB more for models, {_free_gb():.0f} GB are free"
-    return "\n".join([head, *lines, f"tokens to encode: {tokens}", f"time left: {time}{more}", f"disk: {disk}"])
+    lack = [f"needed first: {sentence}" for sentence in needs]
+    return "\n".join([head, *lines, *lack, f"tokens to encode: {tokens}", f"time left: {time}{more}", f"disk: {disk}"])
 
 
 def _past_trials() -> dict[Kind, _Past]:

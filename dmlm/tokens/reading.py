@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-Name = Literal["equations/1", "words/1"]
+Name = Literal["equations/1", "words/1", "authors/1"]
 
 RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ", "0123456789n", strict=True))
 SAME = str.maketrans({"−": "-", "–": "-", "—": "-", "⁄": "/", "÷": "/", "×": "x", "∗": "", "*": ""})
@@ -40,6 +40,18 @@ def words(text: str) -> str:
     return " ".join(re.findall(rf"[a-z]+|[0-9]+|{SYMBOLS}", re.sub("['’]", "", _plain(text))))
 
 
+def authors(text: str) -> str:
+    """One box as the authors of 3-Equations clean it, version 1: upper case, then letters, digits, +, - and = alone.
+
+    After `data_process/get_OCR.py` of YiwenLiebesleid/3-Equations (commit 5f0eb6a): spaces inside a box go as well,
+    and so do brackets, fraction bars and raised digits. There an empty box leaves a second space; here it leaves none.
+
+    >>> authors("12x³ + log (45y) = 8")
+    '12X+LOG45Y=8'
+    """
+    return re.sub(r"[^a-zA-Z0-9+\-=]", "", text.upper())
+
+
 def _plain(text: str) -> str:
     """Lower case; raised digits marked; compatibility forms, accents and look-alike signs made plain."""
     text = re.sub(f"[{''.join(RAISED)}]+", lambda run: " ^ " + "".join(RAISED[c] for c in run[0]) + " ", text)
@@ -47,7 +59,7 @@ def _plain(text: str) -> str:
     return "".join(c for c in text if not unicodedata.combining(c))
 
 
-NORMALISERS: dict[Name, Callable[[str], str]] = {"equations/1": equations, "words/1": words}
+NORMALISERS: dict[Name, Callable[[str], str]] = {"equations/1": equations, "words/1": words, "authors/1": authors}
 
 
 def digest() -> str:

@@ -227,8 +227,8 @@ class TokenSource:
         self._learn_under = learn_under if self.encoder.media == "audio" else CLEAN
 
     @staticmethod
-    def check(letter: str, recipe: str, settings: dict[str, Any]) -> None:
-        """Refuse a recipe that is unknown, set wrongly, for another modality, or lacks a package or weights.
+    def check(letter: str, recipe: str, settings: dict[str, Any]) -> Encoder:
+        """The encoder; a recipe that is unknown, set wrongly or for another modality is refused.
 
         Raises:
             UserError: one sentence.
@@ -238,7 +238,7 @@ class TokenSource:
             raise UserError(
                 f"tokenizers.{letter}: recipe {recipe!r} is for modality {encoder.modality}; choose one for {letter}."
             )
-        encoder.require()
+        return encoder
 
     @property
     def name(self) -> str:

@@ -131,9 +131,8 @@ def model_files(place: Path) -> list[Path] | None:
 def missing(card: Card, recipe: str) -> str:
     """The sentence about weights that are not here."""
     size = f" ({card.bytes / 1e6:,.0f} MB)" if card.bytes else ""
-    how = f"; {card.by_hand}" if card.by_hand else ""
     chosen = f" model={card.hub}" if card.hub else ""
-    return f"{recipe}: its weights{size} are not here; run: dmlm fetch {recipe}{chosen}{how}"
+    return f"{recipe}: its weights{size} are not here; {card.by_hand or f'run: dmlm fetch {recipe}{chosen}'}"
 
 
 def digest(paths: Iterable[Path]) -> str:
