@@ -37,7 +37,7 @@ TO_FAIRSEQ = [  # our names, and those of a published checkpoint
 def avhubert_tensors(shape: dict[str, Any] = TINY_AVHUBERT) -> dict[str, torch.Tensor]:
     """A state dict as AV-HuBERT publishes it: the video, the audio, and what only pretraining needs; all random."""
     torch.manual_seed(0)
-    network = recipes.load("tokenizers", "lips_avhubert").visual_stream(shape, normalized=True)
+    network = recipes.load("tokenizers", "lips_avhubert").visual_stream(shape, normalised=True)
     found = {}
     for name, tensor in network.state_dict().items():
         for pattern, replacement in TO_FAIRSEQ:

@@ -49,7 +49,7 @@ def described(tensors: dict[str, torch.Tensor], frames: np.ndarray, layer: int |
         return w[f"feature_extractor_video.resnet.{name}"]
 
     def normed(x, name):
-        """Batch normalization with the statistics of training."""
+        """Batch normalisation with the statistics of training."""
         mean, variance, scale, shift = (
             seen(f"{name}.{part}") for part in ("running_mean", "running_var", "weight", "bias")
         )
@@ -85,7 +85,7 @@ def described(tensors: dict[str, torch.Tensor], frames: np.ndarray, layer: int |
     x = layer_norm(torch.cat([torch.zeros_like(video), video], dim=1), "layer_norm")  # audio first, then video
     x = linear(x, "post_extract_proj")
     v, g = w["encoder.pos_conv.0.weight_v"], w["encoder.pos_conv.0.weight_g"]
-    kernel = g * v / v.norm(dim=(0, 1), keepdim=True)  # weight normalization over all but the place in the kernel
+    kernel = g * v / v.norm(dim=(0, 1), keepdim=True)  # weight normalisation over all but the place in the kernel
     moved = F.conv1d(x.T[None], kernel, w["encoder.pos_conv.0.bias"], padding=kernel.shape[2] // 2, groups=GROUPS)
     x = x + F.gelu(moved[0, :, : len(x)]).T
     for number in range(layer or TINY_AVHUBERT["num_hidden_layers"]):
@@ -255,7 +255,7 @@ def test_a_frame_is_what_the_model_of_transformers_makes_of_it():
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
         tokens = model((colour - mean.view(3, 1, 1)) / deviation.view(3, 1, 1)).last_hidden_state
-    bare = {"centered": False, "delta": False, "stack": 1}
+    bare = {"centred": False, "delta": False, "stack": 1}
     np.testing.assert_allclose(images(**bare).features(frames), tokens[:, 0], atol=1e-5)
     np.testing.assert_allclose(images(pool="mean", **bare).features(frames), tokens[:, 1:].mean(1), atol=1e-5)
     still = images(delta=False, stack=1).features(frames)
@@ -268,7 +268,7 @@ def test_a_frame_is_what_the_model_of_transformers_makes_of_it():
 
 def test_a_clip_of_more_frames_than_fit_at_once_is_the_same_frame_by_frame():
     frames = clip(150, 112, 112)
-    bare = images(centered=False, delta=False, stack=1)
+    bare = images(centred=False, delta=False, stack=1)
     together = bare.features(frames)
     assert together.shape == (150, 32)
     np.testing.assert_allclose(together[70:80], bare.features(frames[70:80]), atol=1e-5)

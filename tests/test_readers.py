@@ -87,7 +87,7 @@ def test_a_line_is_placed_by_the_middle_of_its_box() -> None:
         for x in (0, 98, 99, 198, 199, 298)
     ]
     rows = ["top", "top", "middle", "middle", "bottom", "bottom"]
-    columns = ["left", "left", "center", "center", "right", "right"]
+    columns = ["left", "left", "centre", "centre", "right", "right"]
     assert places == [f"{row} {column}" for row in rows for column in columns]
     assert lines.place((-8, 2, 290, 320), (90, 300)) == "top right", "a box may reach over the border"
 

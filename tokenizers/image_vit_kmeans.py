@@ -2,7 +2,7 @@
 
 A page is brought to the square that the network knows, each channel scaled as its `preprocessor_config.json` says, and
 the vectors of class and register tokens, which stand before the patches, are dropped. `layer` counts from 1 and gives
-the output of that layer as it comes; without it, the last one's after the network's own last normalization.
+the output of that layer as it comes; without it, the last one's after the network's own last normalisation.
 
 `fit` is `pad` by default: the whole page on a square of its own paper. `crop` fits the shorter side and cuts the rest;
 `squash` gives up the aspect, as the networks' own preprocessing often does.
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
 
     model: str = Field(default=VIT, description="Hub id, folder, or random:KIND")
     revision: str | None = Field(default=None, description="commit or tag; null: the one known here, else main")
-    layer: int | None = Field(default=None, ge=1, description="null: the last, normalized")
+    layer: int | None = Field(default=None, ge=1, description="null: the last, normalised")
     clusters: int = Field(default=512, ge=2)
     side_px: int | None = Field(default=None, ge=8, description="null: what the network was trained at")
     fit: Fit = "pad"

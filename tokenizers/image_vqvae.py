@@ -6,7 +6,7 @@ pixels and its surroundings, the nearest of `codes` vectors is its unit, and a d
     loss = |page - decoded|^2 + 0.25 |encoded - sg(code)|^2
 
 Codes are moving averages of what chose them. A code that hardly anything chooses starts anew at some encoded square.
-Before quantization sets in, the network learns for a tenth of the steps without; k-means then places the first codes.
+Before quantisation sets in, the network learns for a tenth of the steps without; k-means then places the first codes.
 Squares with ink are learned from more often than they occur, since most of a page is blank.
 """
 

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     """
 
     size: Literal["base", "large"] = "base"
-    layer: int | None = Field(default=12, ge=1, description="counted from 1, as it comes; null: the last, normalized")
+    layer: int | None = Field(default=12, ge=1, description="counted from 1, as it comes; null: the last, normalised")
     clusters: int = Field(default=500, ge=2)
     centroids: str | None = Field(default=None, description="an .npy file (K, D), instead of learning a codebook")
     longest_s: float = Field(default=40.0, ge=1, description="longer clips are read in pieces of this length")
@@ -95,7 +95,7 @@ class LipUnits(Tokenizer):
         from dmlm.tokens.checkpoint import fit, read_guarded
 
         tensors = renamed(read_guarded(files[0], FOREIGN), str(files[0]))
-        fit(visual_stream(self._shape, normalized=True), tensors, str(files[0]))
+        fit(visual_stream(self._shape, normalised=True), tensors, str(files[0]))
         with places.atomic(self._converted) as temporary:
             save_file(tensors, temporary)
         return [self._converted]
@@ -204,7 +204,7 @@ def renamed(held: Any, where: str) -> dict[str, Any]:
     return found
 
 
-def visual_stream(shape: dict[str, Any], normalized: bool) -> Any:
+def visual_stream(shape: dict[str, Any], normalised: bool) -> Any:
     """The network, uint8 (B, T, 88, 88) to (B, T, D); its modules bear the names of the checkpoint."""
     import torch
     from torch import nn
@@ -254,7 +254,7 @@ def visual_stream(shape: dict[str, Any], normalized: bool) -> Any:
             self.encoder = Wav2Vec2EncoderStableLayerNorm(
                 Wav2Vec2Config(**values, layerdrop=0.0, attn_implementation="sdpa")
             )
-            if not normalized:
+            if not normalised:
                 self.encoder.layer_norm = nn.Identity()
 
         def forward(self, frames: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 For those who want no licence to click through: DINOv2 (arXiv 2304.07193) by default, or another transformer over patches
 such as DINOv3, I-JEPA, CLIP or SigLIP by name. Such a model sees single frames: `delta` adds what changes between them,
-and `centered` takes away what stays, which is mostly whose face it is. T frames, N at once, D features, S pixels a side.
+and `centred` takes away what stays, which is mostly whose face it is. T frames, N at once, D features, S pixels a side.
 """
 
 import inspect
@@ -35,10 +35,10 @@ class Settings(BaseSettings):
 
     model: str = Field(default=DINO, description="Hub id, folder, or random:KIND")
     revision: str | None = Field(default=None, description="commit or tag; null: the one known here, else main")
-    layer: int | None = Field(default=None, ge=1, description="counted from 1, as it comes; null: the last, normalized")
+    layer: int | None = Field(default=None, ge=1, description="counted from 1, as it comes; null: the last, normalised")
     pool: Literal["first", "mean"] = Field(default="first", description="the first token (CLS), or all patches")
     side_px: int = Field(default=112, ge=14, description="the frame is scaled to this square")
-    centered: bool = Field(default=True, description="less the mean of the clip")
+    centred: bool = Field(default=True, description="less the mean of the clip")
     delta: bool = Field(default=True, description="and the difference between neighbours")
     stack: int = Field(default=2, ge=1, description="frames per unit")
     clusters: int = Field(default=200, ge=2)
@@ -103,7 +103,7 @@ class ImageEncoderUnits(Tokenizer):
     def features(self, item: np.ndarray) -> np.ndarray:
         """Stacked vectors of frames with their deltas, float32 (T // stack, D), of a clip uint8 (T, H, W)."""
         frames = np.concatenate([self._seen(item[n : n + FRAMES_AT_ONCE]) for n in range(0, len(item), FRAMES_AT_ONCE)])
-        if self.settings.centered:
+        if self.settings.centred:
             frames = frames - frames.mean(axis=0)
         if self.settings.delta:
             slope = np.gradient(frames, axis=0) if len(frames) > 1 else np.zeros_like(frames)

@@ -11,7 +11,7 @@ LANCZOS = 1  # of PIL.Image.Resampling
 def square(page: np.ndarray, side: int, fit: Fit, resample: int = LANCZOS) -> np.ndarray:
     """A page uint8 (H, W, 3) as (side, side, 3): its longer side fits (pad), its shorter one (crop), or both (squash).
 
-    What pads is the page's own paper, its median color. To crop is what image networks were trained with; it cuts the
+    What pads is the page's own paper, its median colour. To crop is what image networks were trained with; it cuts the
     ends of wide pages off.
     """
     from PIL import Image

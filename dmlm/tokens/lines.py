@@ -22,7 +22,7 @@ from dmlm.tokens.tokenizer import Settings as BaseSettings
 Box = tuple[
     int, int, int, int
 ]  # top, bottom, left, right in pixels of the page; bottom and right are the first outside
-ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "center", "right")
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def place(box: Box, size: tuple[int, ...]) -> str:
     """Which ninth of the page holds the middle of a box, of three rows by three columns of equal size: two words.
 
     >>> place((10, 30, 400, 440), (200, 450)), place((90, 110, 0, 450), (200, 450))
-    ('top right', 'middle center')
+    ('top right', 'middle centre')
     """
     top, bottom, left, right = box
     row, column = 3 * (top + bottom) // (2 * size[0]), 3 * (left + right) // (2 * size[1])

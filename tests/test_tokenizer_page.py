@@ -1,0 +1,41 @@
+"""docs/tokenizers.md: every recipe has its row, and the worked example is a tokenizer."""
+
+import re
+
+import numpy as np
+
+from dmlm import recipes
+from dmlm.places import PACKAGE
+from dmlm.tokens.quantize import learn_codebook
+from dmlm.tokens.shards import EncoderSpec
+from dmlm.tokens.tokenizer import Encoder, Tokenizer
+
+PAGE = (PACKAGE.parent / "docs" / "tokenizers.md").read_text("utf-8")
+
+
+def test_every_recipe_has_a_row_with_its_rate_and_vocabulary() -> None:
+    rows = {}
+    for line in PAGE.split("\n## ")[0].splitlines():
+        if match := re.match(r"\| `(\w+)` \|", line):
+            rows[match[1]] = [cell.strip() for cell in line.split("|")]
+    assert sorted(rows) == recipes.names("tokenizers")
+    for name, cells in rows.items():
+        kind = recipes.load_class("tokenizers", name, Encoder)
+        if issubclass(kind, Tokenizer) and kind(kind.Settings()).card is None:
+            encoder = kind(kind.Settings())
+            assert float(cells[3].replace("–", "0")) == (encoder.rate_hz or 0), name
+            assert int(cells[4].replace(",", "")) == encoder.vocab_size, name
+
+
+def test_the_worked_example_is_a_tokenizer(tmp_path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert code.count("\n") <= 42
+    (tmp_path / "lips_flow.py").write_text(code)
+    encoder = EncoderSpec(str(tmp_path / "lips_flow.py"), {"clusters": 5}).build()
+    assert isinstance(encoder, Tokenizer)
+    moving = np.random.default_rng(0).integers(0, 255, (12, 96, 96), dtype=np.uint8)
+    encoder.codebook = learn_codebook(encoder.features(moving), 5)
+    (ids,) = encoder.encode([moving])
+    assert len(ids) == 12
+    still = np.repeat(moving[:1], 3, axis=0)
+    assert np.abs(encoder.features(still)).max() < 0.05
