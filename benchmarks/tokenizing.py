@@ -12,7 +12,6 @@ import os
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ AS_RANDOM = {  # settings with which a recipe needs no weights
     "image_vit_kmeans": {"model": "random:vit"},
     "lips_ssl_kmeans": {"model": "random:dinov2"},
     "audio_encoder_kmeans": {"steps": 2},
-    "image_vqvae": {"steps": 2},
+    "image_vqvae": {"steps": 10},
 }
 KEEP_EVERY_S = 0.5  # least time of one measurement
 
@@ -105,7 +104,18 @@ def main() -> None:
             unit = "pages/s" if encoder.media == "image" else "h/min"
             wanted = 2.0 if getattr(type(encoder), "network", None) else None
             what = f"{name} {AS_RANDOM.get(name, {}).get('model', '')}".strip()
-            record([row(f"{what}, batches of {CLIPS} against one by one", batched, alone, unit, wanted, f"{memory:.2f} GiB")])
+            record(
+                [
+                    row(
+                        f"{what}, batches of {CLIPS} against one by one",
+                        batched,
+                        alone,
+                        unit,
+                        wanted,
+                        f"{memory:.2f} GiB",
+                    )
+                ]
+            )
 
 
 if __name__ == "__main__":

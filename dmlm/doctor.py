@@ -9,7 +9,18 @@ from dmlm import places, recipes
 from dmlm.errors import UserError
 from dmlm.tokens.tokenizer import Encoder
 
-PACKAGES = ("torch", "transformers", "espeakng-loader", "av", "rapidocr", "pytesseract", "easyocr", "mediapipe", "dlib-bin", "ray")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "espeakng-loader",
+    "av",
+    "rapidocr",
+    "pytesseract",
+    "easyocr",
+    "mediapipe",
+    "dlib-bin",
+    "ray",
+)
 
 
 def report() -> str:

@@ -1,5 +1,6 @@
 """Where things are: the checkout (or the installed copy of the recipes) and the one folder that is written to."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -27,7 +28,8 @@ def home() -> Path:
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is flushed and renamed to `path`, else removed.
 
-    A kill between any two instructions leaves the old file or the new one, never half of one.
+    A kill between any two instructions leaves the old file or the new one, never half of one; once it is left, a loss
+    of power takes nothing back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(
@@ -35,14 +37,23 @@ def atomic(path: Path) -> Iterator[Path]:
     )  # containers on one folder share process numbers
     try:
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(temporary)
         os.replace(temporary, path)
+        flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; not every file system can for folders."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,7 +70,7 @@ def seal(path: Path) -> None:
 def sealed(path: Path) -> bool:
     """Whether a file is there and fits its digest."""
     marker = path.with_suffix(".sha256")
-    return path.is_file() and marker.is_file() and marker.read_text().strip() == digest(path)
+    return path.is_file() and marker.is_file() and marker.read_bytes().strip() == digest(path).encode()
 
 
 def digest(path: Path) -> str:

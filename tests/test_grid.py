@@ -172,6 +172,14 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
         ("snr_db.test=[]", "snr_db.test"),
         ("snr_db.test=[clean, 0]", "perceptual.snr_db has -10, which snr_db.test lacks"),
         ("permute=I", "permute: 'I' is no input modality"),
+        ("snr_db.test=[.nan, 0]", "snr_db.test.0: Value error, a level is a number of dB, or `clean` (got nan)"),
+        ("snr_db.train=-.inf", "a level is a number of dB, or `clean`"),
+        ("seed=-1", "seed=-1: seed: Input should be greater than or equal to 0"),
+        ("seed=100000000000000000000", "seed: Input should be less than 9223372036854775808"),
+        ("name=..", "a grid called '..' cannot have a folder of its own in runs; give it another `name`"),
+        ("name=.", "a grid called '.'"),
+        ("name=Trials", "a grid called 'Trials'"),
+        (f"name={'x' * 300}", "of at most 200 bytes"),
     ],
 )
 def test_a_mistake_is_one_sentence(change, complaint):
@@ -218,6 +226,24 @@ def test_clean_is_infinite():
     cell = read_grid_file("quickstart", ["snr_db.test=[clean, -10]"]).cells[0]
     assert cell.snr_db.test == (math.inf, -10.0)
     assert Cell.model_validate_json(cell.model_dump_json()) == cell
+
+
+def test_equal_levels_are_tested_once_and_repeated_ones_weigh_more_in_training():
+    levels = "[clean, clean, 0, 0.0, -0.0]"
+    changes = [f"snr_db={{train: {levels}, test: {levels}}}", f"perceptual.snr_db={levels}"]
+    for cell in read_grid_file("quickstart", changes).cells:
+        assert cell.snr_db.train == (math.inf, math.inf, 0.0, 0.0, 0.0)
+        assert cell.snr_db.test == cell.perceptual.snr_db == (math.inf, 0.0)
+        assert "-0.0" not in cell.model_dump_json()
+
+
+@pytest.mark.parametrize(("name", "part"), [("trials.yaml", ""), (".yaml", ""), ("mine.yaml", ":a/../../..")])
+def test_a_grid_named_after_its_file_has_a_folder_of_its_own_too(tmp_path, name, part):
+    block = "{axes: {template: [A -> T]}}"
+    (tmp_path / name).write_text(BASE + (f"grids: {{{part[1:]}: {block}}}" if part else block[1:-1]))
+    with pytest.raises(UserError, match="cannot have a folder of its own"):
+        read_grid_file(f"{tmp_path / name}{part}")
+    assert read_grid_file(f"{tmp_path / name}{part}", ["name=mine"]).name == "mine"
 
 
 JSON = st.recursive(

@@ -3,11 +3,15 @@
 import json
 import multiprocessing
 import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from dmlm.sweep.lease import Busy, Leases, _machine, live
+from dmlm.sweep.lease import Busy, Leases, Tenure, _machine, live
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
 def foreign(path, beat: int) -> None:
@@ -31,6 +35,11 @@ def contend(path, log, rounds: int) -> None:
                     file.write("out\n")
         except Busy:
             time.sleep(0.001)
+
+
+def hold_for_ever(path) -> None:
+    with Leases(beat_s=0.01).hold(path):
+        time.sleep(600)
 
 
 def test_r4_many_processes_and_never_two_holders(tmp_path):
@@ -89,6 +98,58 @@ def test_what_a_dead_process_of_this_machine_held_is_free_at_once(tmp_path):
     assert not live(path)
     with Leases().hold(path):
         assert live(path)
+
+
+@on_linux
+def test_a_stopped_process_of_this_machine_keeps_its_lease_until_it_dies(tmp_path):
+    path = tmp_path / "x.lease"
+    child = multiprocessing.get_context("fork").Process(target=hold_for_ever, args=(path,))
+    child.start()
+    while not path.exists():
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGSTOP)
+    leases = Leases(grace_s=0.1)
+    try:
+        for _ in range(5):  # 0.3 s without a beat
+            with pytest.raises(Busy, match=f"process {child.pid} on"), leases.hold(path):
+                pass
+            time.sleep(0.06)
+    finally:
+        child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # nobody has asked yet how it ended, so its number stays
+    assert not live(path)
+    with leases.hold(path):
+        pass
+    child.join()
+
+
+@on_linux
+def test_another_process_that_got_the_number_of_a_dead_one_holds_nothing(tmp_path):
+    path = tmp_path / "x.lease"
+    record = {"token": "t", "host": "here", "machine": _machine(), "pid": os.getpid(), "started": "1", "beat": 3}
+    path.write_text(json.dumps(record))
+    assert not live(path)
+    with Leases().hold(path):
+        assert live(path)
+
+
+def test_work_under_a_lease_that_was_taken_over_stops_and_says_so(tmp_path):
+    path = tmp_path / "x.lease"
+    with Leases().hold(path):
+        tenure = Tenure(path)
+        tenure.confirm()
+        foreign(path, 0)
+        tenure.look()  # not so soon
+        with pytest.raises(Busy, match="taken over by process 1 on elsewhere"):
+            tenure.confirm()
+    path.unlink()
+    with pytest.raises(Busy, match="taken over by process 1 on elsewhere"), Leases().hold(path):
+        fail_after_it(path)
+
+
+def fail_after_it(path) -> None:
+    foreign(path, 0)
+    raise FileNotFoundError("what the other has moved")
 
 
 def test_a_holder_that_lost_its_lease_does_not_take_the_new_one_away(tmp_path):

@@ -68,6 +68,20 @@ def told(folder):
     return {key: pytest.approx(value, abs=2e-5) for key, value in values.items()}
 
 
+def test_a_training_that_goes_on_has_its_whole_log_at_every_instant(tmp_path):
+    """What a kill would leave, at the first step after a resume."""
+    with pytest.raises(Killed):
+        fit_with([], tmp_path, on_step=die_at(14), checkpoint_every_s=0.0)
+    left = []
+
+    def look(step, loss):
+        left.append([line["step"] for line in map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())])
+
+    fit_with([], tmp_path, on_step=look)
+    assert left[0] == [10]
+    assert left[-1] == [10, 20, 24]
+
+
 # TensorBoard ---------------------------------------------------------------------------------------------------------
 
 

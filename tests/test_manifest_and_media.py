@@ -59,6 +59,39 @@ def test_the_digest_is_of_manifest_and_media(folder):
     assert write_corpus(folder, [Utterance(**GOOD)], card).digest != first
 
 
+def test_a_manifest_that_was_changed_afterwards_is_refused(folder):
+    """Tokens are found by the stored digest and the place in the manifest: every utterance would get another's."""
+    card = {"name": "c", "version": "1", "licence": "CC0"}
+    write_corpus(folder, [Utterance(**{**GOOD, "id": name}) for name in "ab"], card)
+    path = folder / "manifest.jsonl"
+    whole = path.read_bytes()
+    for changed in (whole.splitlines(keepends=True)[1], whole[:-20], b""):
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"manifest\.jsonl is missing, or was changed .* or remove .*corpus\.json"):
+            read_corpus(folder)
+    path.unlink()
+    with pytest.raises(UserError, match=r"manifest\.jsonl is missing"):
+        read_corpus(folder)
+    path.write_bytes(whole)
+    assert [u.id for u in read_corpus(folder).utterances] == ["a", "b"]
+
+
+def test_a_corpus_of_an_earlier_version_still_opens(folder):
+    digest = write_corpus(folder, [Utterance(**GOOD)], {"name": "c"}).digest
+    card = json.loads((folder / "corpus.json").read_text())
+    del card["manifest"]
+    (folder / "corpus.json").write_text(json.dumps(card))
+    assert read_corpus(folder).digest == digest
+
+
+@pytest.mark.parametrize("content", [b"", b'{"name": "c"', b"{}", b"[]", b"\xff"])
+def test_a_damaged_corpus_card_is_named(folder, content):
+    write_corpus(folder, [Utterance(**GOOD)], {"name": "c"})
+    (folder / "corpus.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"corpus\.json is damaged; remove it"):
+        read_corpus(folder)
+
+
 @pytest.mark.parametrize("reader", [read_audio, read_video, read_image])
 @pytest.mark.parametrize("content", [b"", b"not media at all"])
 def test_unreadable_media_are_named(tmp_path, reader, content):
@@ -82,3 +115,9 @@ def test_other_rates_and_stereo_become_16_khz_mono(tmp_path):
     assert len(audio) == 16_000
     spectrum = np.abs(np.fft.rfft(audio))
     assert spectrum.argmax() == pytest.approx(440, abs=1)
+
+
+def test_a_transcript_may_hold_a_line_separator_of_unicode(folder):
+    words = "one\u2028two\u0085three"
+    path = manifest(folder, json.dumps({**GOOD, "text": words}, ensure_ascii=False))
+    assert [u.text for u in read_utterances(path)] == [words]

@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import yaml
+from grids import run_grid
 
 from dmlm import places, recipes
 from dmlm.corpus.noise import Placement
@@ -230,3 +231,20 @@ def test_the_example_of_the_format_is_right(tmp_path):
         ("opt-tiny", 5000, 1e-3, 4),
         ("mamba-tiny", 800, 1e-3, 4),
     }
+
+
+@pytest.mark.slow
+def test_a_grid_crosses_every_tokenizer_that_needs_no_download(home, finished):
+    result = run_grid(home, "--grid", "tokenizers:smoke")
+    assert result.returncode == 0, result.stderr[-2000:]
+    table = result.stdout.partition("Relative benefit")[0]
+    for name in (
+        "audio_encoder_kmeans",
+        "audio_ssl_kmeans",
+        "audio_codec",
+        "lips_ssl_kmeans",
+        "image_vqvae",
+        "image_vit_kmeans",
+    ):
+        assert name in table
+    assert "—" not in table

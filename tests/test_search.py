@@ -280,10 +280,11 @@ def test_the_dev_wer_pools_counts_and_waits_for_all_levels(tmp_path):
     evaluations = (Evaluation(CLEAN), Evaluation(Condition((0.0,), bank_digest="b")))
     trial = Trial(cell, {}, tmp_path / "trial", evaluations)
     trial.folder.mkdir()
-    (trial.folder / "result.json").write_text("{}")
+    (trial.folder / "result.json").write_text('{"parameters": 1, "steps": 1, "train_s": 1.0}')
     for evaluation, words in zip(evaluations, (10, 30), strict=True):
         assert dev_wer(trial) is None
         counts = {"substitutions": 3, "deletions": 1, "insertions": 1, "reference_words": words, "utterances": 8}
+        counts |= {"wer": 5 / words, "decode_s": 1.0}
         trial.scores(evaluation).mkdir(parents=True)
         (trial.scores(evaluation) / "result.json").write_text(json.dumps(counts))
     assert dev_wer(trial) == 10 / 40

@@ -204,6 +204,20 @@ def test_r19_the_exit_code_and_the_last_lines_name_what_is_missing(finished, hom
     assert "1 done, 1 failed" in status.stdout
 
 
+def test_r19_what_failed_in_one_cell_is_named_although_another_of_the_same_model_succeeds(finished, home):
+    changes = (*ONE, "train.steps=4", "snr_db.test=[clean]", "axes.decode.max_new_tokens=[4, 6]", "name=dec")
+    assert run_grid(home, *changes).returncode == 0
+    first, second = (home / "runs" / "dec" / folder for folder in texts(home, "dec"))
+    for folder in (first, second):
+        shutil.rmtree(folder)
+    (first / "utterances.jsonl").mkdir(parents=True)  # where a file is to be
+    result = run_grid(home, *changes, "--workers", "1")
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert "1 of 2 cells are missing" in result.stderr
+    assert "Is a directory" in result.stderr.strip().splitlines()[-1]
+    assert (second / "result.json").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or not sys.platform.startswith("linux"), reason="needs to mount a small tmpfs")
 def test_r14_a_full_disk_is_a_sentence_and_nothing_is_lost(finished, home, tmp_path):

@@ -1,16 +1,20 @@
 """What a sweep does when cells fail: the others run, lost work is repeated, and the reason stays to be read."""
 
 import json
+import os
 import shutil
+import signal
+import time
 
 import pytest
 import torch
 from grids import ONE, Direct
 
+from dmlm.errors import UserError
 from dmlm.run import train as training
-from dmlm.sweep import lease, run, tasks
-from dmlm.sweep.engines import LostWorker
-from dmlm.sweep.failures import history
+from dmlm.sweep import execute, lease, run, tasks
+from dmlm.sweep.engines import Inline, LostWorker
+from dmlm.sweep.failures import history, record
 from dmlm.sweep.grid import read_grid_file
 from dmlm.sweep.materials import prepare
 from dmlm.sweep.run import TimeUp, complaint, run_trials
@@ -59,7 +63,8 @@ def test_r19_one_failing_cell_never_stops_the_others(sweep, monkeypatch):
     monkeypatch.setattr(tasks, "train", broken("_seed1-", ValueError("a bug"))(tasks.train))
     failures = swept.go()
     assert [trial.trained and not trial.pending for trial in swept.trials] == [True, False, True]
-    (failure,) = failures.values()
+    ((name, failure),) = failures.items()
+    assert name == swept.trials[1].id
     assert (failure.kind, failure.again) == ("error", False)
     assert any("a bug" in line for line in swept.said)
     (line,) = complaint(swept.trials, failures)
@@ -68,18 +73,43 @@ def test_r19_one_failing_cell_never_stops_the_others(sweep, monkeypatch):
     monkeypatch.undo()
 
 
+def test_r19_no_success_of_the_same_model_hides_why_an_evaluation_failed(sweep, monkeypatch):
+    monkeypatch.setattr(run, "TOGETHER", 1)
+    swept = sweep("snr_db.test=[clean, 0]")
+    monkeypatch.setattr(tasks, "evaluate", broken("('clean-", ValueError("a bug"))(tasks.evaluate))
+    failures = swept.go()
+    assert [name for name, _ in swept.engine.done] == ["train", "evaluate", "evaluate"]
+    (trial,) = swept.trials
+    assert [evaluation.condition.clean for evaluation in trial.pending] == [True]
+    (line,) = complaint(swept.trials, failures)
+    assert line.startswith("OPT A: a bug (see ")
+    assert {failure.kind for failure in failures.values()} == {"error"}
+
+
+def test_r2_a_worker_that_is_killed_while_it_is_idle_is_replaced():
+    own_number = ["__import__('os').getpid()"]  # no function of this file: what it imports takes a worker long
+    with Inline([""]) as engine:
+        (idle,) = engine.map(eval, own_number)
+        (pool,) = engine._pools[""]
+        os.kill(idle, signal.SIGKILL)
+        while not pool._broken:
+            time.sleep(0.01)
+        (other,) = engine.map(eval, own_number)
+        assert other != idle
+
+
 def test_r2_r8_a_lost_worker_is_replaced_but_not_for_ever(sweep, monkeypatch):
     swept = sweep()
     real = tasks.train
-    monkeypatch.setattr(tasks, "train", broken("opt-nano", LostWorker("killed"), times=2)(real))
+    monkeypatch.setattr(tasks, "train", broken("opt-nano", LostWorker("killed"), times=3)(real))
     assert not swept.go()
-    assert [name for name, _ in swept.engine.done] == ["train", "train", "train", "evaluate"]
-    assert [(f.kind, f.again) for f in history(swept.trials[0].folder)] == [("lost_worker", True)] * 2
+    assert [name for name, _ in swept.engine.done] == [*["train"] * 4, "evaluate"]
+    assert [(f.kind, f.again) for f in history(swept.trials[0].folder)] == [("lost_worker", True)] * 3
 
     swept = sweep()
     monkeypatch.setattr(tasks, "train", broken("opt-nano", LostWorker("killed"))(real))
     assert [failure.kind for failure in swept.go().values()] == ["lost_worker"]
-    assert [f.again for f in history(swept.trials[0].folder)] == [True, True, False]
+    assert [f.again for f in history(swept.trials[0].folder)] == [True, True, True, False]
 
 
 def test_out_of_memory_is_tried_once_in_halves_and_trains_the_same_model(sweep, monkeypatch):
@@ -143,6 +173,97 @@ def test_what_another_process_works_on_is_waited_for(sweep, monkeypatch):
     assert sum("waiting for it" in line for line in swept.said) == 1
 
 
+def take_over(trial) -> None:
+    theirs = {"token": "theirs", "host": "elsewhere", "machine": "another", "pid": 1, "beat": 0}
+    (trial.folder / "train.lease").write_text(json.dumps(theirs))
+
+
+@pytest.mark.parametrize("instant", ["in the middle", "at the end"])
+def test_a_training_whose_lease_was_taken_over_writes_no_more(sweep, monkeypatch, instant):
+    swept, real, calls = sweep(), tasks.train, []
+    (trial,) = swept.trials
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "BEAT_S", 0.0)
+        if instant == "in the middle":
+            objective = training.modality_loss
+            patch.setattr(training, "modality_loss", lambda *rest: (take_over(trial), objective(*rest))[1])
+        else:
+            fit = execute.train
+            patch.setattr(execute, "train", lambda *rest, **more: (fit(*rest, **more), take_over(trial))[0])
+
+        def train(job):
+            calls.append(job)
+            if len(calls) == 2:  # the other one has ended
+                left = {path.name for path in trial.folder.iterdir()}
+                assert not left & {"model", "result.json", ".model.part", "checkpoints"}
+                (trial.folder / "train.lease").unlink()
+                patch.undo()
+            return real(job)
+
+        patch.setattr(tasks, "train", train)
+        assert not swept.go()
+    assert len(calls) == 2
+    assert trial.trained
+    assert not history(trial.folder)
+    assert any("taken over by process 1 on elsewhere" in line for line in swept.said)
+
+
+def test_what_another_process_evaluates_is_left_to_it_and_what_it_has_evaluated_stays(sweep, monkeypatch):
+    swept = sweep("snr_db.test=[clean, 0]")
+    assert not swept.go()
+    (trial,) = swept.trials
+    clean, noisy = (trial.scores(evaluation) for evaluation in trial.evaluations)
+    job = tasks.job(trial, "A -> T", (clean.name, noisy.name), 30.0)
+    for folder in (clean, noisy):
+        shutil.rmtree(folder)
+    with lease.Leases().hold(trial.folder / f"{noisy.name}.lease"), pytest.raises(lease.Busy):
+        tasks.evaluate(job)
+    assert (clean / "result.json").is_file()
+    assert not noisy.exists()
+
+    shutil.rmtree(clean)
+    hold, written = tasks._leases.hold, []
+
+    def hold_late(path):  # another one was faster, by the whole evaluation
+        if not written:
+            written.append(None)
+            tasks.evaluate(job)
+            written.extend(path.stat().st_mtime_ns for path in trial.folder.glob("evals/*/*"))
+        return hold(path)
+
+    monkeypatch.setattr(tasks._leases, "hold", hold_late)
+    tasks.evaluate(job)
+    assert written[1:] == [path.stat().st_mtime_ns for path in trial.folder.glob("evals/*/*")]
+    assert not list(trial.folder.glob("*.lease"))
+
+
+def test_a_result_is_on_the_disk_after_the_model_it_speaks_of(sweep, monkeypatch):
+    swept, events = sweep(), []
+    (trial,) = swept.trials
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.fstat(file).st_ino), fsync(file))[1])
+    monkeypatch.setattr(os, "replace", lambda old, new: (replace(old, new), events.append(str(new)))[0])
+    assert not swept.go()
+    moved, ended = (events.index(str(trial.folder / name)) for name in ("model", "result.json"))
+    parts = {path.stat().st_ino for path in (trial.folder / "model").glob("*.safetensors")}
+    assert parts | {(trial.folder / "model").stat().st_ino} <= set(events[:moved])
+    assert trial.folder.stat().st_ino in events[moved:ended]
+    assert events[ended + 1] == trial.folder.stat().st_ino
+
+
+def test_a_line_that_a_kill_has_torn_takes_no_other_with_it(tmp_path):
+    record(tmp_path, "user_error", "größer", "", again=True)
+    whole = (tmp_path / "failures.jsonl").read_bytes()
+    for end in range(1, len(whole)):
+        (tmp_path / "failures.jsonl").write_bytes(whole + whole[:end])
+        assert [failure.message for failure in history(tmp_path)] == ["größer"]
+    record(tmp_path, "user_error", "next", "", again=False)
+    assert [failure.message for failure in history(tmp_path)] == ["größer", "next"]
+    (tmp_path / "failures.jsonl").write_bytes(b"{\n" + whole)
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        history(tmp_path)
+
+
 def test_a_result_that_is_seen_late_is_waited_for_and_one_that_never_comes_is_a_failure(sweep, monkeypatch):
     swept, real, calls = sweep(), tasks.train, []
 
@@ -174,6 +295,25 @@ def test_r17_cells_that_are_one_model_are_trained_once(sweep):
     assert len(swept.trials) == 2
     assert not swept.go()
     assert [name for name, _ in swept.engine.done] == ["train", "evaluate"]
+
+
+def test_r17_cells_that_differ_in_their_evaluations_alone_are_trained_once_and_all_evaluated(sweep, monkeypatch):
+    swept = sweep("axes.decode.max_new_tokens=[4, 6]")
+    first, second = swept.trials
+    assert first.id == second.id
+    assert not swept.go()
+    assert [name for name, _ in swept.engine.done] == ["train", "evaluate", "evaluate"]
+    assert not first.pending
+    assert not second.pending
+
+    swept = sweep("axes.decode.max_new_tokens=[4, 6]")
+    for length, error in ((4, UserError("a mistake")), (6, ValueError("a bug"))):
+        monkeypatch.setattr(tasks, "evaluate", broken(f'"max_new_tokens":{length}', error)(tasks.evaluate))
+    failures = swept.go()
+    assert {failure.kind for failure in failures.values()} == {"user_error", "error"}
+    one, other = complaint(swept.trials, failures)
+    assert one.endswith(": a mistake")
+    assert ": a bug (see " in other
 
 
 def test_r18_an_edited_grid_runs_only_what_is_new(sweep):

@@ -98,7 +98,8 @@ def read_utterances(path: Path) -> tuple[Utterance, ...]:
         raise UserError(f"There is no manifest at {path}; prepare the corpus first.")
     utterances: list[Utterance] = []
     lines_by_id: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: a transcript may hold U+2028
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -113,7 +114,8 @@ def read_utterances(path: Path) -> tuple[Utterance, ...]:
             name = getattr(utterance, kind)
             if name and not ((file := path.parent / name).is_file() and file.stat().st_size):
                 raise UserError(
-                    f"{path}, line {number}: {kind} file {file} is missing or empty; restore it or remove the line."
+                    f"{path}, line {number}: {kind} file {file} is missing or empty; restore it,"
+                    " or remove it and corpus.json and run the same command, which makes it again."
                 )
         lines_by_id[utterance.id] = number
         utterances.append(utterance)
@@ -122,12 +124,37 @@ def read_utterances(path: Path) -> tuple[Utterance, ...]:
     return tuple(utterances)
 
 
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_bytes())
+    except ValueError:
+        card = None
+    if not isinstance(card, dict) or not {"name", "digest", "utterances"} <= card.keys():
+        raise UserError(f"{path} is damaged; remove it and run the same command, which makes it again.")
+    return card
+
+
 def read_corpus(folder: Path) -> Corpus:
-    """Open a prepared corpus (a folder with `manifest.jsonl` and `corpus.json`)."""
-    card_path = folder / "corpus.json"
-    if not card_path.is_file():
+    """Open a prepared corpus (a folder with `manifest.jsonl` and `corpus.json`).
+
+    Tokens are found by the digest in `corpus.json` and the place of an utterance, so another manifest is refused.
+
+    Raises:
+        UserError: a file is missing or damaged, or the manifest is not the one that `corpus.json` was written for.
+    """
+    path, manifest = folder / "corpus.json", folder / "manifest.jsonl"
+    if not path.is_file():
         raise UserError(f"{folder} has no corpus.json, so its preparation did not finish; run the same command again.")
-    return Corpus(folder, read_utterances(folder / "manifest.jsonl"), json.loads(card_path.read_text("utf-8")))
+    card = _card(path)
+    if not manifest.is_file() or card.get("manifest") not in (
+        None,
+        places.digest(manifest),
+    ):  # None: an earlier version
+        raise UserError(
+            f"{manifest} is missing, or was changed after the corpus was made; restore it, or remove {path} and run the"
+            " same command, which makes both again."
+        )
+    return Corpus(folder, read_utterances(manifest), card)
 
 
 def write_corpus(folder: Path, utterances: Iterable[Utterance], card: dict[str, Any]) -> Corpus:
@@ -142,6 +169,7 @@ def write_corpus(folder: Path, utterances: Iterable[Utterance], card: dict[str, 
             if name := getattr(utterance, kind):
                 digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     counts = {split: sum(u.split == split for u in checked) for split in ("train", "val", "test")}
-    full_card = {**card, "utterances": counts, "digest": digest.hexdigest()}
+    manifest = places.digest(folder / "manifest.jsonl")
+    full_card = {**card, "utterances": counts, "digest": digest.hexdigest(), "manifest": manifest}
     places.write_text(folder / "corpus.json", json.dumps(full_card, indent=2, ensure_ascii=False) + "\n")
     return Corpus(folder, checked, full_card)

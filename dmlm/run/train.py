@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from dmlm import workers
+from dmlm import places, workers
 from dmlm.errors import NotFinite, OutOfMemory
 from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss
@@ -265,7 +265,7 @@ def _restore(
 
 
 class _LogFile:
-    """`train.jsonl`, a line every ten steps and for the last; lines after the step resumed from are cut first.
+    """`train.jsonl`, a line every ten steps and for the last; lines after the step resumed from are cut first, at once.
 
     The loggers are told the same steps.
     """
@@ -281,9 +281,9 @@ class _LogFile:
                         kept.append(line)
                 except json.JSONDecodeError:
                     break  # torn by a kill: everything from here on is written again
+            places.write_text(path, "".join(line + "\n" for line in kept))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w")
-        self._file.writelines(line + "\n" for line in kept)
+        self._file = path.open("a")
         loggers.start(from_step)
 
     def __enter__(self) -> "_LogFile":

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dmlm.corpus.noise import NoiseSettings
 from dmlm.errors import UserError, did_you_mean
@@ -18,8 +18,18 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-Level = Annotated[float, BeforeValidator(lambda value: math.inf if value == "clean" else value)]  # dB
+def _one_zero(level: float) -> float:
+    """The level, with one spelling of 0; infinitely loud noise and NaN are none."""
+    if not level > -math.inf:
+        raise ValueError("a level is a number of dB, or `clean`")
+    return level + 0.0
+
+
+Level = Annotated[
+    float, BeforeValidator(lambda value: math.inf if value == "clean" else value), AfterValidator(_one_zero)
+]  # dB
 Levels = Annotated[tuple[Level, ...], BeforeValidator(_listed), Field(min_length=1)]
+DistinctLevels = Annotated[Levels, AfterValidator(lambda levels: tuple(dict.fromkeys(levels)))]
 ALL_LEVELS = (math.inf, 20.0, 10.0, 5.0, 0.0, -5.0, -10.0, -20.0)
 
 
@@ -57,16 +67,16 @@ class TextSettings(Section):
 
 
 class LevelChoice(Section):
-    """SNRs in dB, or `clean`. Training draws one for each utterance; evaluation runs them all."""
+    """SNRs in dB, or `clean`. Training draws one for each utterance, more often if repeated; evaluation runs each once."""
 
     train: Levels = ALL_LEVELS
-    test: Levels = ALL_LEVELS
+    test: DistinctLevels = ALL_LEVELS
 
 
 class PerceptualChoice(Section):
     """At which SNRs, and how often, each added modality is permuted across the test items."""
 
-    snr_db: Levels = (math.inf, -10.0)
+    snr_db: DistinctLevels = (math.inf, -10.0)
     draws: int = Field(default=5, ge=1)
 
 
@@ -89,7 +99,7 @@ class Cell(Section):
     backbone: str
     template: str
     permute: str | None = Field(default=None, description="control: this modality always comes from another utterance")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)  # what the generators take
     train: TrainSettings = TrainSettings()
     decode: DecodeSettings = DecodeSettings()
     perceptual: PerceptualChoice = PerceptualChoice()

@@ -92,9 +92,13 @@ def run(
     missing = [*barren, *complaint(trials, failures)]
     if missing:
         listing = "\n".join(missing)
-        if all(failure.kind == "user_error" for failure in failures.values()):
+        mistakes = [failure.kind == "user_error" for failure in failures.values()]
+        mistakes += [isinstance(error, UserError) for error in failed.values()]
+        if mistakes and all(mistakes):
             raise UserError(listing)
-        print(f"error: {len(missing)} of {len(trials)} cells are missing:\n{listing}", file=sys.stderr)
+        print(
+            f"error: {len(missing)} of {len(trials) + len(unprepared)} cells are missing:\n{listing}", file=sys.stderr
+        )
         raise typer.Exit(INCOMPLETE)
 
 

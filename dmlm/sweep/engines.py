@@ -18,6 +18,7 @@ from dmlm import workers
 from dmlm.errors import UserError
 
 Function = Callable[[Any], Any]
+REPLACEMENTS = 3  # of lost workers, for each task
 
 
 class LostWorker(Exception):
@@ -61,12 +62,12 @@ class Engine(ABC):
         self.stop()
 
     def map(self, function: Function, jobs: Iterable[Any], count: int | None = None) -> Iterator[Any]:
-        """Values of a function over jobs, as they end; the first error is raised. A lost worker is replaced twice."""
+        """Values of a function over jobs, as they end; the first error is raised. A lost worker is replaced."""
         waiting = {self.submit(function, job): (job, 0) for job in jobs}
         while waiting:
             for outcome in self.ended(1.0):
                 job, losses = waiting.pop(outcome.task)
-                if isinstance(outcome.error, LostWorker) and losses < 2:
+                if isinstance(outcome.error, LostWorker) and losses < REPLACEMENTS:
                     waiting[self.submit(function, job)] = job, losses + 1
                 elif outcome.error:
                     raise outcome.error
@@ -101,7 +102,12 @@ class Inline(Engine):
             place = self._free.pop()
             spare = self._pools.setdefault(place, [])
             pool = spare.pop() if spare else workers.pool(1, place)
-            self._running[pool.submit(function, job)] = number, place, pool
+            try:
+                self._running[pool.submit(function, job)] = number, place, pool
+            except BrokenProcessPool:  # its process was killed while it had nothing to do: another one takes the task
+                pool.shutdown(wait=False)
+                self._free.append(place)
+                self._queue.appendleft((number, function, job))
 
     def ended(self, timeout_s: float) -> list[Outcome]:
         outcomes = []

@@ -29,6 +29,7 @@ from dmlm.sequence.batches import check_context
 from dmlm.sequence.template import Packed, Template, pack
 from dmlm.sweep.card import write_card
 from dmlm.sweep.cell import Cell
+from dmlm.sweep.lease import Tenure
 from dmlm.sweep.materials import Materials
 from dmlm.sweep.trial import Evaluation, Trial
 from dmlm.tokens.tokenizer import Tokenizer
@@ -58,8 +59,12 @@ def packed_draws(trial: Trial, materials: Materials) -> list[list[Packed]]:
 
 
 def train_cell(trial: Trial, materials: Materials, checkpoint_every_s: float) -> None:
-    """Train, from the last checkpoint if there is one; keep the model and, last, `result.json`."""
-    cell = trial.cell
+    """Train, from the last checkpoint if there is one; keep the model and, last, `result.json`.
+
+    Raises:
+        Busy: the lease under which this is called was taken over meanwhile; nothing more is written.
+    """
+    cell, tenure = trial.cell, Tenure(trial.folder / "train.lease")
     loggers = open_loggers(cell.execution.loggers, trial.folder, trial.spec)
     vocabulary = materials.vocabulary(cell.letters)
     draws = packed_draws(trial, materials)
@@ -87,21 +92,30 @@ def train_cell(trial: Trial, materials: Materials, checkpoint_every_s: float) ->
         places.write_text(trial.folder / "spec.json", json.dumps(trial.spec, indent=1) + "\n")
     pad = vocabulary.special("<pad>")
     how = (cell.train, cell.seed, trial.folder, pad, device(), cell.execution, checkpoint_every_s)
-    with loggers:
-        report = train(model, draws, *how, loggers=loggers)
+
+    def on_step(step: int, loss: float) -> None:
         if peers.first:
+            tenure.look()
+
+    with loggers:
+        report = train(model, draws, *how, on_step=on_step, loggers=loggers)
+        if peers.first:
+            tenure.confirm()
             _keep(model, trial, report, materials)
             checkpoint.clear(trial.folder / "checkpoints")
 
 
 def _keep(model: PreTrainedModel, trial: Trial, report: TrainReport, materials: Materials) -> None:
-    """Model folder in Hugging Face's form, moved into place whole; then the result."""
+    """Model folder in Hugging Face's form, moved into place whole; then, with all of it on the disk, the result."""
     aside = trial.folder / ".model.part"
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     materials.text.save(aside / "text.json")
+    for path in (*aside.rglob("*"), aside):
+        places.flush(path)
     shutil.rmtree(trial.folder / "model", ignore_errors=True)
     os.replace(aside, trial.folder / "model")
+    places.flush(trial.folder)
     last = [json.loads(line)["loss"] for line in (trial.folder / "train.jsonl").read_text().splitlines()[-5:]]
     result = {
         "parameters": backbones.parameter_count(model),

@@ -49,8 +49,10 @@ def record(folder: Path, kind: str, message: str, trace: str, again: bool) -> Fa
     failure = Failure(kind, message, datetime.now(UTC).isoformat(timespec="seconds"), again, trace)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "failures.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(failure), ensure_ascii=False) + "\n")
+        with (folder / "failures.jsonl").open("a+b") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)  # what a kill or a full disk has left of a line
+            file.write(json.dumps(asdict(failure), ensure_ascii=False).encode() + b"\n")
     except OSError:
         pass  # the disk may be full: the message is printed in any case
     return failure
@@ -59,7 +61,7 @@ def record(folder: Path, kind: str, message: str, trace: str, again: bool) -> Fa
 def history(folder: Path) -> list[Failure]:
     """Failures of a trial so far, the oldest first; a torn last line is left out."""
     try:
-        lines = (folder / "failures.jsonl").read_text("utf-8").splitlines()
+        *lines, _ = (folder / "failures.jsonl").read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
     found = []
@@ -67,6 +69,5 @@ def history(folder: Path) -> list[Failure]:
         try:
             found.append(Failure(**json.loads(line)))
         except (ValueError, TypeError):
-            if number < len(lines):
-                raise UserError(f"{folder / 'failures.jsonl'}, line {number} is damaged; remove the line.") from None
+            raise UserError(f"{folder / 'failures.jsonl'}, line {number} is damaged; remove the line.") from None
     return found

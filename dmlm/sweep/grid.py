@@ -27,6 +27,7 @@ from dmlm.sweep.dotted import Lines, assign, dotted, looked_up, merged, parsed, 
 from dmlm.sweep.space import Search, check_space, overridden
 
 Values = Annotated[list[Any], Field(min_length=1)]
+LONGEST_NAME = 200  # bytes; a file system has room for 255
 OF_THE_GRID = ("name", "about", "baseline")  # what an override may name besides a setting of the cells
 
 
@@ -127,8 +128,13 @@ def _chosen(file: GridFile, part: str, path: Path) -> tuple[Part, str]:
         raise UserError(f"{path} holds several grids; choose one of {names}.")
     if part and part not in file.grids:
         raise UserError(f"{path} has no grid {part!r}; {did_you_mean(part, file.grids)}.")
-    stem = path.stem + (f"_{part}" if part else "")
-    return (file.grids[part] if part else file), file.name or stem
+    name = file.name or path.stem + (f"_{part}" if part else "")
+    if name.startswith(".") or "/" in name or name.lower() == "trials" or len(name.encode()) > LONGEST_NAME:
+        raise UserError(
+            f"{path}: a grid called {name!r} cannot have a folder of its own in runs; give it another `name`, of at most"
+            f" {LONGEST_NAME} bytes."
+        )
+    return (file.grids[part] if part else file), name
 
 
 def _with_axes(block: Block, given: dict[str, Any]) -> Block:
@@ -245,22 +251,32 @@ def _grid(
 
 def _variants(cells: Sequence[Cell], raw: Sequence[dict[str, Any]], keys: Sequence[str]) -> Iterator[str]:
     """`noise.placement whole`: the values of those keys that take several within one backbone, template and seed."""
-    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, int], list[tuple[Cell, dict[str, Any]]]] = {}
     for cell, values in zip(cells, raw, strict=True):
-        groups.setdefault((cell.backbone, cell.template, cell.seed), []).append(values)
+        groups.setdefault((cell.backbone, cell.template, cell.seed), []).append((cell, values))
+
+    def value(cell: Cell, values: dict[str, Any], key: str) -> Any:
+        """What a cell has there; nothing if it is about a modality that the cell does not read."""
+        section, _, rest = key.removeprefix("train.").partition(".")
+        about = rest.partition(".")[0] if section in ("tokenizers", "lambdas") else ""
+        return None if about and about not in (*cell.letters, "T") else looked_up(values, key)
+
     telling = [
         key
         for key in keys
         if key not in ("backbone", "template", "seed")
-        and any(len({repr(looked_up(v, key)) for v in group}) > 1 for group in groups.values())
+        and any(len({repr(value(*member, key)) for member in group}) > 1 for group in groups.values())
     ]
-    for values in raw:
-        parts = [(key, looked_up(values, key)) for key in telling]
-        shown = {key: "permuted" if key == "permute" else key for key in telling}
-        yield ", ".join(f"{shown[key]} {_shown(value)}" for key, value in parts if value is not None)
+    shown = {key: "permuted" if key == "permute" else key for key in telling}
+    for cell, values in zip(cells, raw, strict=True):
+        parts = [(key, value(cell, values, key)) for key in telling]
+        yield ", ".join(f"{shown[key]} {_shown(found)}" for key, found in parts if found is not None)
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict) and "recipe" in value:  # the sizes of an untrained network would fill the line
+        plain = {key: part for key, part in value.get("settings", {}).items() if not isinstance(part, dict)}
+        return " ".join([value["recipe"], *map(_shown, plain.values())])
     if isinstance(value, dict):
         return " ".join(_shown(part) for part in value.values())
     return "/".join(map(_shown, value)) if isinstance(value, list) else str(value)

@@ -2,7 +2,9 @@
 
 A lease is a file that one process creates (O_EXCL) and rewrites every few seconds. Whoever finds one watches whether
 it changes, on a clock of its own: what stands still for the grace is abandoned, and so is, at once, what a dead process
-of this machine holds. Times that other machines wrote are never compared, so a wrong or jumping clock steals nothing.
+of this machine holds; what a living one holds never is, stopped or without a disk as it may be. Times that other
+machines wrote are never compared, so a wrong or jumping clock steals nothing. A machine that slept may lose a lease:
+`Tenure` tells the work that goes on there.
 """
 
 import json
@@ -23,6 +25,29 @@ class Busy(Exception):
     """Another process holds the lease; the message says which."""
 
 
+class Tenure:
+    """A lease that this process works under, watched: somebody else may have taken it over."""
+
+    def __init__(self, path: Path) -> None:
+        """Whoever holds the lease now is this process, or the one that it works for."""
+        self._path, self._token, self._looked = path, _read(path).get("token"), time.monotonic()
+
+    def look(self) -> None:
+        """`confirm`, but once a beat at most: to be called often."""
+        if time.monotonic() - self._looked >= BEAT_S:
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Go on only if the lease is still the same.
+
+        Raises:
+            Busy: it is that of another.
+        """
+        self._looked = time.monotonic()
+        if _read(self._path).get("token") != self._token:
+            raise Busy(_taken(self._path))
+
+
 class Leases:
     """What this process has seen of the leases of others."""
 
@@ -35,7 +60,7 @@ class Leases:
         """Work under a lease.
 
         Raises:
-            Busy: another process has it.
+            Busy: another process has it, or had taken it over when the work failed.
         """
         token = uuid.uuid4().hex
         if not self._create(path, token):
@@ -49,6 +74,10 @@ class Leases:
         beating.start()
         try:
             yield
+        except Exception as error:
+            if _read(path).get("token") != token:
+                raise Busy(_taken(path)) from error
+            raise
         finally:
             stop.set()
             beating.join()
@@ -72,13 +101,12 @@ class Leases:
             yield
 
     def abandoned(self, path: Path) -> bool:
-        """Whether the holder is a dead process of this machine, or has not been heard of for the grace."""
+        """Whether the holder is dead or, where that cannot be told, has not been heard of for the grace."""
         content = _text(path)
         if content is None:
             return True
-        record = _read(path)
-        if record.get("machine") == _machine() and not _alive(record.get("pid")):
-            return True
+        if (alive := _alive(_read(path))) is not None:
+            return not alive
         now = time.monotonic()
         seen, since = self._seen.get(path, ("", now))
         if content != seen:
@@ -120,10 +148,10 @@ class Leases:
         number = 0
         while not stop.wait(self.beat_s):
             number += 1
-            if _read(path).get("token") != token:
-                return  # taken over while this machine slept; the result is written atomically, so both may end
             aside = path.with_name(f".{path.name}.{token}")
             try:
+                if _read(path).get("token") != token:
+                    return  # taken over
                 aside.write_text(_record(token, number))
                 os.replace(aside, path)
             except OSError:
@@ -131,9 +159,9 @@ class Leases:
 
 
 def live(path: Path) -> bool:
-    """Whether a lease is there and, if it is of this machine, its process lives."""
+    """Whether a lease is there, and its process not known to be dead."""
     record = _read(path)
-    return bool(record) and (record.get("machine") != _machine() or _alive(record.get("pid")))
+    return bool(record) and _alive(record) is not False
 
 
 def holder(path: Path) -> str:
@@ -143,8 +171,12 @@ def holder(path: Path) -> str:
 
 
 def _record(token: str, beat: int) -> str:
-    record = {"token": token, "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "beat": beat}
-    return json.dumps(record) + "\n"
+    own = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+    return json.dumps({"token": token, **own, "beat": beat}) + "\n"
+
+
+def _taken(path: Path) -> str:
+    return f"{path.parent} was taken over by {holder(path)}, because this process was not heard of"
 
 
 def _machine() -> str:
@@ -155,14 +187,27 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _alive(pid: object) -> bool:
+def _alive(record: dict) -> bool | None:
+    """Whether the process that wrote a lease lives, and not just one with its number; None if nobody can tell here."""
+    if record.get("machine") != _machine():
+        return None
     try:
-        os.kill(int(str(pid)), 0)
+        os.kill(int(str(record.get("pid"))), 0)
     except (ProcessLookupError, ValueError):
         return False
     except PermissionError:
         pass
-    return True
+    started = _started(record["pid"])
+    return None if started is None or record.get("started") is None else started == record["started"]
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, as Linux counts it, and "ended" once it has; None where that is not shown."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "ended" if state in "ZX" else fields[18]
 
 
 def _text(path: Path) -> str | None:

@@ -277,7 +277,7 @@ def without(grid: Grid, failed: dict[int, Exception]) -> tuple[Grid, list[str]]:
     lines = []
     for number, error in failed.items():
         why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        lines.append(f"  {grid.cells[number].label} {grid.variants[number]}".rstrip() + f": {why}")
+        lines.append(f"{grid.cells[number].label} {grid.variants[number]}".rstrip() + f": {why}")
     cells, variants = zip(*((grid.cells[number], grid.variants[number]) for number in kept), strict=True)
     return replace(grid, cells=cells, variants=variants), lines
 

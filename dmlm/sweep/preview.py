@@ -11,6 +11,7 @@ from typing import Any
 from dmlm import places
 from dmlm.sweep.grid import Grid
 from dmlm.sweep.materials import check_plain, clips_to_encode, lacking, look
+from dmlm.sweep.store import SCORED, TRAINED, stored
 from dmlm.sweep.trial import trial_of
 
 Kind = tuple[str, str, int]  # backbone, template, batch size
@@ -67,10 +68,14 @@ def _past_trials() -> dict[Kind, _Past]:
     """Costs of every finished trial of this home, by kind."""
     found: dict[Kind, _Past] = defaultdict(_Past)
     for path in (places.home() / "runs" / "trials").glob("*/result.json"):
-        spec, result = _json(path.parent / "spec.json"), _json(path)
+        result = stored(path, TRAINED)
+        if result is None:
+            continue
+        spec = _json(path.parent / "spec.json")
         past = found[spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"]]
         past.step_s.append(result["train_s"] / result["steps"])
-        past.evaluation_s += [_json(done)["decode_s"] for done in path.parent.glob("evals/*/result.json")]
+        found_there = (stored(done, SCORED) for done in path.parent.glob("evals/*/result.json"))
+        past.evaluation_s += [scores["decode_s"] for scores in found_there if scores]
         past.bytes.append(sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()))
     return found
 

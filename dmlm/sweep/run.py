@@ -13,14 +13,13 @@ from dmlm.errors import OutOfMemory
 from dmlm.model.pretrained import family_of
 from dmlm.sweep import tasks
 from dmlm.sweep.cell import Cell
-from dmlm.sweep.engines import Engine, LostWorker, Outcome
+from dmlm.sweep.engines import REPLACEMENTS, Engine, LostWorker, Outcome
 from dmlm.sweep.failures import Failure, kind_of, record
 from dmlm.sweep.grid import Grid
 from dmlm.sweep.lease import Busy
 from dmlm.sweep.trial import Trial
 from dmlm.sweep.watch import Watch
 
-LOSSES = 3  # workers that a task may lose
 LOOK_AGAIN_S = 3.0  # at what another process works on
 LOOKS = 40  # for a result that a worker has written: a network file system may show it late
 TOGETHER = 16  # evaluations in a task
@@ -57,22 +56,29 @@ class Sweep:
 
     def __init__(self, grid: Grid, trials: Sequence[Trial], engine: Engine, say: Callable[[str], None]) -> None:
         self.grid, self.engine, self.say = grid, engine, say
-        self.failures: dict[str, Failure] = {}  # by folder of the trial; the last of each
+        self.failures: dict[str, Failure] = {}  # as `run_trials` returns them
+        self._sharing: dict[str, list[Trial]] = {}  # cells that are one model, by its id
         self._waiting: list[_Task] = []
         self._running: dict[int, _Task] = {}
-        unique = {trial.id: trial for trial in trials if not trial.trained or trial.pending}
-        for trial in sorted(unique.values(), key=lambda trial: -_effort(trial.cell)):  # no long one is left to the end
+        for trial in trials:
+            self._sharing.setdefault(trial.id, []).append(trial)
+        first = [cells[0] for cells in self._sharing.values()]
+        for trial in sorted(first, key=lambda trial: -_effort(trial.cell)):  # no long one is left to the end
             self._enter(trial)
 
     def _enter(self, trial: Trial) -> None:
-        """Queue the training, or once that is done the evaluations."""
+        """Queue the training, or once that is done the evaluations of every cell that is this model."""
+        trial = next((cell for cell in self._sharing[trial.id] if not cell.trained), trial)  # lacks a model it needs
         if not trial.trained:
             heapq.heappush(self._waiting, _Task(0.0, len(self._waiting), trial))
             return
-        names = [trial.scores(evaluation).name for evaluation in trial.pending]
-        for start in range(0, len(names), TOGETHER):
-            task = _Task(0.0, -1, trial, tuple(names[start : start + TOGETHER]))  # a finished cell is worth more
-            heapq.heappush(self._waiting, task)
+        queued: set[str] = set()
+        for cell in self._sharing[trial.id]:
+            names = [name for e in cell.pending if (name := cell.scores(e).name) not in queued]
+            queued.update(names)
+            for start in range(0, len(names), TOGETHER):
+                task = _Task(0.0, -1, cell, tuple(names[start : start + TOGETHER]))  # a finished cell is worth more
+                heapq.heappush(self._waiting, task)
 
     def run(self, checkpoint_every_s: float, deadline: float | None) -> None:
         """Until everything is done or has failed.
@@ -101,7 +107,6 @@ class Sweep:
             self._running[self.engine.submit(tasks.evaluate if task.evaluations else tasks.train, job)] = task
 
     def _follow(self, task: _Task) -> None:
-        self.failures.pop(task.trial.id, None)
         if not task.evaluations:
             self._enter(task.trial)
 
@@ -114,7 +119,7 @@ class Sweep:
                 self.say(f"{task.name}: {error}; waiting for it.")
             task.looks += 1
             heapq.heappush(self._waiting, _later(task, LOOK_AGAIN_S))
-        elif isinstance(error, LostWorker | KeyboardInterrupt) and task.losses + 1 < LOSSES:
+        elif isinstance(error, LostWorker | KeyboardInterrupt) and task.losses < REPLACEMENTS:
             task.losses += 1
             self._again(task, error, str(error) or "its worker was asked to end")
         elif isinstance(error, OutOfMemory) and task.micro_tokens is None:
@@ -123,7 +128,8 @@ class Sweep:
         else:
             why = (str(error) or repr(error)) if error else "it ended, but its result cannot be seen from here"
             failure = record(task.trial.folder, kind_of(error), why, outcome.trace, again=False)
-            self.failures[task.trial.id] = failure
+            failed = (f"{task.trial.id}/{evaluation}" for evaluation in task.evaluations)
+            self.failures |= dict.fromkeys([task.trial.id, *failed], failure)
             self.say(f"{task.name} failed ({failure.kind}): {failure.message}")
 
     def _again(self, task: _Task, error: BaseException, why: str) -> None:
@@ -145,7 +151,10 @@ def run_trials(
     checkpoint_every_s: float,
     deadline: float | None = None,
 ) -> dict[str, Failure]:
-    """Train and evaluate what is missing; what failed, by id of the trial. One failing cell never stops the others."""
+    """Train and evaluate what is missing. One failing cell never stops the others.
+
+    Returns the failures: by id of the trial the last of each, and by ID/EVALUATION those of what was to be evaluated.
+    """
     left = []
     for trial in trials:
         to_do = not trial.trained or bool(trial.pending)
@@ -167,9 +176,10 @@ def _effort(cell: Cell) -> float:
 
 def complaint(trials: Sequence[Trial], failures: dict[str, Failure]) -> list[str]:
     """Every cell that is missing, and why, in a line each."""
-    lines = {}
+    lines = []
     for trial in trials:
         if not trial.trained or trial.pending:
-            failure = failures.get(trial.id)
-            lines[trial.id] = f"{trial.cell.label}: {failure.message if failure else 'not finished'}"
-    return list(lines.values())
+            keys = (*(f"{trial.id}/{trial.scores(evaluation).name}" for evaluation in trial.pending), trial.id)
+            why = next((failures[key].message for key in keys if key in failures), "not finished")
+            lines.append(f"{trial.cell.label}: {why}")
+    return lines

@@ -1,6 +1,6 @@
 """The reading side of a grid on disk: `grid.json`, the trials and evaluations that it names, and what is missing.
 
-A folder whose `result.json` does not exist yet is a missing cell, whatever else it holds. Nothing here imports torch.
+A folder that has no whole `result.json` yet is a missing cell, whatever else it holds. Nothing here imports torch.
 """
 
 import json
@@ -20,6 +20,9 @@ from dmlm.sequence.template import Template
 SCHEMA = 1
 CLEAN_DB = math.inf
 MOST_DEVIATION_DB = 0.1  # a cell whose measured SNR is off by more is refused
+COUNTS = ("substitutions", "deletions", "insertions", "reference_words")
+SCORED = ("wer", *COUNTS, "utterances", "decode_s")  # what is read of the result of an evaluation,
+TRAINED = ("parameters", "steps", "train_s")  # and of a training
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,15 @@ class Utterance:
         return self.substitutions + self.deletions + self.insertions
 
 
+def stored(path: Path, needed: Sequence[str]) -> dict[str, Any] | None:
+    """The object in a JSON file; None where it is missing, torn or lacks a value: then it is to be written again."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) and all(found.get(key) is not None for key in needed) else None
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
@@ -58,10 +70,11 @@ def _lines(path: Path, finished: bool) -> list[dict[str, Any]]:
     if not path.is_file():
         if finished:
             raise UserError(
-                f"{path} is missing although {path.parent / 'result.json'} says that it was finished; run it again."
+                f"{path} is missing although {path.parent / 'result.json'} says that it was finished; remove the folder and run the grid again."
             )
         return []
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    text = path.read_text("utf-8", errors="replace")
+    lines = text.removesuffix("\n").split("\n") if text else []  # not splitlines: a transcript may hold U+2028
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -89,8 +102,8 @@ class Evaluation:
 
     @property
     def done(self) -> bool:
-        """`result.json` is written last, so it is the only sign."""
-        return (self.folder / "result.json").is_file()
+        """`result.json` is written last, so it is the only sign; a damaged one is none."""
+        return stored(self.folder / "result.json", SCORED) is not None
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -119,8 +132,7 @@ class Evaluation:
         return tuple(found)
 
     def _check(self, found: list[Utterance]) -> None:
-        totals = ("substitutions", "deletions", "insertions", "reference_words")
-        for name, sum_of in [("utterances", len(found)), *((n, sum(getattr(u, n) for u in found)) for n in totals)]:
+        for name, sum_of in [("utterances", len(found)), *((n, sum(getattr(u, n) for u in found)) for n in COUNTS)]:
             if self.result[name] != sum_of:
                 raise UserError(
                     f"{self.folder / 'result.json'} says {name} = {self.result[name]}, but utterances.jsonl beside it"
@@ -170,8 +182,7 @@ class Cell:
     @cached_property
     def training(self) -> dict[str, Any] | None:
         """Parameters, steps, time and speed of a finished training, else None."""
-        path = self.trial / "result.json"
-        return dict(_json(path)) if path.is_file() else None
+        return stored(self.trial / "result.json", TRAINED)
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:

@@ -1,11 +1,12 @@
 """What a worker does: train one trial, or run some evaluations of one. Everything is found by name from plain data."""
 
 import signal
+from contextlib import ExitStack
 from typing import Any
 
 from dmlm.errors import UserError
 from dmlm.sweep.cell import Cell
-from dmlm.sweep.lease import Leases
+from dmlm.sweep.lease import Busy, Leases
 from dmlm.sweep.materials import Materials, prepare, shared
 from dmlm.sweep.trial import Trial, trial_of
 from dmlm.tokens import shards
@@ -54,14 +55,28 @@ def train(job: Job) -> None:
 
 
 def evaluate(job: Job) -> None:
-    """Run those evaluations of a trial that are still pending."""
+    """Run those evaluations of a trial that are still pending, each under a lease of its own.
+
+    Raises:
+        Busy: another process runs some of them; the rest is done.
+    """
     from dmlm.sweep.execute import evaluate_conditions
 
     trial, materials = _opened(job)
-    pending = [e for e in trial.pending if trial.scores(e).name in job["evaluations"]]
-    if pending:
-        with _leases.hold(trial.folder / f"{job['evaluations'][0]}.lease"):
+    own, busy = set(), None
+    with ExitStack() as held:
+        for evaluation in trial.pending:
+            name = trial.scores(evaluation).name
+            if name in job["evaluations"]:
+                try:
+                    held.enter_context(_leases.hold(trial.folder / f"{name}.lease"))
+                    own.add(evaluation)
+                except Busy as error:
+                    busy = error
+        if pending := [evaluation for evaluation in trial.pending if evaluation in own]:  # now that nobody else can
             evaluate_conditions(trial, pending, materials)
+    if busy:
+        raise busy
 
 
 def _train_together(job: Job, processes: int) -> None:

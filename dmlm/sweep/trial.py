@@ -4,10 +4,13 @@ A new test SNR evaluates an existing model and trains nothing; a changed default
 checkpoint is ever reused for it. Fields that cannot change a result (device, workers, intervals) never enter.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from dmlm import places
 from dmlm.corpus.condition import Condition
@@ -17,6 +20,7 @@ from dmlm.sequence.template import Template
 from dmlm.sweep.cell import Cell
 from dmlm.sweep.identity import identity
 from dmlm.sweep.materials import Materials
+from dmlm.sweep.store import SCORED, TRAINED, stored
 
 SCHEMA = 3
 
@@ -61,8 +65,8 @@ class Trial:
 
     @property
     def trained(self) -> bool:
-        """Whether the model is there: `result.json` is written last."""
-        return done(self.folder)
+        """Whether it has its result, which is written last, and its model as long as an evaluation still needs it."""
+        return done(self.folder, TRAINED) and (not self.pending or whole(self.folder / "model"))
 
     def scores(self, evaluation: Evaluation) -> Path:
         """Folder of an evaluation."""
@@ -78,9 +82,21 @@ class Trial:
         return [evaluation for evaluation in self.evaluations if not done(self.scores(evaluation))]
 
 
-def done(folder: Path) -> bool:
-    """Whether the trial or evaluation in this folder has its result."""
-    return (folder / "result.json").is_file()
+def done(folder: Path, needed: Sequence[str] = SCORED) -> bool:
+    """Whether the evaluation (or, with TRAINED, the training) in this folder has its result; a damaged one is none."""
+    return stored(folder / "result.json", needed) is not None
+
+
+def whole(model: Path) -> bool:
+    """Whether a model has its files, as long as their headers say: cheaper than to read them, and it shows a cut."""
+    weights = list(model.glob("*.safetensors"))
+    try:
+        for path in weights:
+            with safe_open(path, "np"):
+                pass
+    except (SafetensorError, FileNotFoundError):
+        return False
+    return bool(weights) and stored(model / "config.json", ["model_type"]) is not None
 
 
 def training_spec(

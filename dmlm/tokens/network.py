@@ -30,11 +30,12 @@ def open_model(
 
     kind = kind or AutoModel
     if model.startswith(RANDOM):
+        name = model.removeprefix(RANDOM)
         try:
-            config = AutoConfig.for_model(model.removeprefix(RANDOM), **(architecture or {}))
-        except ValueError:
-            raise UserError(f"{recipe}: transformers knows no architecture {model.removeprefix(RANDOM)!r}.") from None
-        return untrained(lambda: kind.from_config(config))
+            config = AutoConfig.for_model(name, **(architecture or {}))
+            return untrained(lambda: kind.from_config(config))
+        except ValueError as error:
+            raise UserError(f"{recipe}: no network {name!r} with architecture={architecture or {}}: {error}.") from None
     if architecture:
         raise UserError(f"{recipe}: architecture is for model={RANDOM}NAME; {model!r} has its own.")
     folder = weights.hub_folder(model, revision)

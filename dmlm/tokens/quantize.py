@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dmlm import places
@@ -46,6 +47,7 @@ class Codebook:
     def save(self, path: Path) -> None:
         with places.atomic(path) as temporary:
             save_file({"centroids": self.centroids, "mean": self.mean, "scale": self.scale}, temporary)
+        places.seal(path)
 
     @classmethod
     def plain(cls, centroids: np.ndarray) -> "Codebook":
@@ -55,7 +57,17 @@ class Codebook:
 
     @classmethod
     def load(cls, path: Path) -> "Codebook":
-        return cls(**load_file(path))
+        """What `save` wrote; one of an earlier version has no seal.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            if places.sealed(path) or not path.with_suffix(".sha256").is_file():
+                return cls(**load_file(path))
+        except (SafetensorError, TypeError):
+            pass
+        raise UserError(f"Codebook {path} is damaged; remove it and run the same command, which learns it again.")
 
 
 def learn_codebook(frames: np.ndarray, clusters: int, seed: int = 0) -> Codebook:

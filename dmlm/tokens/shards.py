@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dmlm import places, progress, recipes, workers
@@ -62,7 +62,7 @@ class EncoderSpec:
         encoder = kind(settings)
         encoder.device = self.device
         if isinstance(encoder, Tokenizer):
-            encoder.learned = _open(self.network) if self.network else None
+            encoder.learned = _open_learned(self.network) if self.network else None
             encoder.codebook = Codebook.load(self.codebook) if self.codebook else None
         return encoder
 
@@ -180,6 +180,7 @@ def _fit(job: _Job) -> None:
     forget()  # it has what it learned, and is another tokenizer now
     with places.atomic(job.target) as temporary:
         save_file(learned, temporary)
+    places.seal(job.target)
 
 
 def _learn(job: tuple[list[Path], int, Path]) -> None:
@@ -194,6 +195,18 @@ def _learn(job: tuple[list[Path], int, Path]) -> None:
 def _open(path: Path) -> dict[str, np.ndarray]:
     with safe_open(path, "np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _open_learned(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return _open(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it, and it is learned again.") from None
+
+
+def _kept(path: Path) -> bool:
+    """Whether what was learned is there and fits its seal, if it has one; earlier versions sealed nothing."""
+    return path.is_file() and (places.sealed(path) or not path.with_suffix(".sha256").is_file())
 
 
 def _whole(job: _Job) -> bool:
@@ -247,7 +260,7 @@ class TokenSource:
     @property
     def learned(self) -> bool:
         """Whether nothing is left to learn, so that `ready` costs nothing."""
-        return all(path.is_file() for path in self._to_learn())
+        return all(map(_kept, self._to_learn()))
 
     def _to_learn(self) -> Iterator[Path]:
         """Where what is learned belongs, the network first: the codebook's place hangs on it."""
@@ -255,7 +268,7 @@ class TokenSource:
         if isinstance(encoder, Tokenizer) and encoder.learns and encoder.learned is None:
             network = self._learned_path("network")
             yield network
-            if not encoder.clusters or not network.is_file():
+            if not encoder.clusters or not _kept(network):
                 return
             encoder = replace(self.spec, network=network).build()
         if isinstance(encoder, Tokenizer) and encoder.clusters and encoder.codebook is None:
@@ -271,7 +284,7 @@ class TokenSource:
         training = self.corpus.split("train")
         if isinstance(self.encoder, Tokenizer) and self.encoder.learns and self.encoder.learned is None:
             path = self._learned_path("network")
-            if not path.is_file():
+            if not _kept(path):
                 print(f"{self.spec.recipe}: learning its network on {len(training):,} training clips", file=sys.stderr)
                 fields = [utterance.model_dump() for utterance in training]
                 self._learn(
@@ -280,7 +293,7 @@ class TokenSource:
             self._rebuild(network=path)
         if isinstance(self.encoder, Tokenizer) and self.encoder.clusters and self.encoder.codebook is None:
             path = self._learned_path("codebook")
-            if not path.is_file():
+            if not _kept(path):
                 self._learn_codebook(path, training[:: max(1, len(training) // CODEBOOK_CLIPS)])
             self._rebuild(codebook=path)
         return self

@@ -46,7 +46,17 @@ class TextVocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "TextVocabulary":
-        return cls(hf_tokenizers.Tokenizer.from_file(str(path)))
+        """What `save` wrote.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            return cls(hf_tokenizers.Tokenizer.from_file(str(path)))
+        except Exception as error:  # the package has no class of its own for it
+            raise UserError(
+                f"Text vocabulary {path} cannot be read ({error}); remove it and run the same command, which makes it again."
+            ) from None
 
     def save(self, path: Path) -> None:
         places.write_text(path, self._bpe.to_str(pretty=True))
