@@ -33,9 +33,12 @@ def open_model(
         name = model.removeprefix(RANDOM)
         try:
             config = AutoConfig.for_model(name, **(architecture or {}))
+        except ValueError:
+            raise UserError(f"{recipe}: transformers knows no architecture {name!r}.") from None
+        try:
             return untrained(lambda: kind.from_config(config))
         except ValueError as error:
-            raise UserError(f"{recipe}: no network {name!r} with architecture={architecture or {}}: {error}.") from None
+            raise UserError(f"{recipe}: there is no {name} of architecture={architecture} ({error}).") from None
     if architecture:
         raise UserError(f"{recipe}: architecture is for model={RANDOM}NAME; {model!r} has its own.")
     folder = weights.hub_folder(model, revision)
