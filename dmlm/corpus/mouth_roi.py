@@ -162,7 +162,8 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
     Points as complex numbers: the best factor a of `a s + b = t` is sum(conj(s) t) / sum(|s|^2) about the means.
 
-    >>> similarity(np.array([[0.0, 0], [1, 0], [0, 1]]), np.array([[5.0, 5], [5, 7], [3, 5]])).round(6).tolist()
+    >>> found = similarity(np.array([[0.0, 0], [1, 0], [0, 1]]), np.array([[5.0, 5], [5, 7], [3, 5]]))
+    >>> (found.round(6) + 0.0).tolist()
     [[0.0, -2.0, 5.0], [2.0, 0.0, 5.0]]
     """
     s, t = (points[:, 0] + 1j * points[:, 1] for points in (source, target))
