@@ -3,6 +3,7 @@
 Started by `torchrun`, which sets RANK, WORLD_SIZE and the address; without it there is one process and nothing to do.
 """
 
+import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Peers:
             return cls()
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            atexit.register(distributed.destroy_process_group)  # its threads may abort a process that just ends
         return cls(distributed.get_rank(), size)
 
     @property
