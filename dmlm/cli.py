@@ -101,6 +101,8 @@ def mouths(
     from dmlm.corpus import mouth_roi
     from dmlm.tokens import weights
 
+    if not videos and not fetch:
+        raise UserError("Say which videos: dmlm mouths talk.mp4 --to FOLDER.")
     if fetch:
         card = weights.Card("https://ai.google.dev/edge/mediapipe", "Apache-2.0", (weights.File(**mouth_roi.MODEL),))
         print("\n".join(map(str, weights.fetch(card, "mouth_roi"))))

@@ -25,3 +25,16 @@ def finished(home) -> subprocess.CompletedProcess[str]:
     result = run_grid(home)
     assert result.returncode == 0, result.stderr[-2000:]
     return result
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No servers; and time to import large packages on a busy machine."""
+    for variable in ("MLFLOW_TRACKING_URI", "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID", "WANDB_DIR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    home = tmp_path / "dmlm home é"
+    monkeypatch.setenv("DMLM_HOME", str(home))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setattr("dmlm.run.loggers.CLOSE_S", 120.0)
+    return home / "runs" / "trials" / "opt-nano_A+L_seed0-0123456789ab"

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import conv2d, group_norm, normalize, pad
 from transformers import JanusVQVAE, JanusVQVAEConfig
 
+from dmlm.corpus.synthesis.page import draw_page
 from dmlm.tokens import weights
 from dmlm.tokens.shards import EncoderSpec
 
@@ -181,6 +183,24 @@ def image_vit_kmeans() -> dict[str, Any]:
 def image_vqvae() -> dict[str, Any]:
     """Barely learned."""
     return {"codes": 32, "width": 16, "steps": 20}
+
+
+EQUATIONS = ["12 a^{3} + 45 = 8", r"\log(17 k) - 30 = 9 h", r"\frac{12}{7} b + 26 = 41"]
+
+
+def built(name: str, **settings: Any) -> Any:
+    return EncoderSpec(name, settings).build()
+
+
+def page_of(seed: int, width: int = 450, height: int = 200) -> np.ndarray:
+    page = draw_page(EQUATIONS[: 1 + seed % 3], np.random.default_rng(seed), width, height)
+    return np.repeat(page[..., None], 3, axis=2)
+
+
+def noise(number: int, height: int = 64, width: int = 64) -> list[np.ndarray]:
+    """Images of random colours in squares of 8 px, so that units differ."""
+    cells = np.random.default_rng(0).integers(0, 256, (number, height // 8, width // 8, 3), dtype=np.uint8)
+    return list(cells.repeat(8, axis=1).repeat(8, axis=2))
 
 
 SMALL = {

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import struct
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from logged import SPEC, Killed, die_at, fit_with
 from test_train import fit, model, weights
 
 from dmlm import workers
@@ -24,48 +24,12 @@ from dmlm.run.settings import Execution
 from dmlm.sweep.cell import Cell, validated
 from dmlm.sweep.trial import training_spec
 
-SPEC = {"seed": 0, "train": {"lr": 0.003, "steps": 24}, "noise": ["a", "b"]}
 CELL = {
     "corpus": {"recipe": "r", "preset": "p"},
     "tokenizers": {"A": "a"},
     "backbone": "opt-nano",
     "template": "A -> T",
 }
-
-
-class Killed(BaseException):
-    """The process is gone, with nothing saved."""
-
-
-def die_at(step_wanted):
-    def on_step(step, loss):
-        if step == step_wanted:
-            raise Killed
-
-    return on_step
-
-
-def fit_with(names, folder, **more):
-    with open_loggers(names, folder, SPEC) as opened:
-        return fit(model(), folder, loggers=opened, **more)
-
-
-def fit_in_three_sessions(names, folder):
-    """Checkpoints after every step up to 13; a session that logs steps 20 and 24 in vain; and a last one from 13 on."""
-    with pytest.raises(Killed):
-        fit_with(names, folder, on_step=die_at(14), checkpoint_every_s=0.0)
-    with pytest.raises(Killed):
-        fit_with(names, folder, on_step=die_at(24))
-    assert fit_with(names, folder).steps == 24
-
-
-def told(folder):
-    """(tag, step) -> value, as `train.jsonl` has it."""
-    values = {}
-    for line in map(json.loads, (folder / "train.jsonl").read_text().splitlines()):
-        values["train/loss", line["step"]], values["train/lr", line["step"]] = line["loss"], line["lr"]
-        values |= {(f"train/loss_{k}", line["step"]): v for k, v in line["loss_by_modality"].items()}
-    return {key: pytest.approx(value, abs=2e-5) for key, value in values.items()}
 
 
 def test_a_training_that_goes_on_has_its_whole_log_at_every_instant(tmp_path):
@@ -80,97 +44,6 @@ def test_a_training_that_goes_on_has_its_whole_log_at_every_instant(tmp_path):
     fit_with([], tmp_path, on_step=look)
     assert left[0] == [10]
     assert left[-1] == [10, 20, 24]
-
-
-# TensorBoard ---------------------------------------------------------------------------------------------------------
-
-
-def masked_crc(data: bytes) -> int:
-    """CRC-32C bit by bit, rotated and offset as the record format wants it."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def records(path: Path):
-    """The events of a file: length, its checksum, event, its checksum, and so on."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    data, place = path.read_bytes(), 0
-    while place < len(data):
-        (length,) = struct.unpack_from("<Q", data, place)
-        body = data[place + 12 : place + 12 + length]
-        crcs = struct.unpack_from("<I", data, place + 8) + struct.unpack_from("<I", data, place + 12 + length)
-        assert crcs == (masked_crc(data[place : place + 8]), masked_crc(body))
-        yield Event.FromString(body)
-        place += 16 + length
-
-
-def written(folder):
-    """Every (tag, step, value) as written; and what TensorBoard shows of it: a START hides its step and later ones."""
-    from tensorboardX.proto.event_pb2 import SessionLog
-
-    raw, shown = [], []
-    for path in sorted((folder / "tensorboard").glob("*tfevents*")):
-        events = list(records(path))
-        assert events[0].file_version == "brain.Event:2"
-        for event in events[1:]:
-            if event.HasField("session_log") and event.session_log.status == SessionLog.START:
-                shown = [entry for entry in shown if entry[1] < event.step]
-            entries = [(value.tag, event.step, value.simple_value) for value in event.summary.value]
-            raw, shown = raw + entries, shown + entries
-    return raw, shown
-
-
-def by_key(entries):
-    values = {(tag, step): value for tag, step, value in entries}
-    assert len(values) == len(entries)  # nothing twice
-    return values
-
-
-def test_event_files_say_what_the_log_says(tmp_path):
-    fit_with(["tensorboard"], tmp_path)
-    raw, shown = written(tmp_path)
-    assert raw == shown
-    assert by_key(shown) == told(tmp_path)
-    assert {tag for tag, _, _ in shown} == {"train/loss", "train/loss_A", "train/loss_T", "train/lr"}
-
-
-def test_a_resumed_training_shows_no_step_twice(tmp_path):
-    fit_in_three_sessions(["tensorboard"], tmp_path)
-    raw, shown = written(tmp_path)
-    assert [step for tag, step, _ in raw if tag == "train/loss"] == [10, 20, 24, 20, 24]
-    assert by_key(shown) == told(tmp_path)
-
-
-def test_a_training_that_starts_afresh_shows_no_step_twice(tmp_path):
-    with pytest.raises(Killed):
-        fit_with(["tensorboard"], tmp_path, on_step=die_at(12))
-    fit_with(["tensorboard"], tmp_path)
-    assert by_key(written(tmp_path)[1]) == told(tmp_path)
-
-
-def test_tensorboard_itself_shows_the_same(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    fit_in_three_sessions(["tensorboard"], tmp_path)
-    board = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    seen = [(tag, one.step, one.value) for tag in board.Tags()["scalars"] for one in board.Scalars(tag)]
-    assert by_key(seen) == told(tmp_path)
-
-
-def test_every_trial_of_a_grid_has_its_curves_and_scores(finished, home):
-    trials = {line.split()[-1] for line in finished.stdout.splitlines() if line.startswith("model ")}
-    assert len(trials) == 5
-    for trial in ((home / "runs" / "trials" / name.rpartition("/")[2]) for name in trials):
-        steps = json.loads((trial / "result.json").read_text())["steps"]
-        scores = {path.parent.name: json.loads(path.read_text())["wer"] for path in trial.glob("evals/*/result.json")}
-        expected = {(f"wer/{name}", steps): pytest.approx(wer, abs=1e-6) for name, wer in scores.items()}
-        assert scores
-        assert by_key(written(trial)[1]) == told(trial) | expected
 
 
 # What a logger may do ------------------------------------------------------------------------------------------------
@@ -381,105 +254,3 @@ def test_no_package_is_loaded_before_training():
     program = "import sys, dmlm.run.loggers as l; l.open_loggers(['tensorboard'], None, {}); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "tensorboardX", "wandb", "mlflow", "trackio"} & set(loaded)
-
-
-# The optional ones, for real -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def offline(tmp_path, monkeypatch):
-    """No servers; and time to import large packages on a busy machine."""
-    for variable in ("MLFLOW_TRACKING_URI", "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID", "WANDB_DIR"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    home = tmp_path / "dmlm home é"
-    monkeypatch.setenv("DMLM_HOME", str(home))
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setattr(loggers, "CLOSE_S", 120.0)
-    return home / "runs" / "trials" / "opt-nano_A+L_seed0-0123456789ab"
-
-
-CONFIG = {"seed": 0, "train.lr": 0.003, "train.steps": 24, "noise": '["a", "b"]'}
-
-
-def wandb_records(path: Path):
-    """The records of an offline run: LevelDB's log format, blocks of 32 KiB after a header of seven bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, place, body = path.read_bytes(), 7, b""
-    while place < len(data):
-        if (left := 32768 - place % 32768) < 7:
-            place += left
-            continue
-        length, kind = struct.unpack_from("<HB", data, place + 4)
-        body += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(body)
-            body = b""
-
-
-def test_wandb_holds_the_run(offline):
-    pytest.importorskip("wandb")
-    fit_with(["wandb"], offline)
-    (path,) = (offline / "wandb").glob("offline-run-*/*.wandb")
-    found = list(wandb_records(path))
-    (run,) = [record.run for record in found if record.HasField("run")]
-    assert (run.run_id, run.display_name, run.project) == (offline.name, offline.name, "dmlm")
-    assert {item.key: json.loads(item.value_json) for item in run.config.update if item.key in CONFIG} == CONFIG
-    rows = [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in found
-        if record.HasField("history")
-    ]
-    seen = [(key, row["_step"], row[key]) for row in rows for key in row if key.startswith("train/")]
-    assert by_key(seen) == told(offline)
-
-
-def test_wandb_takes_no_step_before_its_last():
-    """A server says where a resumed run stands: what it has already is not logged again, and a score is no step."""
-
-    class Run:
-        step, summary, logged = 21, {}, []
-
-        def log(self, values, step):
-            self.logged.append(step)
-
-    logger = logger_kinds.WandB(Path("trial"))
-    logger._run = Run()
-    logger.scalars(20, {"wer/clean": 0.1})
-    logger.scalars(30, {"train/loss": 1.0})
-    assert (logger._run.logged, logger._run.summary) == ([30], {"wer/clean": 0.1})
-
-
-def test_mlflow_holds_the_run_and_goes_on_with_it(offline):
-    mlflow = pytest.importorskip("mlflow")
-    fit_in_three_sessions(["mlflow"], offline)
-    with open_loggers(["mlflow"], offline, SPEC) as opened:
-        opened.start(24)  # an evaluation
-        opened.scalars(24, {"wer/clean": 0.25})
-    client = mlflow.MlflowClient(f"sqlite:///{offline.parent.parent / 'mlflow.db'}")
-    (run,) = client.search_runs([client.get_experiment_by_name("dmlm").experiment_id])
-    assert (run.info.run_name, run.info.status) == (offline.name, "FINISHED")
-    assert run.data.params == {name: str(value) for name, value in CONFIG.items()}
-    history = [client.get_metric_history(run.info.run_id, name) for name in run.data.metrics]
-    seen = [(one.key, one.step, one.value) for metric in history for one in metric]
-    assert by_key(seen) == told(offline) | {("wer/clean", 24): 0.25}
-
-
-def test_trackio_holds_the_run_and_goes_on_with_it(offline, monkeypatch):
-    trackio = pytest.importorskip("trackio")
-    from trackio.sqlite_storage import SQLiteStorage
-
-    project = f"dmlm-{time.time_ns()}"  # it reads TRACKIO_DIR once, so the folder may be that of another test
-    monkeypatch.setattr(logger_kinds, "PROJECT", project)
-    fit_in_three_sessions(["trackio"], offline)
-    with open_loggers(["trackio"], offline, SPEC) as opened:
-        opened.start(24)
-        opened.scalars(24, {"wer/clean": 0.25})
-    (run,) = trackio.Api().runs(project)
-    assert run.name == offline.name
-    assert {name: run.config[name] for name in CONFIG} == CONFIG
-    rows = SQLiteStorage.get_logs(project, run.name, run_id=run.id)
-    seen = [(key, row["step"], row[key]) for row in rows for key in row if key.startswith(("train/", "wer/"))]
-    assert by_key(seen) == told(offline) | {("wer/clean", 24): 0.25}

@@ -216,7 +216,7 @@ def test_a_missing_or_damaged_model_of_mediapipe_is_a_sentence(tmp_path, monkeyp
             mouth_roi.detector("mediapipe")
 
 
-def test_the_command_line_fetches_only_when_asked(tmp_path):
+def test_the_command_line_wants_videos_and_fetches_only_when_asked(tmp_path):
     """With downloads forbidden, and with a file that is not the model."""
     (tmp_path / "weights" / "mouth_roi").mkdir(parents=True)
     given = {**os.environ, "DMLM_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
@@ -225,6 +225,9 @@ def test_the_command_line_fetches_only_when_asked(tmp_path):
         command = [sys.executable, "-c", "from dmlm.cli import main; main()", "mouths", *arguments]
         return subprocess.run(command, env=given, capture_output=True, text=True, check=False)
 
+    done = run("--to", str(tmp_path))
+    assert done.returncode == 2
+    assert "Say which videos" in done.stderr
     done = run("--fetch")
     assert done.returncode == 2
     assert "HF_HUB_OFFLINE is set" in done.stderr

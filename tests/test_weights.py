@@ -272,3 +272,25 @@ def test_fetch_and_doctor_from_the_command_line(tmp_path) -> None:
         assert sum(line.split()[:1] == [name] for line in doctor.splitlines()) == 1
     assert "audio_mfcc             ready" in doctor
     assert "run: dmlm fetch audio_seamless" in doctor
+
+
+def test_a_model_in_a_folder_is_not_fetched_and_a_part_of_one_is_named(tmp_path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    card = weights.of_model(str(folder), None, {})
+    assert card is not None
+    with pytest.raises(UserError, match="dmlm fetch audio_x model=nobody/nothing"):
+        weights.model_folder(Card("", "", hub="nobody/nothing"), "audio_x")
+    assert "lacks config.json or weights" in weights.missing(card, "audio_x")
+    (folder / "config.json").write_text("{}")
+    save_file({"weight": torch.ones(1)}, folder / "model.safetensors")
+    assert weights.fetch(card, "audio_x") == [folder / "config.json", folder / "model.safetensors"]
+
+
+def test_another_revision_has_no_known_digest() -> None:
+    known = Card("page", "MIT", (File("a", "0" * 64),), hub="o/n", revision="abc")
+    assert weights.of_model("o/n", None, {"o/n": known}) is known
+    other = weights.of_model("o/n", "main", {"o/n": known})
+    assert other is not None
+    assert (other.revision, other.files, other.licence) == ("main", (), "MIT")
+    assert weights.of_model("random:hubert", None, {"o/n": known}) is None

@@ -9,7 +9,6 @@ The codes are those of `encode` of `transformers`. B clips, K codebooks, T frame
 """
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,23 +20,31 @@ from dmlm.tokens import weights
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 from dmlm.tokens.tokenizer import Tokenizer
 
-RANDOM = "random:"
 PADDED = ("dac", "xcodec")  # their feature extractor fills the last frame with zeros; the others' convolutions do
 CODECS = ("mimi", "encodec", *PADDED)
 MIMI = "kyutai/mimi"
-MIMI_COMMIT = "89091b3e466eb6a9d11e537bf26b144f194978f7"
-MIMI_FILE = weights.File(
-    "model.safetensors",
-    sha256="bac7e85083dcded655d24eaadde7e6eea34c0da1b35fa2d284e641bd2b942a5e",
-    bytes=384_649_828,
-)
+KNOWN = {
+    MIMI: weights.Card(
+        source=f"https://huggingface.co/{MIMI}",
+        licence="CC-BY-4.0",
+        hub=MIMI,
+        revision="89091b3e466eb6a9d11e537bf26b144f194978f7",
+        files=(
+            weights.File(
+                "model.safetensors",
+                sha256="bac7e85083dcded655d24eaadde7e6eea34c0da1b35fa2d284e641bd2b942a5e",
+                bytes=384_649_828,
+            ),
+        ),
+    )
+}
 
 
 class Settings(BaseSettings):
     """Mimi's semantic codebook alone by default: 12.5 Hz. `model` is a Hub id, a folder or `random:mimi`."""
 
     model: str = MIMI
-    revision: str | None = Field(default=None, description="commit or tag; none: the pinned commit of Mimi, else main")
+    revision: str | None = Field(default=None, description="commit or tag; null: the one known here, else main")
     codebooks: int = Field(default=1, ge=1, description="the first of the residual codebooks")
     longest_s: float = Field(default=30.0, ge=1, description="longer clips are coded in pieces of this length")
     architecture: dict[str, Any] = Field(default={}, description="of a random: model")
@@ -55,17 +62,7 @@ class CodecCodes(Tokenizer):
 
     @property
     def card(self) -> weights.Card | None:
-        model, pinned = self.settings.model, self.settings.model == MIMI
-        if model.startswith(RANDOM):
-            return None
-        revision = self.settings.revision or (MIMI_COMMIT if pinned else "main")
-        return weights.Card(
-            source=f"https://huggingface.co/{model}",
-            licence="CC-BY-4.0" if pinned else "see its page",
-            files=(MIMI_FILE,) if revision == MIMI_COMMIT else (),
-            hub=model,
-            revision=revision,
-        )
+        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def vocab_size(self) -> int:
@@ -94,15 +91,7 @@ class CodecCodes(Tokenizer):
     @cached_property
     def config(self) -> Any:
         """The network's configuration, read without the network."""
-        from transformers import AutoConfig
-
-        name = self.settings.model
-        try:
-            if name.startswith(RANDOM):
-                return AutoConfig.for_model(name.removeprefix(RANDOM), **self.settings.architecture)
-            return AutoConfig.from_pretrained(self._folder(), local_files_only=True)
-        except (ValueError, OSError) as error:
-            raise UserError(f"audio_codec: model={name} is not known to transformers ({error}).") from None
+        return weights.config_of(self.recipe, self.settings.model, self.card, self.settings.architecture)
 
     @property
     def codec_hz(self) -> int:
@@ -132,30 +121,24 @@ class CodecCodes(Tokenizer):
         from dmlm.tokens.network import on, open_model
 
         self.require()
-        card = self.card
-        network = open_model(
-            self.recipe, self.settings.model, card.revision if card else "main", self.settings.architecture
-        )
+        network = open_model(self.recipe, self.settings.model, self.card, self.settings.architecture)
         for name in ("decoder", "acoustic_decoder", "decoder_semantic"):
             if hasattr(network, name):
                 setattr(network, name, None)
-        if card is None:
+        if self.card is None:
             _scatter(network)
         return on(self.device, network)
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """IDs int32 (T * K,) of each clip, float32 (samples,) at 16 kHz."""
-        from dmlm.tokens.network import in_equal_batches, pieces
+        from dmlm.tokens.network import in_pieces, pieces
 
         frames = max(1, int(self.settings.longest_s * self.codec_hz) // self.hop)
-        parts, counts = [], []
+        clips = []
         for clip in batch:
             whole = self._resampled(clip)
-            cuts = pieces(len(whole), self.hop, 0, frames)
-            parts += [whole[start:end] for start, end in cuts]
-            counts.append(len(cuts))
-        found = iter(in_equal_batches(parts, frames * self.hop, self._codes, self.device))
-        return [np.concatenate([next(found) for _ in range(count)]) for count in counts]
+            clips.append([whole[start:end] for start, end in pieces(len(whole), self.hop, 0, frames)])
+        return in_pieces(clips, frames * self.hop, self._codes, self.device)
 
     def _codes(self, samples: Any) -> Any:
         """IDs (B, T * K) of clips (B, samples)."""
@@ -198,14 +181,6 @@ class CodecCodes(Tokenizer):
             clip = resample_poly(clip, self.codec_hz // divisor, SAMPLE_RATE_HZ // divisor)
         short = -len(clip) % self.hop if self.config.model_type in PADDED else 0
         return np.pad(clip, (0, short)).astype(np.float32)
-
-    def _folder(self) -> Path:
-        card = self.card
-        place = weights.hub_folder(card.hub, card.revision) if card else None
-        if card and place is None:
-            raise UserError(weights.missing(card, self.recipe))
-        assert place
-        return place
 
 
 def _scatter(network: Any) -> None:

@@ -17,11 +17,12 @@ from torch import nn
 
 from dmlm import progress
 from dmlm.corpus.media import SAMPLE_RATE_HZ
-from dmlm.tokens.network import frozen, in_equal_batches, on, pieces
+from dmlm.tokens.network import frozen, in_pieces, on, pieces
 from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 from dmlm.tokens.tokenizer import Tokenizer
 
+TOGETHER = 64  # pieces of full length in a batch
 TARGET_FRAMES = 40_000  # from which the clusters of a target are learned
 
 
@@ -98,15 +99,11 @@ class EncoderUnits(Tokenizer):
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Output of the layer, float32 (T, D), of each clip."""
-        parts, counts = [], []
-        for clip in batch:
-            whole = self._mels(clip)
-            cuts = pieces(len(whole), 1, 0, int(self.settings.longest_s * self.rate_hz))
-            parts += [whole[start:end] for start, end in cuts]
-            counts.append(len(cuts))
-        most = 64 * parts[0].shape[1] * int(self.settings.longest_s * self.rate_hz)
-        found = iter(in_equal_batches(parts, most, lambda x: self.network(x, upto=self.settings.layer), self.device))
-        return [np.concatenate([next(found) for _ in range(count)]) for count in counts]
+        longest = int(self.settings.longest_s * self.rate_hz)
+        wholes = [self._mels(clip) for clip in batch]
+        clips = [[whole[start:end] for start, end in pieces(len(whole), 1, 0, longest)] for whole in wholes]
+        most = TOGETHER * wholes[0].shape[1] * longest
+        return in_pieces(clips, most, lambda x: self.network(x, upto=self.settings.layer), self.device)
 
     def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Learn from clips (samples,), a random crop of each at a time."""

@@ -133,17 +133,14 @@ class SeamlessUnits(Tokenizer):
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Output of the layer, float32 (T, 1280), of each clip."""
-        from dmlm.tokens.network import in_equal_batches, pieces
+        from dmlm.tokens.network import in_pieces, pieces
 
         longest = int(self.settings.longest_s * SAMPLE_RATE_HZ) // HOP
-        parts, counts = [], []
+        clips = []
         for clip in batch:
             whole = normalised(clip)
-            cuts = pieces(len(whole), HOP, FIELD - HOP, longest)
-            parts += [whole[start:end] for start, end in cuts]
-            counts.append(len(cuts))
-        found = iter(in_equal_batches(parts, longest * HOP, lambda x: self.network(x).last_hidden_state, self.device))
-        return [np.concatenate([next(found) for _ in range(count)]) for count in counts]
+            clips.append([whole[start:end] for start, end in pieces(len(whole), HOP, FIELD - HOP, longest)])
+        return in_pieces(clips, longest * HOP, lambda x: self.network(x).last_hidden_state, self.device)
 
     def _file(self, name: str) -> Path:
         self.require()

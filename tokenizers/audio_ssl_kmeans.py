@@ -21,7 +21,6 @@ from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 from dmlm.tokens.tokenizer import Tokenizer
 
-RANDOM = "random:"
 WAVEFORM = ("wav2vec2", "hubert", "wavlm")
 FAMILIES = (*WAVEFORM, "wav2vec2-bert", "whisper")
 MEL_HOP, MEL_FIELD = 160, 400  # samples between the frames of a spectrogram, and under one
@@ -29,23 +28,31 @@ WHISPER_S = 30  # what Whisper hears at once
 PREPROCESSOR = "preprocessor_config.json"
 FIT_CLIPS, FIT_FRAMES = 640, 80_000  # what units are learned from before byte pairs of them are
 FIRST = 0x10000  # character that stands for unit 0 while pairs are learned
-PUBLISHED = {  # model: commit, licence, file
-    "facebook/hubert-base-ls960": (
-        "dba3bb02fda4248b6e082697eee756de8fe8aa8a",
-        "Apache-2.0",
-        weights.File(
-            "pytorch_model.bin",
-            sha256="062249fffb353eab67547a2fbc129f7c31a2f459faf641b19e8fb007cc5c48ad",
-            bytes=377_569_754,
+KNOWN = {
+    "facebook/hubert-base-ls960": weights.Card(
+        source="https://huggingface.co/facebook/hubert-base-ls960",
+        licence="Apache-2.0",
+        hub="facebook/hubert-base-ls960",
+        revision="dba3bb02fda4248b6e082697eee756de8fe8aa8a",
+        files=(
+            weights.File(
+                "pytorch_model.bin",
+                sha256="062249fffb353eab67547a2fbc129f7c31a2f459faf641b19e8fb007cc5c48ad",
+                bytes=377_569_754,
+            ),
         ),
     ),
-    "facebook/w2v-bert-2.0": (
-        "da985ba0987f70aaeb84a80f2851cfac8c697a7b",
-        "MIT",
-        weights.File(
-            "model.safetensors",
-            sha256="eb890c9660ed6e3414b6812e27257b8ce5454365d5490d3ad581ea60b93be043",
-            bytes=2_322_063_736,
+    "facebook/w2v-bert-2.0": weights.Card(
+        source="https://huggingface.co/facebook/w2v-bert-2.0",
+        licence="MIT",
+        hub="facebook/w2v-bert-2.0",
+        revision="da985ba0987f70aaeb84a80f2851cfac8c697a7b",
+        files=(
+            weights.File(
+                "model.safetensors",
+                sha256="eb890c9660ed6e3414b6812e27257b8ce5454365d5490d3ad581ea60b93be043",
+                bytes=2_322_063_736,
+            ),
         ),
     ),
 }
@@ -55,7 +62,7 @@ class Settings(BaseSettings):
     """HuBERT base, layer 9, 500 units by default. `model` is a Hub id, a folder or `random:hubert`."""
 
     model: str = "facebook/hubert-base-ls960"
-    revision: str | None = Field(default=None, description="commit or tag; none: the pinned one if known, else main")
+    revision: str | None = Field(default=None, description="commit or tag; null: the one known here, else main")
     layer: int = Field(default=9, ge=1, description="counted from 1; its output, before any final normalisation")
     clusters: int | None = Field(default=500, ge=2, description="units to learn; none where centroids are given")
     centroids: Path | None = Field(default=None, description=".npy of (units, features), used instead of learning")
@@ -98,18 +105,7 @@ class SpeechUnits(Tokenizer):
 
     @property
     def card(self) -> weights.Card | None:
-        model = self.settings.model
-        if model.startswith(RANDOM):
-            return None
-        commit, licence, file = PUBLISHED.get(model, ("main", "see its page", None))
-        revision = self.settings.revision or commit
-        return weights.Card(
-            source=f"https://huggingface.co/{model}",
-            licence=licence,
-            files=(file,) if file and revision == commit else (),
-            hub=model,
-            revision=revision,
-        )
+        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def clusters(self) -> int | None:
@@ -167,15 +163,7 @@ class SpeechUnits(Tokenizer):
     @cached_property
     def config(self) -> Any:
         """The network's configuration, read without the network."""
-        from transformers import AutoConfig
-
-        name = self.settings.model
-        try:
-            if name.startswith(RANDOM):
-                return AutoConfig.for_model(name.removeprefix(RANDOM), **self.settings.architecture)
-            return AutoConfig.from_pretrained(str(self._folder), local_files_only=True)
-        except (ValueError, OSError) as error:
-            raise UserError(f"audio_ssl_kmeans: model={name} is not known to transformers ({error}).") from None
+        return weights.config_of(self.recipe, self.settings.model, self.card, self.settings.architecture)
 
     @cached_property
     def network(self) -> Any:
@@ -183,14 +171,8 @@ class SpeechUnits(Tokenizer):
         from dmlm.tokens.network import on, open_model
 
         self.require()
-        card = self.card
-        opened: Any = open_model(
-            self.recipe,
-            self.settings.model,
-            card.revision if card else "main",
-            self.settings.architecture,
-            kind=_First(self.settings.layer),
-        )
+        chosen, kind = self.settings, _First(self.settings.layer)
+        opened: Any = open_model(self.recipe, chosen.model, self.card, chosen.architecture, kind)
         network = opened.encoder if self.config.model_type == "whisper" else opened
         layers = network.layers if self.config.model_type == "whisper" else network.encoder.layers
         layers[-1].register_forward_hook(self._keep)
@@ -302,13 +284,7 @@ class SpeechUnits(Tokenizer):
     @cached_property
     def _folder(self) -> Path | None:
         """Where the model is; None if it is untrained."""
-        card = self.card
-        if card is None:
-            return None
-        place = weights.hub_folder(card.hub, card.revision)
-        if place is None:
-            raise UserError(weights.missing(card, self.recipe))
-        return place
+        return weights.model_folder(self.card, self.recipe) if self.card else None
 
 
 class _First:

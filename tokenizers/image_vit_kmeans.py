@@ -24,15 +24,24 @@ from dmlm.tokens.canvas import Fit, square
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 from dmlm.tokens.tokenizer import Tokenizer
 
-RANDOM = "random:"
 IMAGES_AT_ONCE = 8
 VIT = "google/vit-base-patch16-224-in21k"
-KNOWN = {  # commits
-    VIT: "b4569560a39a0f1af58e3ddaf17facf20ab919b0",
-    "facebook/dinov2-base": "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+DINO = "facebook/dinov2-base"
+KNOWN = {
+    VIT: weights.Card(
+        source=f"https://huggingface.co/{VIT}",
+        licence="Apache-2.0",
+        hub=VIT,
+        revision="b4569560a39a0f1af58e3ddaf17facf20ab919b0",
+        files=(weights.File("model.safetensors", "fd4e1169c7aa6c2dbfa8a6448be13b35abc0ee256190857c90009d12c094619b"),),
+    ),
+    DINO: weights.Card(
+        source=f"https://huggingface.co/{DINO}",
+        licence="Apache-2.0",
+        hub=DINO,
+        revision="f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+    ),
 }
-FILES = {VIT: weights.File("model.safetensors", "fd4e1169c7aa6c2dbfa8a6448be13b35abc0ee256190857c90009d12c094619b")}
-LICENCES = {VIT: "Apache-2.0", "facebook/dinov2-base": "Apache-2.0"}
 TOWERS = {"siglip": "SiglipVisionModel", "clip": "CLIPVisionModel"}  # of models that also hold a text encoder
 
 
@@ -57,16 +66,7 @@ class PatchFeatureUnits(Tokenizer):
 
     @property
     def card(self) -> weights.Card | None:
-        model = self.settings.model
-        if model.startswith(RANDOM):
-            return None
-        return weights.Card(
-            source=model if Path(model).expanduser().is_dir() else f"https://huggingface.co/{model}",
-            licence=LICENCES.get(model, "see the model's page"),
-            files=(FILES[model],) if model in FILES and self._revision == KNOWN[model] else (),
-            hub=model,
-            revision=self._revision,
-        )
+        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def rate_hz(self) -> None:
@@ -77,13 +77,8 @@ class PatchFeatureUnits(Tokenizer):
         return [*super().facts(), *([weights.file_digest(said)] if said and said.is_file() else [])]
 
     @property
-    def _revision(self) -> str:
-        return self.settings.revision or KNOWN.get(self.settings.model, "main")
-
-    @property
     def _folder(self) -> Path | None:
-        model = self.settings.model
-        return None if model.startswith(RANDOM) else weights.hub_folder(model, self._revision)
+        return weights.model_folder(self.card, self.recipe) if self.card else None
 
     @cached_property
     def network(self) -> Any:
@@ -96,7 +91,7 @@ class PatchFeatureUnits(Tokenizer):
 
         chosen, layer = self.settings, self.settings.layer
         kind = vision_class(self._folder) if self._folder else None
-        network = open_model(self.recipe, chosen.model, self._revision, chosen.architecture, kind)
+        network = open_model(self.recipe, chosen.model, self.card, chosen.architecture, kind)
         if not hasattr(network.config, "patch_size"):
             raise UserError(f"{self.recipe}: {chosen.model} is no vision transformer; choose one such as {VIT}.")
         if layer:

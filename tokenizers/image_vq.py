@@ -35,7 +35,21 @@ PUBLISHED = weights.File(
     bytes=287_920_306,
     url=f"https://huggingface.co/peizesun/llamagen_t2i/resolve/{COMMIT}/{FILE}",
 )
-KNOWN = {"deepseek-community/Janus-Pro-1B": "1655280bb75959cc1cb85529a2a8b26e7016072e"}  # commits
+JANUS = "deepseek-community/Janus-Pro-1B"
+KNOWN = {
+    LLAMAGEN: weights.Card(
+        source="https://github.com/FoundationVision/LlamaGen (arXiv 2406.06525, vq_ds16_t2i)",
+        licence="MIT",
+        revision=COMMIT,
+        files=(PUBLISHED,),
+    ),
+    JANUS: weights.Card(
+        source=f"https://huggingface.co/{JANUS}",
+        licence="see its page",
+        hub=JANUS,
+        revision="1655280bb75959cc1cb85529a2a8b26e7016072e",
+    ),
+}
 KINDS = {"janus": ("JanusVQVAE", "JanusVQVAEConfig"), "chameleon": ("ChameleonVQVAE", "ChameleonVQVAEConfig")}
 PREFIX = "model.vqmodel."  # of the VQ part of a multi-modal checkpoint
 ENCODING = ("encoder.", "quant_conv.", "quantize.embedding.")  # the rest decodes
@@ -66,17 +80,15 @@ class VectorQuantizedUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def card(self) -> weights.Card:
-        model = self.settings.model
-        if model == LLAMAGEN:
-            source = "https://github.com/FoundationVision/LlamaGen (arXiv 2406.06525, vq_ds16_t2i)"
-            return weights.Card(source=source, licence="MIT", files=(PUBLISHED,))
-        return weights.Card(
-            source=model if Path(model).expanduser().is_dir() else f"https://huggingface.co/{model}",
-            licence="see the model's page",
-            hub=model,
-            revision=self._revision,
-        )
+    def card(self) -> weights.Card | None:
+        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
+
+    def require(self) -> None:
+        if self.card is None:
+            raise UserError(
+                f"{self.recipe}: model={self.settings.model} is untrained, and so are its codes; choose another."
+            )
+        super().require()
 
     @property
     def vocab_size(self) -> int:
@@ -91,15 +103,10 @@ class VectorQuantizedUnits(Tokenizer):
         return [*super().facts(), *([weights.file_digest(said)] if said.is_file() else [])]
 
     @property
-    def _revision(self) -> str:
-        return self.settings.revision or KNOWN.get(self.settings.model, "main")
-
-    @property
     def _folder(self) -> Path:
         self.require()
-        if self.settings.model == LLAMAGEN:
-            return weights.folder(self.recipe)
-        return weights.hub_folder(self.settings.model, self._revision) or Path()
+        card = self.card
+        return weights.model_folder(card, self.recipe) if card and card.hub else weights.folder(self.recipe)
 
     @cached_property
     def _kind(self) -> tuple[str, dict[str, Any]]:

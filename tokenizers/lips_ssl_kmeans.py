@@ -7,7 +7,6 @@ and `centred` takes away what stays, which is mostly whose face it is. T frames,
 
 import inspect
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,12 +17,22 @@ from dmlm.tokens import weights
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 from dmlm.tokens.tokenizer import Tokenizer
 
-RANDOM = "random:"
 DINO = "facebook/dinov2-small"
-DINO_COMMIT = "ed25f3a31f01632728cabb09d1542f84ab7b0056"
-DINO_FILE = weights.File(
-    "model.safetensors", "ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1", 88_249_960
-)
+KNOWN = {
+    DINO: weights.Card(
+        source=f"https://huggingface.co/{DINO}",
+        licence="Apache-2.0",
+        hub=DINO,
+        revision="ed25f3a31f01632728cabb09d1542f84ab7b0056",
+        files=(
+            weights.File(
+                "model.safetensors",
+                sha256="ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1",
+                bytes=88_249_960,
+            ),
+        ),
+    )
+}
 FRAMES_AT_ONCE = 64
 
 
@@ -57,21 +66,7 @@ class ImageEncoderUnits(Tokenizer):
 
     @property
     def card(self) -> weights.Card | None:
-        model = self.settings.model
-        if model.startswith(RANDOM):
-            return None
-        pinned = model == DINO and self._revision == DINO_COMMIT
-        return weights.Card(
-            source=model if Path(model).expanduser().is_dir() else f"https://huggingface.co/{model}",
-            licence="Apache-2.0" if model == DINO else "see the model's page",
-            files=(DINO_FILE,) if pinned else (),
-            hub=model,
-            revision=self._revision,
-        )
-
-    @property
-    def _revision(self) -> str:
-        return self.settings.revision or (DINO_COMMIT if self.settings.model == DINO else "main")
+        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def rate_hz(self) -> float:
@@ -87,7 +82,7 @@ class ImageEncoderUnits(Tokenizer):
         from dmlm.tokens.network import on, open_model
 
         chosen = self.settings
-        network = open_model(self.recipe, chosen.model, self._revision, chosen.architecture)
+        network = open_model(self.recipe, chosen.model, self.card, chosen.architecture)
         network = getattr(network, "vision_model", network)
         patch, layers = (getattr(network.config, name, None) for name in ("patch_size", "num_hidden_layers"))
         takes = inspect.signature(network.forward).parameters.values()

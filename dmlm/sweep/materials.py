@@ -1,6 +1,7 @@
 """What every cell of a grid shares: corpus, noise, tokenizers, text vocabulary, and their tokens, made once."""
 
 import math
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -273,6 +274,9 @@ def without(grid: Grid, failed: dict[int, Exception]) -> tuple[Grid, list[str]]:
     """
     if len(failed) == len(grid.cells):
         raise next(iter(failed.values()))
+    for error in dict.fromkeys(failed.values()):
+        if not isinstance(error, UserError):
+            traceback.print_exception(error)  # of a recipe: whoever wrote it needs to know where
     kept = [number for number in range(len(grid.cells)) if number not in failed]
     lines = []
     for number, error in failed.items():

@@ -19,9 +19,7 @@ from dmlm.errors import UserError
 from dmlm.tokens import reading, weights
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 
-Box = tuple[
-    int, int, int, int
-]  # top, bottom, left, right in pixels of the page; bottom and right are the first outside
+Box = tuple[int, int, int, int]  # top, bottom, left, right in pixels of the page; bottom and right lie just outside
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 

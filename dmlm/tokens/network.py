@@ -4,23 +4,23 @@ Padding would change what a network computes at the edges, so only items of equa
 of an item does not depend on its company. B items, T frames or samples.
 """
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from dmlm.errors import UserError
 from dmlm.tokens import weights
 from dmlm.tokens.checkpoint import fit
 
-RANDOM = "random:"  # model="random:hubert": an untrained network, for controls and for tests without weights
-
 
 def open_model(
-    recipe: str, model: str, revision: str = "main", architecture: dict[str, Any] | None = None, kind: Any = None
+    recipe: str, model: str, card: weights.Card | None, architecture: dict[str, Any] | None = None, kind: Any = None
 ) -> torch.nn.Module:
-    """A network of `transformers` (`kind`: AutoModel): a folder, a Hub model that is here, or untrained from seed 0.
+    """A network of `transformers` (`kind`: AutoModel): that of a card, or untrained from seed 0 where there is none.
 
     Raises:
         UserError: not on this machine, or weights that do not fit the network.
@@ -29,8 +29,8 @@ def open_model(
     from transformers.utils import logging
 
     kind = kind or AutoModel
-    if model.startswith(RANDOM):
-        name = model.removeprefix(RANDOM)
+    if card is None:
+        name = model.removeprefix(weights.RANDOM)
         try:
             config = AutoConfig.for_model(name, **(architecture or {}))
         except ValueError:
@@ -40,10 +40,8 @@ def open_model(
         except ValueError as error:
             raise UserError(f"{recipe}: there is no {name} of architecture={architecture} ({error}).") from None
     if architecture:
-        raise UserError(f"{recipe}: architecture is for model={RANDOM}NAME; {model!r} has its own.")
-    folder = weights.hub_folder(model, revision)
-    if folder is None:
-        raise UserError(f"{recipe}: {model!r} is not on this machine; run: dmlm fetch {recipe} model={model}")
+        raise UserError(f"{recipe}: architecture is for model={weights.RANDOM}NAME; {model!r} has its own.")
+    folder = weights.model_folder(card, recipe)
     said = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -52,7 +50,7 @@ def open_model(
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{recipe}: {folder} cannot be loaded ({str(error).splitlines()[0]}).") from None
-    except Exception as error:  # safetensors and pickle errors derive from nothing in common
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise UserError(f"{recipe}: {folder} holds damaged weights ({error}); fetch them again.") from None
     finally:
         logging.set_verbosity(said)
@@ -112,6 +110,14 @@ def in_equal_batches(
                 for number, row in zip(chosen, compute(batch).cpu().numpy(), strict=True):
                     results[number] = row
     return results
+
+
+def in_pieces(
+    clips: Sequence[Sequence[np.ndarray]], most: int, compute: Callable[[torch.Tensor], torch.Tensor], device: str
+) -> list[np.ndarray]:
+    """`in_equal_batches` over clips that are given as their pieces; the results of each clip are joined."""
+    found = iter(in_equal_batches([piece for clip in clips for piece in clip], most, compute, device))
+    return [np.concatenate([next(found) for _ in clip]) for clip in clips]
 
 
 def pieces(length: int, hop: int, overlap: int, most: int) -> list[tuple[int, int]]:

@@ -14,7 +14,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from dmlm import places, progress
 from dmlm.errors import UserError
 
 CHUNK = 1 << 20
+RANDOM = "random:"  # model="random:hubert": an untrained network, for controls and for tests without weights
 CONFIGURED = ("*.json", "*.txt", "*.model")  # what stands beside the weights of a Hub model
 LEARNED = ("*.safetensors", "pytorch_model*.bin")  # the first that is there
 
@@ -54,6 +55,49 @@ class Card:
         return sum(file.bytes for file in self.files) if all(file.bytes for file in self.files) else 0
 
 
+def of_model(model: str, revision: str | None, known: dict[str, Card]) -> Card | None:
+    """Card of the model that a setting names: one that a recipe knows, any other of the Hub, or a folder.
+
+    None for an untrained network. Of another revision than the known one no digest is known.
+    """
+    if model.startswith(RANDOM):
+        return None
+    there = model if Path(model).expanduser().is_dir() else f"https://huggingface.co/{model}"
+    card = known.get(model) or Card(there, "see its page", hub=model)
+    if not card.hub or revision in (None, card.revision):
+        return card
+    return replace(card, revision=str(revision), files=())
+
+
+def config_of(recipe: str, model: str, card: Card | None, architecture: dict[str, Any]) -> Any:
+    """Configuration of the model that a setting names, read without the network.
+
+    Raises:
+        UserError: it is not here, or `transformers` does not know it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        if card is None:
+            return AutoConfig.for_model(model.removeprefix(RANDOM), **architecture)
+        return AutoConfig.from_pretrained(model_folder(card, recipe), local_files_only=True)
+    except (ValueError, OSError) as error:
+        why = str(error).splitlines()[0].partition(" Should contain one of")[0]
+        raise UserError(f"{recipe}: model={model} is not known to transformers ({why}).") from None
+
+
+def model_folder(card: Card, recipe: str) -> Path:
+    """Folder of a card's Hub model.
+
+    Raises:
+        UserError: it is not on this machine.
+    """
+    place = hub_folder(card.hub, card.revision)
+    if place is None:
+        raise UserError(missing(card, recipe))
+    return place
+
+
 def folder(recipe: str) -> Path:
     """Where the weights of a recipe are kept."""
     return places.home() / "weights" / recipe
@@ -68,7 +112,7 @@ def fetch(card: Card, recipe: str, given: Path | None = None) -> list[Path]:
         UserError: no network, a file that is not there, or one whose digest is not the card's.
     """
     if card.hub and given is None:
-        return _from_hub(card, recipe)
+        return present(card, recipe) or [] if _is_folder(card) else _from_hub(card, recipe)
     paths = []
     for file in card.files:
         path = folder(recipe) / file.name
@@ -130,9 +174,17 @@ def model_files(place: Path) -> list[Path] | None:
 
 def missing(card: Card, recipe: str) -> str:
     """The sentence about weights that are not here."""
+    if _is_folder(card):
+        return (
+            f"{recipe}: {card.hub} lacks config.json or weights ({' or '.join(LEARNED)}); give a whole model's folder."
+        )
     size = f" ({card.bytes / 1e6:,.0f} MB)" if card.bytes else ""
     chosen = f" model={card.hub}" if card.hub else ""
     return f"{recipe}: its weights{size} are not here; {card.by_hand or f'run: dmlm fetch {recipe}{chosen}'}"
+
+
+def _is_folder(card: Card) -> bool:
+    return bool(card.hub) and Path(card.hub).expanduser().is_dir()
 
 
 def digest(paths: Iterable[Path]) -> str:
