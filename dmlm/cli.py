@@ -16,7 +16,7 @@ from dmlm.sweep import commands
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 grids = typer.Typer(no_args_is_help=True, help="Run grids, and see how they stand.")
-for command in (commands.run, commands.show, commands.status, commands.export):
+for command in (commands.run, commands.show, commands.status, commands.export, commands.transcribe):
     grids.command()(command)
 app.add_typer(grids, name="grid")
 

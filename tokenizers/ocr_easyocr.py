@@ -24,7 +24,6 @@ import numpy as np
 from dmlm import places
 from dmlm.errors import UserError
 from dmlm.tokens import lines, reading, weights
-from dmlm.tokens.tokenizer import Reader
 
 RELEASES = "https://github.com/JaidedAI/EasyOCR/releases/download/"
 INSTALL = 'pip install -e ".[easyocr]"'
@@ -37,10 +36,9 @@ class Settings(lines.Settings):
     normaliser: reading.Name = "authors/1"
 
 
-class EasyOcr(Reader):
+class EasyOcr(lines.PageReader):
     """Pages are read one by one, and boxes too, so that nothing depends on its batch; 24.6 million parameters."""
 
-    media = "image"
     Settings = Settings
 
     packages = dict.fromkeys(("easyocr", "torchvision"), INSTALL)
@@ -145,10 +143,6 @@ class EasyOcr(Reader):
 
         tensors = {name.removeprefix("module."): tensor for name, tensor in checkpoint.read(path).items()}
         return on(self.device, loaded(build, tensors, str(path)))
-
-    def read(self, batch: list[np.ndarray]) -> list[str]:
-        """Text of each page, uint8 (H, W, 3); "" where there is none."""
-        return [lines.written(self.lines_of(page), page.shape, self.settings) for page in batch]
 
     def lines_of(self, page: np.ndarray) -> list[lines.Line]:
         """The boxes of a page in the detector's order; a slanted one by its hull."""

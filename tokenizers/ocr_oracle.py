@@ -25,7 +25,7 @@ class OcrOracle(Reader):
         """Digest of the normalisers."""
         return [reading.digest()]
 
-    def read(self, batch: list[str]) -> list[str]:
+    def read(self, batch: list[str], said: list[str] | None = None) -> list[str]:
         """The manifest's `ocr` text of each utterance, each run without a space normalised for itself, as a box is."""
         normalise = reading.NORMALISERS[self.settings.normaliser]
         return [" ".join(filter(None, map(normalise, text.split()))) for text in batch]

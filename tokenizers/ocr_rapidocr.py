@@ -16,7 +16,6 @@ from pydantic import Field
 
 from dmlm.errors import UserError
 from dmlm.tokens import lines
-from dmlm.tokens.tokenizer import Reader
 
 RECOGNISER_PX = 48  # height that the recogniser wants
 JOIN_PX = (5, 15)  # ink this near, down and across, belongs to one line
@@ -30,10 +29,9 @@ class Settings(lines.Settings):
     narrow: float = Field(0.8, ge=0.3, le=1, description="components: strips are squeezed to this share of their width")
 
 
-class RapidOcr(Reader):
+class RapidOcr(lines.PageReader):
     """One engine on one core: pages are read one by one, so that no page depends on its batch."""
 
-    media = "image"
     Settings = Settings
 
     packages = dict.fromkeys(("rapidocr", "onnxruntime"), "pip install rapidocr onnxruntime")
@@ -73,10 +71,6 @@ class RapidOcr(Reader):
             *sorted(path.name for path in self.models.values()),
             *lines.facts(self.settings),
         ]
-
-    def read(self, batch: list[np.ndarray]) -> list[str]:
-        """Text of each page, uint8 (H, W, 3): lines from top to bottom, joined by spaces; "" where none."""
-        return [lines.written(self.lines_of(page), page.shape, self.settings) for page in batch]
 
     def lines_of(self, page: np.ndarray) -> list[lines.Line]:
         """The lines of a page in reading order."""

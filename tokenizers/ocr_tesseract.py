@@ -14,7 +14,6 @@ from pydantic import Field
 
 from dmlm.errors import UserError
 from dmlm.tokens import lines
-from dmlm.tokens.tokenizer import Reader
 
 LEVELS, SIDES = ("block_num", "par_num", "line_num"), ("left", "top", "width", "height")  # columns of its table
 INSTALL = "install the program (Debian: apt-get install tesseract-ocr)"
@@ -28,10 +27,9 @@ class Settings(lines.Settings):
     scale: float = Field(2.0, ge=1, le=4)  # enlarges the page first
 
 
-class Tesseract(Reader):
+class Tesseract(lines.PageReader):
     """One process a page, one thread each."""
 
-    media = "image"
     Settings = Settings
 
     packages = {"pytesseract": 'pip install -e ".[tesseract]"'}
@@ -59,10 +57,6 @@ class Tesseract(Reader):
         """Versions of the program and of its wrapper, and what turns lines into text."""
         self.require()
         return [f"tesseract {self.program}", f"pytesseract {version('pytesseract')}", *lines.facts(self.settings)]
-
-    def read(self, batch: list[np.ndarray]) -> list[str]:
-        """Text of each page, uint8 (H, W, 3); "" where there is none."""
-        return [lines.written(self.lines_of(page), page.shape, self.settings) for page in batch]
 
     def lines_of(self, page: np.ndarray) -> list[lines.Line]:
         """The lines of a page, in Tesseract's order; the confidence of one is the mean of its words'."""

@@ -1,4 +1,4 @@
-"""The commands about grids: run, show, status, export. Exit code 0 only if no cell is missing."""
+"""The commands about grids: run, show, status, export, transcribe. Exit code 0 only if no cell is missing."""
 
 import sys
 import time
@@ -152,6 +152,25 @@ def export(
     for path in filter(None, (csv, parquet)):
         lines, missing = write_table(_folder(name), path, parquet=path == parquet)
         print(f"{path}: {lines} evaluations" + (f", {missing} of them missing" if missing else ""))
+
+
+def transcribe(
+    to: Annotated[Path, typer.Option(help="Folder for the transcripts, CONDITION/SPLIT.jsonl.")],
+    overrides: Overrides = None,
+    cell: Annotated[int, typer.Option(min=0, help="Number of the cell, as `dmlm grid show` counts them.")] = 0,
+) -> None:
+    """Write what a trained cell understands in every condition: the first pass that OCR lines can be chosen by."""
+    from dmlm.sweep.materials import check, prepare_alone
+    from dmlm.sweep.transcribe import transcribe_all
+    from dmlm.sweep.trial import trial_of
+
+    grid = _read(overrides)
+    if cell >= len(grid.cells):
+        raise UserError(f"--cell {cell}: {grid.name} has cells 0 to {len(grid.cells) - 1}; see: dmlm grid show")
+    chosen = grid.cells[cell]
+    check([chosen])
+    (materials,) = prepare_alone([chosen], print)
+    print(f"{to}: {transcribe_all(trial_of(chosen, materials, grid.baseline), materials, to):,} transcripts")
 
 
 def _read(arguments: list[str] | None, name: str = "quickstart") -> Grid:

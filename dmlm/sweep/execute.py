@@ -143,9 +143,7 @@ def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], materials: 
     cell = trial.cell
     loggers = open_loggers(cell.execution.loggers, trial.folder, trial.spec)
     model = backbones.load(trial.folder / "model")
-    vocabulary = materials.vocabulary(cell.letters)
-    template = Template.parse(cell.template)
-    reading = Reading(template, vocabulary, materials.text, materials.rates_hz, cell.decode, device())
+    reading = reading_of(cell, materials)
     utterances = materials.corpus.split(cell.split)
     with loggers:
         loggers.start(cell.train.steps)
@@ -159,7 +157,13 @@ def evaluate_conditions(trial: Trial, pending: Sequence[Evaluation], materials: 
                 records = score(utterances, hypotheses, levels)
                 wer = _write_scores(trial.scores(evaluation), records, evaluation.spec(cell), spent)
                 loggers.scalars(cell.train.steps, {f"wer/{evaluation.folder_name(cell)}": wer})
-            write_card(trial, materials.corpus.label, vocabulary.text_size, dict(vocabulary.sizes))
+            write_card(trial, materials.corpus.label, reading.vocabulary.text_size, dict(reading.vocabulary.sizes))
+
+
+def reading_of(cell: Cell, materials: Materials) -> Reading:
+    """How a model of this cell reads and writes."""
+    vocabulary, template = materials.vocabulary(cell.letters), Template.parse(cell.template)
+    return Reading(template, vocabulary, materials.text, materials.rates_hz, cell.decode, device())
 
 
 def _inputs(evaluation: Evaluation, cell: Cell, materials: Materials) -> tuple[list[dict[str, Any]], dict[str, float]]:

@@ -238,7 +238,7 @@ def prepare(
             try:
                 source = opened.source(corpus, choice, train[0], where).ready()
                 for split, wanted in (("train", train), (first.split, list(test.values()))):
-                    for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
+                    for condition in dict.fromkeys(map(source.under, wanted)):
                         opened.encode(source, split, condition)
                 sources[letter] = source
             except OSError:  # the disk, which every cell needs
@@ -259,7 +259,10 @@ def prepare(
 
 
 def prepare_alone(
-    cells: Sequence[Cell], say: Callable[[str], None], run: Run, failed: dict[int, Exception] | None = None
+    cells: Sequence[Cell],
+    say: Callable[[str], None],
+    run: Run = workers.run,
+    failed: dict[int, Exception] | None = None,
 ) -> list[Materials]:
     """The same, while no other driver on this folder does so."""
     with Leases().hold_when_free(places.home() / "prepare.lease", say):
@@ -324,7 +327,7 @@ def clips_to_encode(cells: Sequence[Cell], found: dict[int, Materials]) -> int |
                 ("train", materials.train_conditions),
                 (cell.split, materials.test_conditions.values()),
             ):
-                for condition in wanted if source.encoder.media == "audio" else [CLEAN]:
+                for condition in dict.fromkeys(map(source.under, wanted)):
                     key = f"{source.corpus.label} {source.name}", split, condition.key
                     if key not in missing:
                         missing[key] = source.missing(split, condition)

@@ -102,7 +102,7 @@ def whole(model: Path) -> bool:
 def training_spec(
     cell: Cell, corpus_digest: str, text_digest: str, fingerprints: dict[str, str], conditions: list[Condition]
 ) -> dict[str, Any]:
-    """Everything that decides the trained weights."""
+    """Everything that decides the trained weights; no `conditions` where no modality hears them."""
     named = pretrained.is_named(cell.backbone)
     weights = cell.train.lambdas.model_dump().items()  # those of other modalities change nothing
     size = {"weights": pretrained.digest(cell.backbone)} if named else (OPT | MAMBA)[cell.backbone]
@@ -111,7 +111,7 @@ def training_spec(
         "corpus": corpus_digest,
         "text": text_digest,
         "tokenizers": {letter: fingerprints[letter] for letter in cell.letters},
-        "noise": [condition.key for condition in conditions] if "A" in cell.letters else [],
+        "noise": [condition.key for condition in conditions],
         "template": cell.template,
         "permute": cell.permute,
         "backbone": {"name": cell.backbone, **size},
@@ -144,7 +144,8 @@ def evaluations_of(cell: Cell, baseline: str, test: dict[float, Condition]) -> t
 
 def trial_of(cell: Cell, materials: Materials, baseline: str) -> Trial:
     """The trial of one cell."""
-    conditions = materials.train_conditions[: cell.train.draws]
+    hears = any(materials.sources[letter].encoder.hears for letter in cell.letters)
+    conditions = materials.train_conditions[: cell.train.draws] if hears else []
     spec = training_spec(cell, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions)
     evaluations = evaluations_of(cell, baseline, materials.test_conditions)
     return Trial(cell, spec, trial_folder(places.home() / "runs", cell, spec), evaluations)

@@ -1,22 +1,26 @@
 """Lines that an engine recognised on a page, and the text that is made of them: which ones, where they stood, how spelt.
 
-Nothing here is given more than the lines of one page, so no rule can see the transcript or the manifest.
+Nothing here is given more than the lines of one page and what a first pass over the audio understood, so no rule can
+see the transcript or the manifest.
 """
 
 import functools
 import hashlib
 import math
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, model_validator
+from rapidfuzz.distance import LCSseq
 
 from dmlm.errors import UserError
-from dmlm.tokens import reading, weights
+from dmlm.tokens import first_pass, reading, weights
+from dmlm.tokens.tokenizer import Reader
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right in pixels of the page; bottom and right lie just outside
@@ -42,21 +46,57 @@ class Settings(BaseSettings):
         None, description="lines `word count`: keep the rarest words, not the largest boxes"
     )
 
-    @field_validator("frequencies")
-    @classmethod
-    def _ranks_what_is_kept(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is not None and info.data.get("keep") is None:
-            raise ValueError(f"it ranks the lines to keep, but keep is {info.data.get('keep')}; set keep, or drop it")
-        return value
+    first_pass: Path | None = Field(
+        None, description="folder of `dmlm grid transcribe`: keep the lines that were heard, not the largest boxes"
+    )
+
+    @model_validator(mode="after")
+    def _one_ranking_of_what_is_kept(self) -> "Settings":
+        given = [name for name in ("frequencies", "first_pass") if getattr(self, name) is not None]
+        if given and self.keep is None:
+            raise ValueError(f"{given[0]} ranks the lines to keep, but keep is None; set keep, or drop it")
+        if len(given) > 1:
+            raise ValueError("frequencies and first_pass both rank the lines to keep; drop one")
+        return self
+
+
+class PageReader(Reader):
+    """An engine that finds lines on a page; which of them become the text, and how, is the same for all engines."""
+
+    media = "image"
+    Settings = Settings
+
+    @property
+    def first_pass(self) -> Path | None:
+        folder: Path | None = self.settings.first_pass
+        return folder
+
+    def require(self) -> None:
+        super().require()
+        if self.first_pass:
+            first_pass.digest(self.first_pass)
+
+    @abstractmethod
+    def lines_of(self, page: np.ndarray) -> list[Line]:
+        """The lines of a page, uint8 (H, W, 3), in the engine's order."""
+
+    def read(self, batch: list[np.ndarray], said: list[str] | None = None) -> list[str]:
+        """Text of each page, uint8 (H, W, 3); "" where there is none."""
+        return [
+            written(self.lines_of(page), page.shape, self.settings, understood)
+            for page, understood in zip(batch, said or [""] * len(batch), strict=True)
+        ]
 
 
 def facts(settings: Settings) -> list[str]:
     """Digests of whatever decides how lines become text."""
-    own = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    if settings.frequencies is None:
-        return [own, reading.digest()]
-    _counts(settings.frequencies)
-    return [own, reading.digest(), weights.file_digest(settings.frequencies)]
+    given = []
+    if settings.frequencies:
+        _counts(settings.frequencies)
+        given.append(weights.file_digest(settings.frequencies))
+    if settings.first_pass:
+        given.append(first_pass.digest(settings.first_pass))
+    return [hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), reading.digest(), *given]
 
 
 def hull(corners: np.ndarray) -> Box:
@@ -69,10 +109,10 @@ def hull(corners: np.ndarray) -> Box:
     return int(top), int(bottom), int(left), int(right)
 
 
-def written(lines: Sequence[Line], size: tuple[int, ...], settings: Settings) -> str:
+def written(lines: Sequence[Line], size: tuple[int, ...], settings: Settings, said: str = "") -> str:
     """Text of a page of `size` (height, width, ...): its kept lines in the engine's order, one space between them."""
     parts = []
-    for line in kept(lines, settings):
+    for line in kept(lines, settings, said):
         if text := reading.NORMALISERS[settings.normaliser](line.text):
             parts += [place(line.box, size), text] if settings.positions == "grid" else [text]
     return " ".join(parts)
@@ -89,23 +129,37 @@ def place(box: Box, size: tuple[int, ...]) -> str:
     return f"{ROWS[max(0, min(row, 2))]} {COLUMNS[max(0, min(column, 2))]}"
 
 
-def kept(lines: Sequence[Line], settings: Settings) -> list[Line]:
-    """The `keep` lines likeliest to matter, as far as a page alone can tell, in the engine's order.
+def kept(lines: Sequence[Line], settings: Settings, said: str = "") -> list[Line]:
+    """The `keep` lines likeliest to matter, in the engine's order. Of equals the earlier line is kept.
 
-    Without `frequencies` the most prominent: confidence times the area of the box. With them the ones of the rarest
-    words: least mean log count, a word that is not listed counting once, a line without words coming last. That is the
-    ranking of SlideAVSR (arXiv 2401.09759: FQ Ranker; experiment/training/utils.py, commit 4478857), which ranks words
-    by their count in Wikipedia, taken to lines. Of equals the earlier line is kept.
-
-    What is relevant to the *audio* cannot be known here: arXiv 2409.09221 keeps what is spoken, which takes either the
-    reference, an oracle, or a first pass over the audio.
+    With `first_pass` those that were heard, see `heard`, in what it understood (`said`): arXiv 2409.09221 keeps what is
+    spoken; this rule asks the audio for it instead of the reference. With `frequencies` the ones of the rarest words:
+    least mean log count, a word that is not listed counting once, a line without words coming last. That is the ranking
+    of SlideAVSR (arXiv 2401.09759: FQ Ranker; experiment/training/utils.py, commit 4478857), which ranks words by their
+    count in Wikipedia, taken to lines. With neither the most prominent: confidence times the area of the box.
     """
     if settings.keep is None:
         return list(lines)
-    counts = _counts(settings.frequencies) if settings.frequencies else None
-    ranks = [-_prominence(line) if counts is None else _mean_log_count(line, counts) for line in lines]
+    if settings.first_pass:
+        ranks: list[float] = [-heard(line.text, said, settings.normaliser) for line in lines]
+    elif settings.frequencies:
+        counts = _counts(settings.frequencies)
+        ranks = [_mean_log_count(line, counts) for line in lines]
+    else:
+        ranks = [-_prominence(line) for line in lines]
     chosen = sorted(range(len(lines)), key=ranks.__getitem__)[: settings.keep]
     return [lines[number] for number in sorted(chosen)]
+
+
+def heard(line: str, said: str, normaliser: reading.Name) -> int:
+    """How well a line fits what was understood: its words and numbers that occur there in order, less those that do not.
+
+    >>> said = "3 minus 7 x equals 5 r"
+    >>> heard("3-7x=5r", said, "equations/1"), heard("x+1/3x=w²", said, "equations/1")
+    (5, -1)
+    """
+    words = re.findall("[a-z]+|[0-9]+", reading.NORMALISERS[normaliser](line).lower())
+    return 2 * LCSseq.similarity(words, re.findall("[a-z]+|[0-9]+", reading.words(said))) - len(words)
 
 
 def _prominence(line: Line) -> float:

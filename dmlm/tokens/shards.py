@@ -24,6 +24,7 @@ from dmlm.corpus import media
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.manifest import Corpus, Utterance
 from dmlm.errors import UserError, did_you_mean
+from dmlm.tokens import first_pass
 from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
 
@@ -122,13 +123,21 @@ def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condi
     return (readers[encoder.media](corpus / name) if encoder.media in readers else name), np.inf
 
 
+def _said(encoder: Reader, job: "_Job", utterances: Sequence[Utterance]) -> list[str] | None:
+    """What a first pass understood of utterances of one split, where the reader wants it."""
+    if encoder.first_pass is None:
+        return None
+    return first_pass.said(encoder.first_pass, job.condition.key, utterances[0].split, [u.id for u in utterances])
+
+
 def _encode_shard(job: _Job) -> int:
     """Encode a run of utterances and write the shard, its checksum last."""
     encoder = _encoder(job)
     utterances = [Utterance(**fields) for fields in job.utterances]
     items, levels = zip(*(_read(encoder, job.corpus, u, job.condition) for u in utterances), strict=True)
     if isinstance(encoder, Reader):
-        parts = [np.frombuffer(text.encode(), dtype=np.uint8) for text in encoder.read(list(items))]
+        texts = encoder.read(list(items), _said(encoder, job, utterances))
+        parts = [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
     else:
         assert isinstance(encoder, Tokenizer)
         parts = [np.asarray(ids, dtype=np.int32) for ids in encoder.encode(list(items))]
@@ -237,7 +246,7 @@ class TokenSource:
         self.spec = EncoderSpec(recipe, settings, device=device)
         self.encoder = self.spec.build()
         self._root = places.home() / "tokens" / corpus.label
-        self._learn_under = learn_under if self.encoder.media == "audio" else CLEAN
+        self._learn_under = self.under(learn_under)
 
     @staticmethod
     def check(letter: str, recipe: str, settings: dict[str, Any]) -> Encoder:
@@ -317,14 +326,18 @@ class TokenSource:
         self.spec = replace(self.spec, **changed)
         self.encoder = self.spec.build()
 
+    def under(self, condition: Condition) -> Condition:
+        """The condition that a hearing condition is to this encoder: itself, or clean where it hears nothing."""
+        return condition if self.encoder.hears else CLEAN
+
     def missing(self, split: str, condition: Condition) -> int:
         """Clips whose tokens are not in the cache."""
-        shards = self._shards(split, condition if self.encoder.media == "audio" else CLEAN)
+        shards = self._shards(split, self.under(condition))
         return sum(len(job.utterances) for job in shards if not job.target.with_suffix(".sha256").is_file())
 
     def prepare(self, split: str, condition: Condition, workers_used: int | None = None) -> None:
         """Encode what is not in the cache yet."""
-        condition = condition if self.encoder.media == "audio" else CLEAN
+        condition = self.under(condition)
         jobs = [job for job in self._shards(split, condition) if not _whole(job)]
         if jobs:
             self._write_card()
@@ -333,7 +346,7 @@ class TokenSource:
 
     def load(self, split: str, condition: Condition) -> Encoded:
         """Tokens of a split, memory-mapped and checked; what is missing or damaged is encoded first."""
-        condition = condition if self.encoder.media == "audio" else CLEAN
+        condition = self.under(condition)
         self.prepare(split, condition)
         tokens: dict[str, Any] = {}
         levels: dict[str, float] = {}

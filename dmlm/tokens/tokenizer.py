@@ -42,6 +42,11 @@ class Encoder(ABC):
         return Path(str(sys.modules[type(self).__module__].__file__)).stem
 
     @property
+    def hears(self) -> bool:
+        """Whether what it gives depends on the noise, so that each condition is encoded for itself."""
+        return self.media == "audio"
+
+    @property
     def card(self) -> weights.Card | None:
         """The published weights that it needs; None for an encoder that needs none."""
         return None
@@ -148,6 +153,18 @@ class Reader(Encoder):
 
     modality: ClassVar[str] = "O"
 
+    @property
+    def first_pass(self) -> Path | None:
+        """Folder of the transcripts that it wants to be told, see `dmlm.tokens.first_pass`."""
+        return None
+
+    @property
+    def hears(self) -> bool:
+        return self.first_pass is not None
+
     @abstractmethod
-    def read(self, batch: list[Any]) -> list[str]:
-        """Text of each item: an image, uint8 (H, W, 3), or the manifest's own `ocr` string where `media` says so."""
+    def read(self, batch: list[Any], said: list[str] | None = None) -> list[str]:
+        """Text of each item: an image, uint8 (H, W, 3), or the manifest's own `ocr` string where `media` says so.
+
+        `said` is what a first pass over the audio understood of each, where `first_pass` asks for it.
+        """

@@ -1,0 +1,50 @@
+"""A first pass: what a trained model understands of every utterance, in each condition it was trained or tested in."""
+
+import json
+from pathlib import Path
+
+from dmlm import places, progress
+from dmlm.errors import UserError
+from dmlm.model import backbones
+from dmlm.run.evaluate import transcribe
+from dmlm.score.wer import normalise
+from dmlm.sweep.execute import reading_of
+from dmlm.sweep.materials import Materials
+from dmlm.sweep.trial import TRAINED, Trial, done, whole
+from dmlm.tokens import first_pass
+
+CARD = "first_pass.json"  # whose transcripts a folder holds
+
+
+def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
+    """Write FOLDER/CONDITION/SPLIT.jsonl, see `dmlm.tokens.first_pass`; a file that is there is not made again.
+
+    Returns:
+        The number of transcripts in it.
+
+    Raises:
+        UserError: the model is not trained, or the folder holds the transcripts of another.
+    """
+    if not (done(trial.folder, TRAINED) and whole(trial.folder / "model")):
+        raise UserError(f"{trial.cell.label} has no trained model yet; run its grid first.")
+    card = {"trial": trial.id, "corpus": materials.corpus.label, "decode": trial.cell.decode.model_dump()}
+    there = folder / CARD
+    if there.is_file() and json.loads(there.read_text("utf-8")) != card:
+        raise UserError(f"{folder} holds the transcripts of another model or corpus; give another folder.")
+    places.write_text(there, json.dumps(card, indent=1) + "\n")
+    cell = trial.cell
+    heard = [("train", condition) for condition in materials.train_conditions[: cell.train.draws]]
+    heard += [(cell.split, condition) for condition in materials.test_conditions.values()]
+    counts = {split: len(materials.corpus.split(split)) for split, _ in heard}
+    model, reading = backbones.load(trial.folder / "model"), reading_of(cell, materials)
+    with progress.bar("first pass", sum(counts[split] for split, _ in heard), "clip") as shown:
+        for split, condition in heard:
+            path = first_pass.place(folder, condition.key, split)
+            if not path.is_file():
+                items, _ = materials.streams(cell.letters, split, condition)
+                texts = map(normalise, transcribe(model, items, reading))
+                records = zip(materials.corpus.split(split), texts, strict=True)
+                lines = (json.dumps({"id": utterance.id, "text": text}) + "\n" for utterance, text in records)
+                places.write_text(path, "".join(lines))
+            shown.update(counts[split])
+    return sum(counts[split] for split, _ in heard)
