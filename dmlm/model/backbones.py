@@ -1,14 +1,11 @@
 """Decoder-only backbones: always the OPT and Mamba classes of `transformers`, from scratch or pretrained."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched unless asked for
 
 import numpy as np
 import torch
