@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
+TEST := $(BIN)/pytest -n logical --dist loadfile
 STAMP := $(VENV)/.installed
 
 .PHONY: install grid test test-slow check format clean
@@ -26,7 +27,7 @@ grid: install
 	$(BIN)/python sweeps/run_grid.py
 
 test: install
-	$(BIN)/pytest
+	$(TEST)
 
 test-slow: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,ray]"
@@ -36,7 +37,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(TEST)
 
 format: install
 	$(BIN)/ruff format .

@@ -123,15 +123,16 @@ def test_a_trained_cell_writes_what_it_understands_of_every_clip(finished, home,
     monkeypatch.setenv("DMLM_HOME", str(home))
     folder = tmp_path / "first pass"
     commands.transcribe(to=folder, overrides=["smoke"], cell=0)
-    index = json.loads((home / "runs" / "smoke" / "grid.json").read_text())
-    for evaluation in index["cells"][0]["evaluations"]:
-        level = evaluation["folder"].rpartition("/")[2].rpartition("-")[0]
-        scored = (home / "runs" / "smoke" / evaluation["folder"] / "utterances.jsonl").read_text().splitlines()
-        (path,) = folder.glob(f"{'clean' if level == 'clean' else level + '-*'}/test.jsonl")
+    cell = read_grid_file("smoke").cells[0]
+    (materials,) = prepare([cell])
+    trial = trial_of(cell, materials, "A -> T")
+    for evaluation in trial.evaluations:
+        scored = map(json.loads, (trial.scores(evaluation) / "utterances.jsonl").read_text().splitlines())
+        path = folder / evaluation.condition.key / "test.jsonl"
         said = [(record["id"], record["text"]) for record in map(json.loads, path.read_text().splitlines())]
-        assert said == [(record["id"], record["hypothesis"]) for record in map(json.loads, scored)], level
-    (training,) = folder.glob("*/train.jsonl")
-    assert len(training.read_text().splitlines()) == index["corpus"]["utterances"]["train"]
+        assert said == [(record["id"], record["hypothesis"]) for record in scored]
+    training = folder / materials.train_conditions[0].key / "train.jsonl"
+    assert len(training.read_text().splitlines()) == len(materials.corpus.split("train"))
 
     whole = {path: path.read_text() for path in folder.glob("*/*.jsonl")}
     shutil.rmtree(training.parent)

@@ -275,8 +275,10 @@ def _variants(cells: Sequence[Cell], raw: Sequence[dict[str, Any]], keys: Sequen
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict) and "recipe" in value:  # the sizes of an untrained network would fill the line
-        plain = {key: part for key, part in value.get("settings", {}).items() if not isinstance(part, dict)}
-        return " ".join([value["recipe"], *map(_shown, plain.values())])
+        settings = value.get("settings", {}).items()
+        return " ".join(
+            [value["recipe"], *(f"{k}={_shown(part)}" for k, part in settings if not isinstance(part, dict))]
+        )
     if isinstance(value, dict):
         return " ".join(_shown(part) for part in value.values())
     return "/".join(map(_shown, value)) if isinstance(value, list) else str(value)

@@ -156,7 +156,7 @@ def heard(line: str, said: str, normaliser: reading.Name) -> int:
 
     >>> said = "3 minus 7 x equals 5 r"
     >>> heard("3-7x=5r", said, "equations/1"), heard("x+1/3x=w²", said, "equations/1")
-    (5, -1)
+    (5, -2)
     """
     words = re.findall("[a-z]+|[0-9]+", reading.NORMALISERS[normaliser](line).lower())
     return 2 * LCSseq.similarity(words, re.findall("[a-z]+|[0-9]+", reading.words(said))) - len(words)
