@@ -24,17 +24,12 @@ PADDED = ("dac", "xcodec")  # their feature extractor fills the last frame with 
 CODECS = ("mimi", "encodec", *PADDED)
 MIMI = "kyutai/mimi"
 KNOWN = {
-    MIMI: weights.Card(
-        source=f"https://huggingface.co/{MIMI}",
-        licence="CC-BY-4.0",
-        hub=MIMI,
-        revision="89091b3e466eb6a9d11e537bf26b144f194978f7",
-        files=(
-            weights.File(
-                "model.safetensors",
-                sha256="bac7e85083dcded655d24eaadde7e6eea34c0da1b35fa2d284e641bd2b942a5e",
-                bytes=384_649_828,
-            ),
+    MIMI: weights.Card.on_hub(
+        MIMI,
+        "CC-BY-4.0",
+        "89091b3e466eb6a9d11e537bf26b144f194978f7",
+        weights.File(
+            "model.safetensors", "bac7e85083dcded655d24eaadde7e6eea34c0da1b35fa2d284e641bd2b942a5e", 384_649_828
         ),
     )
 }

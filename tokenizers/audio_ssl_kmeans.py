@@ -29,30 +29,20 @@ PREPROCESSOR = "preprocessor_config.json"
 FIT_CLIPS, FIT_FRAMES = 640, 80_000  # what units are learned from before byte pairs of them are
 FIRST = 0x10000  # character that stands for unit 0 while pairs are learned
 KNOWN = {
-    "facebook/hubert-base-ls960": weights.Card(
-        source="https://huggingface.co/facebook/hubert-base-ls960",
-        licence="Apache-2.0",
-        hub="facebook/hubert-base-ls960",
-        revision="dba3bb02fda4248b6e082697eee756de8fe8aa8a",
-        files=(
-            weights.File(
-                "pytorch_model.bin",
-                sha256="062249fffb353eab67547a2fbc129f7c31a2f459faf641b19e8fb007cc5c48ad",
-                bytes=377_569_754,
-            ),
+    "facebook/hubert-base-ls960": weights.Card.on_hub(
+        "facebook/hubert-base-ls960",
+        "Apache-2.0",
+        "dba3bb02fda4248b6e082697eee756de8fe8aa8a",
+        weights.File(
+            "pytorch_model.bin", "062249fffb353eab67547a2fbc129f7c31a2f459faf641b19e8fb007cc5c48ad", 377_569_754
         ),
     ),
-    "facebook/w2v-bert-2.0": weights.Card(
-        source="https://huggingface.co/facebook/w2v-bert-2.0",
-        licence="MIT",
-        hub="facebook/w2v-bert-2.0",
-        revision="da985ba0987f70aaeb84a80f2851cfac8c697a7b",
-        files=(
-            weights.File(
-                "model.safetensors",
-                sha256="eb890c9660ed6e3414b6812e27257b8ce5454365d5490d3ad581ea60b93be043",
-                bytes=2_322_063_736,
-            ),
+    "facebook/w2v-bert-2.0": weights.Card.on_hub(
+        "facebook/w2v-bert-2.0",
+        "MIT",
+        "da985ba0987f70aaeb84a80f2851cfac8c697a7b",
+        weights.File(
+            "model.safetensors", "eb890c9660ed6e3414b6812e27257b8ce5454365d5490d3ad581ea60b93be043", 2_322_063_736
         ),
     ),
 }

@@ -28,19 +28,13 @@ IMAGES_AT_ONCE = 8
 VIT = "google/vit-base-patch16-224-in21k"
 DINO = "facebook/dinov2-base"
 KNOWN = {
-    VIT: weights.Card(
-        source=f"https://huggingface.co/{VIT}",
-        licence="Apache-2.0",
-        hub=VIT,
-        revision="b4569560a39a0f1af58e3ddaf17facf20ab919b0",
-        files=(weights.File("model.safetensors", "fd4e1169c7aa6c2dbfa8a6448be13b35abc0ee256190857c90009d12c094619b"),),
+    VIT: weights.Card.on_hub(
+        VIT,
+        "Apache-2.0",
+        "b4569560a39a0f1af58e3ddaf17facf20ab919b0",
+        weights.File("model.safetensors", "fd4e1169c7aa6c2dbfa8a6448be13b35abc0ee256190857c90009d12c094619b"),
     ),
-    DINO: weights.Card(
-        source=f"https://huggingface.co/{DINO}",
-        licence="Apache-2.0",
-        hub=DINO,
-        revision="f9e44c814b77203eaa57a6bdbbd535f21ede1415",
-    ),
+    DINO: weights.Card.on_hub(DINO, "Apache-2.0", "f9e44c814b77203eaa57a6bdbbd535f21ede1415"),
 }
 TOWERS = {"siglip": "SiglipVisionModel", "clip": "CLIPVisionModel"}  # of models that also hold a text encoder
 

@@ -43,12 +43,7 @@ KNOWN = {
         revision=COMMIT,
         files=(PUBLISHED,),
     ),
-    JANUS: weights.Card(
-        source=f"https://huggingface.co/{JANUS}",
-        licence="see its page",
-        hub=JANUS,
-        revision="1655280bb75959cc1cb85529a2a8b26e7016072e",
-    ),
+    JANUS: weights.Card.on_hub(JANUS, "see its page", "1655280bb75959cc1cb85529a2a8b26e7016072e"),
 }
 KINDS = {"janus": ("JanusVQVAE", "JanusVQVAEConfig"), "chameleon": ("ChameleonVQVAE", "ChameleonVQVAEConfig")}
 PREFIX = "model.vqmodel."  # of the VQ part of a multi-modal checkpoint

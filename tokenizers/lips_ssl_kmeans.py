@@ -19,17 +19,12 @@ from dmlm.tokens.tokenizer import Tokenizer
 
 DINO = "facebook/dinov2-small"
 KNOWN = {
-    DINO: weights.Card(
-        source=f"https://huggingface.co/{DINO}",
-        licence="Apache-2.0",
-        hub=DINO,
-        revision="ed25f3a31f01632728cabb09d1542f84ab7b0056",
-        files=(
-            weights.File(
-                "model.safetensors",
-                sha256="ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1",
-                bytes=88_249_960,
-            ),
+    DINO: weights.Card.on_hub(
+        DINO,
+        "Apache-2.0",
+        "ed25f3a31f01632728cabb09d1542f84ab7b0056",
+        weights.File(
+            "model.safetensors", "ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1", 88_249_960
         ),
     )
 }

@@ -56,10 +56,11 @@ class EncoderSpec:
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
+            which = f"setting {name!r}" if name else "settings"
             hint = (
                 did_you_mean(name, kind.Settings.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
             )
-            raise UserError(f"Tokenizer {self.recipe}: setting {name!r}: {hint}.") from None
+            raise UserError(f"Tokenizer {self.recipe}: {which}: {hint.removeprefix('Value error, ')}.") from None
         encoder = kind(settings)
         encoder.device = self.device
         if isinstance(encoder, Tokenizer):

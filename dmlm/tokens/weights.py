@@ -49,6 +49,11 @@ class Card:
     by_hand: str = ""  # how to get what may not be downloaded unasked
     converted: str = ""  # what `convert` makes of the files: it alone is looked for, loaded and fingerprinted
 
+    @classmethod
+    def on_hub(cls, hub: str, licence: str, revision: str, *files: File) -> "Card":
+        """That of a model of the Hub."""
+        return cls(f"https://huggingface.co/{hub}", licence, files, hub=hub, revision=revision)
+
     @property
     def bytes(self) -> int:
         """Size of the download; 0 where it is not known."""
