@@ -34,6 +34,7 @@ def report() -> str:
     lines += [
         ("CUDA device", torch.cuda.get_device_name() if cuda else "none"),
         ("scan of Mamba", scan_choice.chosen("cuda" if cuda else "cpu")[0]),
+        ("torchvision", _torchvision()),
         ("FFmpeg", _ffmpeg()),
         ("tesseract", _program("tesseract")),
         ("home", str(places.home())),
@@ -59,6 +60,20 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _torchvision() -> str:
+    """Only EasyOCR wants it; one of another build than torch stops `transformers` from opening its models."""
+    try:
+        import torchvision
+    except ModuleNotFoundError:
+        return "not installed"
+    except RuntimeError as error:
+        return (
+            f"{_version('torchvision')} does not fit this torch ({error}), and models cannot be opened beside it;"
+            " run: pip uninstall torchvision, or install both from one index of download.pytorch.org"
+        )
+    return str(torchvision.__version__)
 
 
 def _ffmpeg() -> str:

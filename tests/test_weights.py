@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from dmlm import recipes
+from dmlm import doctor, recipes
 from dmlm.cli import app
 from dmlm.errors import UserError
 from dmlm.tokens import checkpoint, weights
@@ -263,15 +263,25 @@ def test_every_card_is_complete() -> None:
                 assert file.sha256 is None or len(file.sha256) == 64, (name, file.name)
 
 
+def test_doctor_names_a_torchvision_that_does_not_fit(tmp_path, monkeypatch) -> None:
+    """As PyPI's, a CUDA build, says beside a CPU build of torch."""
+    (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (line,) = [line for line in doctor.report().splitlines() if line.startswith("torchvision")]
+    assert "does not fit this torch (operator torchvision::nms does not exist)" in line
+    assert "pip uninstall torchvision" in line
+
+
 def test_fetch_and_doctor_from_the_command_line(tmp_path) -> None:
     said = CliRunner().invoke(app, ["fetch", "audio_mfcc"])
     assert said.exit_code == 0
     assert said.output.strip() == "audio_mfcc needs no published weights."
-    doctor = CliRunner().invoke(app, ["doctor"]).output
+    said = CliRunner().invoke(app, ["doctor"]).output
     for name in recipes.names("tokenizers"):
-        assert sum(line.split()[:1] == [name] for line in doctor.splitlines()) == 1
-    assert "audio_mfcc             ready" in doctor
-    assert "run: dmlm fetch audio_seamless" in doctor
+        assert sum(line.split()[:1] == [name] for line in said.splitlines()) == 1
+    assert "audio_mfcc             ready" in said
+    assert "run: dmlm fetch audio_seamless" in said
 
 
 def test_a_model_in_a_folder_is_not_fetched_and_a_part_of_one_is_named(tmp_path) -> None:

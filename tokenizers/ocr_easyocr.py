@@ -26,7 +26,7 @@ from dmlm.errors import UserError
 from dmlm.tokens import lines, reading, weights
 
 RELEASES = "https://github.com/JaidedAI/EasyOCR/releases/download/"
-INSTALL = 'pip install -e ".[easyocr]"'
+INSTALL = 'pip install -e ".[easyocr]" (beside a CPU build of torch add: --extra-index-url https://download.pytorch.org/whl/cpu)'
 SIZE = {"input_channel": 1, "output_channel": 256, "hidden_size": 256}  # of generation 2, easyocr/easyocr.py
 
 
