@@ -24,8 +24,8 @@ from dmlm.corpus.manifest import read_corpus
 from dmlm.errors import UserError
 from dmlm.sweep.cell import CorpusChoice
 from dmlm.sweep.materials import open_corpus
+from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import Codebook
-from dmlm.tokens.shards import EncoderSpec
 from dmlm.tokens.tokenizer import Reader, Tokenizer
 
 SECONDS, CLIPS = 4, 16

@@ -78,7 +78,7 @@ def fetch(
     """Bring the published weights of a tokenizer here: download, go on after a break, verify, convert."""
     from dmlm.sweep.dotted import parsed
     from dmlm.tokens import weights
-    from dmlm.tokens.shards import EncoderSpec
+    from dmlm.tokens.encoding import EncoderSpec
 
     encoder = EncoderSpec(recipe, dict(parsed(text) for text in settings or ())).build()
     card = encoder.card

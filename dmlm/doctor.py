@@ -46,12 +46,14 @@ def report() -> str:
 
 def state(recipe: str) -> str:
     """`ready`, or what a tokenizer lacks with its default settings, and the command that brings it."""
-    kind = recipes.load_class("tokenizers", recipe, Encoder)
-    encoder = kind(kind.Settings())
     try:
+        kind = recipes.load_class("tokenizers", recipe, Encoder)
+        encoder = kind(kind.Settings())
         encoder.require()
     except UserError as error:
         return str(error).removeprefix(f"{recipe}: ")
+    except Exception as error:  # of a recipe that somebody is writing: the others are still to be told of
+        return f"does not load: {type(error).__name__}: {error}".replace("\n", " ")
     return f"ready ({encoder.modality})"
 
 

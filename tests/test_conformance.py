@@ -15,8 +15,8 @@ from dmlm import recipes
 from dmlm.corpus import media
 from dmlm.corpus.manifest import read_corpus
 from dmlm.tokens import weights
+from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import learn_codebook
-from dmlm.tokens.shards import EncoderSpec
 from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
 
 READ = {"audio": media.read_audio, "lips": media.read_video, "image": media.read_image}
@@ -159,7 +159,7 @@ LIMITED = """
 import json, resource, sys
 import numpy as np
 from dmlm.tokens.quantize import learn_codebook
-from dmlm.tokens.shards import EncoderSpec
+from dmlm.tokens.encoding import EncoderSpec
 name, settings = sys.argv[1], json.loads(sys.argv[2])
 encoder = EncoderSpec(name, settings).build()
 speech = np.random.default_rng(0).normal(0, 0.05, 40 * 60 * 16000).astype(np.float32)

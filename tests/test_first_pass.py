@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from dmlm.corpus.manifest import Corpus, Utterance
 from dmlm.corpus.synthesis.page import draw_page
 from dmlm.errors import UserError
 from dmlm.sweep import commands
+from dmlm.sweep.execute import heard_with, permute
 from dmlm.sweep.grid import read_grid_file
 from dmlm.sweep.materials import prepare
 from dmlm.sweep.trial import trial_of
-from dmlm.tokens import lines
+from dmlm.tokens import encoding, lines
+from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.lines import Line, heard
-from dmlm.tokens.shards import EncoderSpec, TokenSource
+from dmlm.tokens.shards import TokenSource
 from dmlm.tokens.tokenizer import Reader
 
 NOISY = Condition((0.0,))
@@ -65,12 +68,19 @@ def test_the_line_that_was_heard_is_kept(number) -> None:
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=8), st.lists(st.sampled_from("abcdefgh"), max_size=8))
-def test_a_line_counts_its_words_heard_in_order_less_the_others(line, said) -> None:
-    score = heard(" ".join(line), " ".join(said), "words/1")
-    assert -len(line) <= score <= len(line)
-    assert (len(line) - score) % 2 == 0
-    assert heard(" ".join(line), " ".join([*said, *line]), "words/1") == len(line)
-    assert heard(" ".join(line), "", "words/1") == -len(line)
+def test_a_line_has_words_that_were_heard_in_order_and_others(line, said) -> None:
+    common, others = heard(" ".join(line), " ".join(said), "words/1")
+    assert common + others == len(line)
+    assert 0 <= common <= len(said)
+    assert heard(" ".join(line), " ".join([*said, *line]), "words/1") == (len(line), 0)
+    assert heard(" ".join(line), "", "words/1") == (0, len(line))
+
+
+def test_lines_of_which_nothing_was_heard_come_last_and_the_most_prominent_first() -> None:
+    """So that a smudge is not taken for a line that was heard badly, nor for the answer to silence."""
+    found = [Line(text, (0, 10, 0, width), 1.0) for text, width in (("~ - =", 30), ("3x+4y-7z=12", 20), ("9k", 10))]
+    for said, kept in (("3 x plus 4", "3x+4y-7z=12"), ("", "~ - ="), ("nothing of it", "~ - =")):
+        assert [line.text for line in lines.kept(found, lines.Settings(keep=1, first_pass=Path("any")), said)] == [kept]
 
 
 def test_each_condition_has_the_lines_that_were_heard_in_it(page_source, tmp_path) -> None:
@@ -88,6 +98,29 @@ def test_the_transcripts_enter_the_fingerprint(page_source, tmp_path) -> None:
     assert again.load("test", CLEAN).tokens["u"] == EQUATIONS[2]
 
 
+def test_transcripts_of_another_corpus_are_refused(page_source, tmp_path) -> None:
+    folder = first_pass(tmp_path / "pass", {"clean": SPOKEN[0]})
+    for corpus, refused in (("speeches-01234567", True), ("pictures-00000000", False)):
+        (folder / "first_pass.json").write_text(json.dumps({"corpus": corpus}))
+        with pytest.raises(UserError, match="about corpus speeches") if refused else nullcontext():
+            page_source(folder).load("test", CLEAN)
+    (folder / "first_pass.json").write_text("{")
+    with pytest.raises(UserError, match=r"first_pass\.json is damaged"):
+        page_source(folder).load("test", NOISY)
+
+
+def test_transcripts_that_change_while_a_grid_runs_are_refused(page_source, tmp_path) -> None:
+    source = page_source(first_pass(tmp_path / "pass", {"clean": SPOKEN[0], NOISY.key: SPOKEN[0]}))
+    name = source.name
+    source.load("test", CLEAN)
+    first_pass(tmp_path / "pass", {"clean": SPOKEN[1], NOISY.key: SPOKEN[1]})
+    assert source.name == name
+    assert source.load("test", CLEAN).tokens["u"] == EQUATIONS[0], "as it was encoded"
+    encoding.forget()
+    with pytest.raises(UserError, match="was changed while it was in use"):
+        source.load("test", NOISY)
+
+
 def test_what_a_first_pass_lacks_is_a_sentence(page_source, tmp_path) -> None:
     with pytest.raises(UserError, match=r"nowhere has no transcripts .* dmlm grid transcribe"):
         page_source(tmp_path / "nowhere").encoder.require()
@@ -97,9 +130,10 @@ def test_what_a_first_pass_lacks_is_a_sentence(page_source, tmp_path) -> None:
     with pytest.raises(UserError, match=r"there is no .*test\.jsonl; .* same noise, levels and draws"):
         page_source(folder).load("test", NOISY)
     (folder / NOISY.key).mkdir()
-    (folder / NOISY.key / "test.jsonl").write_text('{"id": "u", "text": "a"}\n{"id": "w"}\n')
-    with pytest.raises(UserError, match=r"test\.jsonl, line 2 is not"):
-        page_source(folder).load("test", NOISY)
+    for second in ('{"id": "w"}', '{"id": "w", "text": null}', '{"id": "u", "text": "b"}', "w: a", ""):
+        (folder / NOISY.key / "test.jsonl").write_text('{"id": "u", "text": "a"}\n' + second + "\n")
+        with pytest.raises(UserError, match=r"test\.jsonl, line 2 is not"):
+            page_source(folder).load("test", NOISY)
     for settings in ({"first_pass": "any"}, {"first_pass": "any", "frequencies": "any", "keep": 1}):
         with pytest.raises(UserError, match="rank"):
             EncoderSpec("ocr_rapidocr", settings).build()
@@ -114,7 +148,11 @@ def test_text_that_depends_on_what_was_heard_depends_on_the_noise(finished, home
     assert trial_of(cell, materials, grid.baseline).spec["noise"] == []
     reader = materials.sources["O"].encoder
     assert isinstance(reader, Reader)
+    both = cell.model_copy(update={"template": "A+O -> T"})
+    assert heard_with("A", both, materials) == ["A"]
     monkeypatch.setattr(type(reader), "first_pass", tmp_path)
+    assert heard_with("A", both, materials) == ["A", "O"], "an exchanged audio takes what it chose along"
+    assert heard_with("O", both, materials) == ["O"]
     assert trial_of(cell, materials, grid.baseline).spec["noise"] == [c.key for c in materials.train_conditions[:1]]
 
 
@@ -141,11 +179,22 @@ def test_a_trained_cell_writes_what_it_understands_of_every_clip(finished, home,
     assert {path: path.read_text() for path in whole} == whole
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "of photographs").mkdir(parents=True)
     for to, changes, cell, complaint in (
         (folder, [], 1, "of another model"),
+        (tmp_path / "full", [], 0, "or something else"),
+        (tmp_path / "file", [], 0, "is a file"),
         (tmp_path / "none", ["train.steps=7"], 0, "has no trained model yet"),
         (tmp_path / "none", [], 99, "has cells 0 to 4"),
     ):
         with pytest.raises(UserError, match=complaint):
             commands.transcribe(to=to, overrides=["smoke", *changes], cell=cell)
     assert not (tmp_path / "none").exists()
+
+
+def test_what_is_exchanged_together_stays_together() -> None:
+    items = [{"A": [n] * 5, "O": [10 * n], "T": [n]} for n in range(6)]
+    given = permute(items, ["A", "O"], 0)
+    assert all(item["O"] == [10 * item["A"][0]] and item["A"] != [item["T"][0]] * 5 for item in given)
+    assert [item["A"] for item in given] == [item["A"] for item in permute(items, ["A"], 0)], "the same donors"

@@ -17,7 +17,8 @@ from dmlm.sweep.cell import Cell
 from dmlm.sweep.grid import Grid, read_grid_file
 from dmlm.sweep.materials import lacking
 from dmlm.sweep.preview import describe
-from dmlm.tokens.shards import EncoderSpec, TokenSource
+from dmlm.tokens.encoding import EncoderSpec
+from dmlm.tokens.shards import TokenSource
 from dmlm.tokens.tokenizer import Tokenizer
 
 LONGEST_S = {"smoke": 5.16, "tiny": 7.84, "paper": 16.84}  # longest clip of each preset of three_equations

@@ -22,8 +22,9 @@ from dmlm.corpus.synthesis.page import draw_page
 from dmlm.corpus.synthesis.typeset import typeset
 from dmlm.errors import UserError
 from dmlm.tokens import lines, reading, weights
+from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.lines import Line
-from dmlm.tokens.shards import EncoderSpec, TokenSource
+from dmlm.tokens.shards import TokenSource
 from dmlm.tokens.tokenizer import Reader
 
 PAGE = (200, 450)

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 
 from dmlm.corpus.condition import CLEAN
 from dmlm.corpus.manifest import Corpus, read_corpus
 from dmlm.errors import UserError
 from dmlm.sweep.grid import read_grid_file
 from dmlm.sweep.materials import prepare, without
+from dmlm.tokens import encoding
 from dmlm.tokens.shards import TokenSource
 
 LENGTH = """
@@ -65,13 +67,13 @@ def test_a_recipe_is_known_by_the_source_that_runs(corpus, tmp_path) -> None:
 
 
 def test_a_worker_with_another_version_of_a_recipe_writes_nothing(corpus, tmp_path) -> None:
-    from dmlm.tokens.shards import _encode_shard
+    from dmlm.tokens.encoding import encode_shard
 
     recipe = tmp_path / "lips_other.py"
     recipe.write_text(LENGTH)
     (job,) = source(corpus, str(recipe))._shards("test", CLEAN)
     with pytest.raises(UserError, match="was changed while it was in use; run the same command again"):
-        _encode_shard(replace(job, fingerprint="another"))
+        encode_shard(replace(job, fingerprint="another"))
     assert not job.target.exists()
 
 
@@ -89,3 +91,61 @@ def test_one_failing_tokenizer_costs_only_the_cells_that_need_it(corpus, tmp_pat
     assert len(lines) == len(failed)
     with pytest.raises(RuntimeError, match="no lips today"):
         prepare(grid.cells, run=in_this_process)
+
+
+PROMISES = """
+import numpy as np
+from dmlm.tokens.tokenizer import Tokenizer
+
+class Broken(Tokenizer):
+    modality, media, vocab_size, rate_hz = "L", "lips", 1000, 25.0
+
+    def encode(self, batch):
+        return [RESULT for item in batch]
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "complaint"),
+    [
+        ("np.full(len(item), 1.5)", UserError, "an array of float64 of shape"),
+        ("np.zeros((len(item), 2), int)", UserError, "of shape .* instead of whole numbers in a row"),
+        ("np.zeros(len(item) // 2, int)", UserError, "IDs where its rate of 25 a second promises"),
+        ("np.zeros(0, int)", UserError, "no ID or one outside"),
+        (
+            "itme",
+            RuntimeError,
+            "tokenizer lips_broken, line 9 of its file, one of 16 utterances, the first 'test-00000'",
+        ),
+    ],
+)
+def test_a_recipe_is_held_to_what_it_promises(corpus, tmp_path, result, error, complaint) -> None:
+    recipe = tmp_path / "lips_broken.py"
+    recipe.write_text(PROMISES.replace("RESULT", result))
+    with pytest.raises(error, match=complaint):
+        source(corpus, str(recipe)).load("test", CLEAN)
+
+
+def test_the_medium_of_a_recipe_is_one_of_the_manifest(corpus, tmp_path) -> None:
+    recipe = tmp_path / "lips_film.py"
+    recipe.write_text(LENGTH.replace('"lips", 1000', '"film", 1000'))
+    with pytest.raises(UserError, match="media='film'; choose one of audio, lips, image, ocr"):
+        source(corpus, str(recipe))
+
+
+def test_clips_too_large_for_one_group_give_the_same_shard(corpus, tmp_path, monkeypatch) -> None:
+    recipe = tmp_path / "lips_length.py"
+    recipe.write_text(LENGTH.replace("return [", "assert len(batch) <= LIMIT\n        return [").replace("LIMIT", "16"))
+    whole = source(corpus, str(recipe)).load("test", CLEAN).tokens
+    recipe.write_text(LENGTH.replace("return [", "assert len(batch) <= LIMIT\n        return [").replace("LIMIT", "1"))
+    monkeypatch.setattr(encoding, "GROUP_BYTES", 1000)
+    apart = source(corpus, str(recipe)).load("test", CLEAN).tokens
+    assert list(apart) == list(whole)
+    assert all(np.array_equal(tokens, whole[name]) for name, tokens in apart.items())
+
+
+def test_audio_that_is_too_short_is_named(corpus) -> None:
+    first = corpus.split("test")[0]
+    soundfile.write(corpus.media(first, "audio"), np.zeros(700, np.float32), 16000)
+    with pytest.raises(UserError, match=r"has 700 samples; utterance 'test-00000' needs 0\.05 s at least"):
+        source(corpus, "audio_mfcc").ready().load("test", CLEAN)

@@ -6,8 +6,8 @@ import numpy as np
 
 from dmlm import recipes
 from dmlm.places import PACKAGE
+from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import learn_codebook
-from dmlm.tokens.shards import EncoderSpec
 from dmlm.tokens.tokenizer import Encoder, Tokenizer
 
 PAGE = (PACKAGE.parent / "docs" / "tokenizers.md").read_text("utf-8")

@@ -53,7 +53,7 @@ def packed_draws(trial: Trial, materials: Materials) -> list[list[Packed]]:
     draws = []
     for number, condition in enumerate(materials.train_conditions[: cell.train.draws]):
         items, _ = materials.streams(cell.letters, "train", condition)
-        items = permute(items, cell.permute, number) if cell.permute else items
+        items = permute(items, heard_with(cell.permute, cell, materials), number) if cell.permute else items
         draws.append([pack(Template.parse(cell.template), item, vocabulary, materials.rates_hz) for item in items])
     return draws
 
@@ -171,13 +171,22 @@ def _inputs(evaluation: Evaluation, cell: Cell, materials: Materials) -> tuple[l
     items, levels = materials.streams(cell.letters, cell.split, evaluation.condition)
     check_level(levels, evaluation)
     letter = evaluation.permuted or cell.permute
-    return (permute(items, letter, evaluation.draw) if letter else items), levels
+    return (permute(items, heard_with(letter, cell, materials), evaluation.draw) if letter else items), levels
 
 
-def permute(items: list[dict[str, Any]], letter: str, draw: int) -> list[dict[str, Any]]:
-    """Give each item the modality of another of similar length: the same donors for every model and SNR."""
-    givers = matched_derangement([len(item[letter]) for item in items], generator("donors", letter, draw))
-    return [{**item, letter: items[giver][letter]} for item, giver in zip(items, givers, strict=True)]
+def heard_with(letter: str, cell: Cell, materials: Materials) -> list[str]:
+    """A modality that is exchanged, and whatever else of the cell was made from it: text that was chosen by the audio."""
+    others = [k for k in cell.letters if k != letter and materials.sources[k].encoder.hears] if letter == "A" else []
+    return [letter, *others]
+
+
+def permute(items: list[dict[str, Any]], letters: list[str], draw: int) -> list[dict[str, Any]]:
+    """Give each item those modalities of another whose first is as long: the same donors for every model and SNR."""
+    givers = matched_derangement([len(item[letters[0]]) for item in items], generator("donors", letters[0], draw))
+    return [
+        {**item, **{letter: items[giver][letter] for letter in letters}}
+        for item, giver in zip(items, givers, strict=True)
+    ]
 
 
 def check_level(levels: dict[str, float], evaluation: Evaluation) -> None:

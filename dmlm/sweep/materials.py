@@ -36,7 +36,7 @@ class Materials:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        return {letter: source.encoder.fingerprint for letter, source in self.sources.items()}
+        return {letter: source.fingerprint for letter, source in self.sources.items()}
 
     @property
     def rates_hz(self) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from dmlm.sweep.cell import Cell
 from dmlm.sweep.lease import Busy, Leases
 from dmlm.sweep.materials import Materials, prepare, shared
 from dmlm.sweep.trial import Trial, trial_of
-from dmlm.tokens import shards
+from dmlm.tokens import encoding
 
 Job = dict[str, Any]
 _leases = Leases()
@@ -141,5 +141,5 @@ def _materials(cell: Cell) -> Materials:
     if key not in _kept:
         _kept.clear()
         _kept[key] = prepare([cell])[0]
-    shards.forget()
+    encoding.forget()
     return _kept[key]

@@ -13,25 +13,24 @@ from dmlm.sweep.materials import Materials
 from dmlm.sweep.trial import TRAINED, Trial, done, whole
 from dmlm.tokens import first_pass
 
-CARD = "first_pass.json"  # whose transcripts a folder holds
-
 
 def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
-    """Write FOLDER/CONDITION/SPLIT.jsonl, see `dmlm.tokens.first_pass`; a file that is there is not made again.
+    """Write FOLDER/CONDITION/SPLIT.jsonl, see `dmlm.tokens.first_pass`; a whole file that is there is not made again.
 
     Returns:
         The number of transcripts in it.
 
     Raises:
-        UserError: the model is not trained, or the folder holds the transcripts of another.
+        UserError: the model is not trained, or the folder holds something else.
     """
     if not (done(trial.folder, TRAINED) and whole(trial.folder / "model")):
         raise UserError(f"{trial.cell.label} has no trained model yet; run its grid first.")
     card = {"trial": trial.id, "corpus": materials.corpus.label, "decode": trial.cell.decode.model_dump()}
-    there = folder / CARD
-    if there.is_file() and json.loads(there.read_text("utf-8")) != card:
-        raise UserError(f"{folder} holds the transcripts of another model or corpus; give another folder.")
-    places.write_text(there, json.dumps(card, indent=1) + "\n")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and first_pass.read_card(folder) != card:
+        raise UserError(f"{folder} holds the transcripts of another model or corpus, or something else; give another.")
+    places.write_text(folder / first_pass.CARD, json.dumps(card, indent=1) + "\n")
     cell = trial.cell
     heard = [("train", condition) for condition in materials.train_conditions[: cell.train.draws]]
     heard += [(cell.split, condition) for condition in materials.test_conditions.values()]
@@ -40,7 +39,7 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
     with progress.bar("first pass", sum(counts[split] for split, _ in heard), "clip") as shown:
         for split, condition in heard:
             path = first_pass.place(folder, condition.key, split)
-            if not path.is_file():
+            if not first_pass.whole(path, [utterance.id for utterance in materials.corpus.split(split)]):
                 items, _ = materials.streams(cell.letters, split, condition)
                 texts = map(normalise, transcribe(model, items, reading))
                 records = zip(materials.corpus.split(split), texts, strict=True)

@@ -5,14 +5,18 @@ CONDITION is the key of the hearing condition, `clean` or one such as `snr-10-1a
 from what was heard without.
 """
 
+import codecs
 import functools
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dmlm.errors import UserError
 from dmlm.tokens import weights
+
+CARD = "first_pass.json"  # says whose transcripts a folder holds; those of another recogniser may have none
 
 
 def place(folder: Path, condition: str, split: str) -> Path:
@@ -34,6 +38,33 @@ def digest(folder: Path) -> str:
     return hashlib.sha256("\n".join(named).encode()).hexdigest()
 
 
+def check(folder: Path, corpus: str) -> None:
+    """See that the transcripts are of this corpus, as far as they say.
+
+    Raises:
+        UserError: they are of another.
+    """
+    card = read_card(folder.expanduser())
+    if card and card.get("corpus") != corpus:
+        raise UserError(
+            f"first_pass: {folder} is about corpus {card.get('corpus')}, not {corpus}; transcribe this one."
+        )
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What a folder says of itself, if anything.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return dict(card)
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"first_pass: {path} is damaged ({error}); make the folder again.") from None
+
+
 def said(folder: Path, condition: str, split: str, ids: Sequence[str]) -> list[str]:
     """The transcript of each of these utterances.
 
@@ -52,13 +83,26 @@ def said(folder: Path, condition: str, split: str, ids: Sequence[str]) -> list[s
     return [found[name] for name in ids]
 
 
+def whole(path: Path, ids: Sequence[str]) -> bool:
+    """Whether a file is there and has exactly these utterances."""
+    try:
+        return path.is_file() and list(_read(path, weights.file_digest(path))) == list(ids)
+    except UserError:
+        return False  # a damaged one is made again
+
+
 @functools.lru_cache(maxsize=2)  # shards of one split come one after the other
 def _read(path: Path, digest: str) -> dict[str, str]:
-    found = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         try:
             record = json.loads(line)
-            found[record["id"]] = str(record["text"])
+            name, text = record["id"], record["text"]
         except (ValueError, KeyError, TypeError):
-            raise UserError(f'first_pass: {path}, line {number} is not {{"id": ..., "text": ...}}.') from None
+            name, text = None, None
+        if not isinstance(name, str) or not isinstance(text, str) or name in found:
+            raise UserError(
+                f'first_pass: {path}, line {number} is not {{"id": "...", "text": "..."}} of an utterance of its own.'
+            )
+        found[name] = text
     return found

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -73,8 +73,7 @@ class PageReader(Reader):
 
     def require(self) -> None:
         super().require()
-        if self.first_pass:
-            first_pass.digest(self.first_pass)
+        facts(self.settings)  # the files that settings name are there and can be read
 
     @abstractmethod
     def lines_of(self, page: np.ndarray) -> list[Line]:
@@ -132,8 +131,9 @@ def place(box: Box, size: tuple[int, ...]) -> str:
 def kept(lines: Sequence[Line], settings: Settings, said: str = "") -> list[Line]:
     """The `keep` lines likeliest to matter, in the engine's order. Of equals the earlier line is kept.
 
-    With `first_pass` those that were heard, see `heard`, in what it understood (`said`): arXiv 2409.09221 keeps what is
-    spoken; this rule asks the audio for it instead of the reference. With `frequencies` the ones of the rarest words:
+    With `first_pass` those that were heard in what it understood (`said`): the words of a line that were heard (see
+    `heard`) less the others; lines of which nothing was heard come last, the most prominent of them first. arXiv
+    2409.09221 keeps what is spoken; this rule asks the audio for it instead of the reference. With `frequencies` the ones of the rarest words:
     least mean log count, a word that is not listed counting once, a line without words coming last. That is the ranking
     of SlideAVSR (arXiv 2401.09759: FQ Ranker; experiment/training/utils.py, commit 4478857), which ranks words by their
     count in Wikipedia, taken to lines. With neither the most prominent: confidence times the area of the box.
@@ -141,7 +141,11 @@ def kept(lines: Sequence[Line], settings: Settings, said: str = "") -> list[Line
     if settings.keep is None:
         return list(lines)
     if settings.first_pass:
-        ranks: list[float] = [-heard(line.text, said, settings.normaliser) for line in lines]
+        counts_heard = [heard(line.text, said, settings.normaliser) for line in lines]
+        ranks: list[Any] = [
+            (1, -_prominence(line)) if not common else (0, others - common)
+            for line, (common, others) in zip(lines, counts_heard, strict=True)
+        ]
     elif settings.frequencies:
         counts = _counts(settings.frequencies)
         ranks = [_mean_log_count(line, counts) for line in lines]
@@ -151,15 +155,16 @@ def kept(lines: Sequence[Line], settings: Settings, said: str = "") -> list[Line
     return [lines[number] for number in sorted(chosen)]
 
 
-def heard(line: str, said: str, normaliser: reading.Name) -> int:
-    """How well a line fits what was understood: its words and numbers that occur there in order, less those that do not.
+def heard(line: str, said: str, normaliser: reading.Name) -> tuple[int, int]:
+    """How many words and numbers of a line occur in what was understood, in the same order, and how many do not.
 
     >>> said = "3 minus 7 x equals 5 r"
     >>> heard("3-7x=5r", said, "equations/1"), heard("x+1/3x=w²", said, "equations/1")
-    (5, -2)
+    ((5, 0), (2, 4))
     """
     words = re.findall("[a-z]+|[0-9]+", reading.NORMALISERS[normaliser](line).lower())
-    return 2 * LCSseq.similarity(words, re.findall("[a-z]+|[0-9]+", reading.words(said))) - len(words)
+    common = LCSseq.similarity(words, re.findall("[a-z]+|[0-9]+", reading.words(said)))
+    return common, len(words) - common
 
 
 def _prominence(line: Line) -> float:
@@ -172,10 +177,13 @@ def _mean_log_count(line: Line, counts: dict[str, int]) -> float:
     return sum(math.log(max(1, counts.get(word, 1))) for word in found) / len(found) if found else math.inf
 
 
-@functools.cache
 def _counts(path: Path) -> dict[str, int]:
     try:
-        pairs = map(str.split, path.read_text("utf-8").splitlines())
-        return {word: int(count) for word, count in pairs}
+        return _read_counts(path, weights.file_digest(path))
     except (OSError, ValueError) as error:
         raise UserError(f"frequencies: {path} cannot be read ({error}); give a file of lines `word count`.") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _read_counts(path: Path, digest: str) -> dict[str, int]:
+    return {word: int(count) for word, count in map(str.split, path.read_text("utf-8").splitlines())}

@@ -113,7 +113,8 @@ class Tokenizer(Encoder):
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """IDs (T,) of each item. Audio: float32 (samples,) at 16 kHz; lips: uint8 (T, H, W); image: uint8 (H, W, 3)."""
         if self.codebook is None:
-            raise TypeError(f"{type(self).__name__} has no codebook yet; the engine learns it before encoding")
+            why = "no codebook yet" if self.clusters else "neither `encode` nor `clusters` in its settings"
+            raise TypeError(f"{type(self).__name__} has {why}")
         return [self.codebook.assign(features) for features in self.features_of(batch)]
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
@@ -122,7 +123,7 @@ class Tokenizer(Encoder):
 
     def features(self, item: np.ndarray) -> np.ndarray:
         """Feature vectors (T, D) of one item."""
-        raise TypeError(f"{type(self).__name__} learns no codebook")
+        raise TypeError(f"{type(self).__name__} defines neither `features` nor `features_of` to learn a codebook from")
 
     def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Learn on training clips, read one by one as they are asked for; what it gives is kept and set as `learned`."""
