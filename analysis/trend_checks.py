@@ -6,7 +6,9 @@ wholly on the other, and is undecided in between.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ NAME = "trend_checks"
 HOLDS, FAILS, UNDECIDED, UNMEASURED = "holds", "does not hold", "undecided", "not measured"
 LOW, HIGH = 0.031, 0.204  # range of relative benefits in the paper
 Row = tuple[str, str, str, str]  # trend, model, verdict, evidence
+Choice = dict[str, Any]  # recipe and settings of a tokenizer
 Combine = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -123,6 +126,52 @@ def _order(results: GridResults, model: str) -> Row:
     return name, model, _verdict(gap, widened), said
 
 
+def _is_dalle(choice: Choice) -> bool:
+    return choice["recipe"] == "image_dalle"
+
+
+def _is_vit(choice: Choice) -> bool:
+    return choice["recipe"] == "image_vit_kmeans"
+
+
+def _is_filtered(choice: Choice) -> bool:
+    return choice["settings"].get("keep") is not None
+
+
+def _is_raw(choice: Choice) -> bool:
+    return not _is_filtered(choice)
+
+
+def _tokenizers(
+    results: GridResults,
+    model: str,
+    name: str,
+    letter: str,
+    better: Callable[[Choice], bool],
+    worse: Callable[[Choice], bool],
+) -> Row:
+    """Of two tokenizers of one modality, beside the same audio, one lowers WER more."""
+    choices = {
+        Arm(cell.model, cell.template, cell.variant): cell.settings["tokenizers"][letter]
+        for cell in results.cells
+        if (cell.model, cell.template) == (model, f"A+{letter} -> T")
+        and cell.settings  # older versions kept none
+        and not cell.settings["permute"]
+    }
+    gaps, said = [], []
+    for first, second in product(
+        filter(lambda a: better(choices[a]), choices), filter(lambda a: worse(choices[a]), choices)
+    ):
+        found = [pair(results, second, snr_db, against=first) for snr_db in _noisy(results)]
+        if found and all(found):
+            sides = [mean_over_runs(side) for side in zip(*(each for each in found if each), strict=True)]
+            gaps.append(wer_difference(sides[1], sides[0]))
+            said.append(f"WER of {second.name} less that of {first.name}: {_points(gaps[-1])}")
+    if not gaps:
+        return name, model, UNMEASURED, f"needs both as A+{letter} in one grid, at every noisy level"
+    return name, model, _verdict(*gaps), "; ".join(said)
+
+
 def _sum(one: Counts, other: Counts) -> Counts:
     both = mean_over_runs([one, other])
     return Counts(both.ids, 2 * both.errors, both.words)
@@ -184,9 +233,10 @@ def _rows(results: GridResults) -> Iterator[Row]:
         yield _grows(results, model)
         yield from (_peaks(results, model, letter) for letter in "IO")
         yield _together(results, model)
-    yield "4  DALL-E tokens help more than ViT tokens", "—", UNMEASURED, "one grid has one image tokenizer; compare two"
+        yield _tokenizers(results, model, "4  DALL-E tokens help more than ViT tokens", "I", _is_dalle, _is_vit)
     yield from (_order(results, model) for model in results.models)
-    yield "6  Filtered OCR helps more than raw OCR", "—", UNMEASURED, "one grid has one reader of text; compare two"
+    for model in results.models:
+        yield _tokenizers(results, model, "6  Filtered OCR helps more than raw OCR", "O", _is_filtered, _is_raw)
     yield from _mamba(results)
     for model in results.models:
         yield from _ranges(results, model)

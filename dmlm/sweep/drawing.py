@@ -1,6 +1,7 @@
 """How figures look: one palette, one SNR axis with clean speech set apart, one way to save; pyplot is not used."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +26,7 @@ LINES = ("-", "--", ":", "-.")
 INK = "#222222"
 WARNING = "#B03A00"
 DPI = 150
+KEY_IN, LETTER_IN, LINE_IN = 0.6, 0.075, 0.19  # of a legend, in inches: a key with its gaps, a letter, a line
 CLEAN_GAP_DB = 9.0  # between "clean" and the highest SNR
 DODGE = 0.006  # of the axis, between neighbouring lines, so that their intervals do not hide each other
 
@@ -135,12 +137,18 @@ def legend(figure: Figure, columns: list[list[Axes]]) -> None:
         for column in columns
         for handle, label in zip(*column[0].get_legend_handles_labels(), strict=True)
     }
-    lines = -(-len(found) // max(1, int(figure.get_figwidth() // 1.5)))
+    widest = figure.get_figwidth() - KEY_IN
+    labels = [textwrap.fill(label, int(widest / LETTER_IN)) for label in found]
+    entry = KEY_IN + LETTER_IN * max(len(line) for label in labels for line in label.split("\n"))
+    across = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
+    rows = [labels[start : start + across] for start in range(0, len(labels), across)]
+    lines = sum(max(label.count("\n") + 1 for label in row) for row in rows)
+    figure.set_figheight(figure.get_figheight() + LINE_IN * (lines - 1))
     figure.legend(
         found.values(),
-        found.keys(),
+        labels,
         loc="outside lower center",
-        ncols=-(-len(found) // max(1, lines)),
+        ncols=across,
         fontsize=9,
         frameon=False,
         labelcolor=INK,

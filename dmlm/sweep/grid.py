@@ -12,6 +12,7 @@ grids:    named blocks, on top of the file's own `base`: NAME:small is run by it
 import copy
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -267,10 +268,13 @@ def _variants(cells: Sequence[Cell], raw: Sequence[dict[str, Any]], keys: Sequen
         if key not in ("backbone", "template", "seed")
         and any(len({repr(value(*member, key)) for member in group}) > 1 for group in groups.values())
     ]
-    shown = {key: "permuted" if key == "permute" else key for key in telling}
+    shown = {
+        key: {"permute": "permuted "}.get(key, "" if re.fullmatch(r"tokenizers\..", key) else f"{key} ")
+        for key in telling
+    }
     for cell, values in zip(cells, raw, strict=True):
         parts = [(key, value(cell, values, key)) for key in telling]
-        yield ", ".join(f"{shown[key]} {_shown(found)}" for key, found in parts if found is not None)
+        yield ", ".join(f"{shown[key]}{_shown(found)}" for key, found in parts if found is not None)
 
 
 def _shown(value: Any) -> str:

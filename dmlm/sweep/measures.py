@@ -78,10 +78,10 @@ def arms(results: GridResults, model: str | None = None) -> tuple[Arm, ...]:
 
 
 def baseline_of(results: GridResults, arm: Arm) -> Arm | None:
-    """The arm of the same model to measure benefits against; of several variants the same one, else the first."""
+    """The arm of the same model to measure benefits against; of several variants the one most like it, else the first."""
     candidates = [other for other in arms(results, arm.model) if other.template == results.baseline]
-    same = [other for other in candidates if other.variant == arm.variant]
-    return next(iter(same or candidates), None)
+    parts = set(arm.variant.split(", "))
+    return max(candidates, key=lambda other: len(parts & set(other.variant.split(", "))), default=None)
 
 
 def compared(results: GridResults, model: str | None = None) -> list[Arm]:

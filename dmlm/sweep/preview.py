@@ -32,7 +32,7 @@ def describe(grid: Grid) -> str:
     needs = lacking(grid.cells)
     found = {} if needs else look(grid.cells)
     past = _past_trials()
-    lines, seconds, size = [], 0.0, 0.0
+    rows, seconds, size = [], 0.0, 0.0
     trainings, evaluations, unknown = 0, 0, 0
     counted: set[str] = set()
     for number, (cell, variant) in enumerate(zip(grid.cells, grid.variants, strict=True)):
@@ -53,13 +53,16 @@ def describe(grid: Grid) -> str:
         evaluations += new * pending
         seconds += new * pending * (_median(known.evaluation_s) if known.evaluation_s else 0.0)
         label = cell.label if variant in cell.label else f"{cell.label} {variant}"
-        lines.append(f"  {label:<24} {state}")
+        rows.append((label, state))
     head = f"grid {grid.name}: {len(grid.cells)} cells; {trainings} trainings and {evaluations} evaluations to do"
     clips = clips_to_encode(grid.cells, found)
     tokens = f"{clips:,} clips" if clips is not None else "not known before corpus and codebooks are made"
     time = f"about {_minutes(seconds)} of one core" if seconds or not unknown else "not known yet"
     more = f", and {unknown} trainings of a kind that has not run here" if unknown and seconds else ""
-    disk = f"about {size / 2**20:,.0f} MB more for models, {_free_gb():.0f} GB are free"
+    models = f"about {size / 2**20:,.0f} MB more for models{more}" if size or not unknown else "models not known yet"
+    disk = f"{models}; {_free_gb():.0f} GB are free"
+    width = max(len(label) for label, _ in rows)
+    lines = [f"  {label:<{width}}  {state}" for label, state in rows]
     lack = [f"needed first: {sentence}" for sentence in needs]
     return "\n".join([head, *lines, *lack, f"tokens to encode: {tokens}", f"time left: {time}{more}", f"disk: {disk}"])
 
