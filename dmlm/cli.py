@@ -1,6 +1,7 @@
 """The command line: thin verbs over the engine. A user's mistake prints one sentence and exits with code 2."""
 
 import errno
+import inspect
 import multiprocessing
 import os
 import signal
@@ -60,11 +61,25 @@ def run(application: typer.Typer) -> None:
 
 
 @app.command()
-def names(wing: Annotated[str, typer.Argument(help="tokenizers, datasets, sweeps or analysis")]) -> None:
-    """List the recipes of a wing."""
+def names(
+    wing: Annotated[str, typer.Argument(help="tokenizers, datasets, sweeps or analysis")],
+    recipe: Annotated[str | None, typer.Argument(help="A tokenizer, whose settings are then listed.")] = None,
+) -> None:
+    """List the recipes of a wing, which is a folder of them; or the settings of one tokenizer."""
     if wing not in recipes.SUFFIXES:
         raise UserError(f"There is no wing {wing!r}; choose one of {', '.join(recipes.SUFFIXES)}.")
-    print("\n".join(recipes.names(wing)))
+    if recipe is None:
+        print("\n".join(recipes.names(wing)))
+        return
+    if wing != "tokenizers":
+        raise UserError(f"Settings are listed of tokenizers, not of {wing}; leave {recipe!r} out.")
+    from dmlm.tokens.tokenizer import Encoder
+
+    kind = recipes.load_class(wing, recipe, Encoder)
+    print(f"{(inspect.getdoc(sys.modules[kind.__module__]) or '').splitlines()[0]}\n")
+    for name, field in kind.Settings.model_fields.items():
+        shown = inspect.formatannotation(field.annotation)
+        print(f"{name:<14} {field.default!r:<28} {shown:<34} {field.description or ''}".rstrip())
 
 
 @app.command()

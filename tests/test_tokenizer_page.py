@@ -3,8 +3,12 @@
 import re
 
 import numpy as np
+import pytest
+from typer.testing import CliRunner
 
 from dmlm import recipes
+from dmlm.cli import app, names
+from dmlm.errors import UserError
 from dmlm.places import PACKAGE
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import learn_codebook
@@ -39,3 +43,16 @@ def test_the_worked_example_is_a_tokenizer(tmp_path) -> None:
     assert len(ids) == 12
     still = np.repeat(moving[:1], 3, axis=0)
     assert np.abs(encoder.features(still)).max() < 0.05
+
+
+@pytest.mark.parametrize("name", recipes.names("tokenizers"))
+def test_the_settings_of_a_recipe_can_be_listed(name) -> None:
+    kind = recipes.load_class("tokenizers", name, Encoder)
+    said = CliRunner().invoke(app, ["names", "tokenizers", name]).output.splitlines()
+    assert [line.split()[0] for line in said[2:]] == list(kind.Settings.model_fields)
+
+
+def test_settings_are_listed_of_tokenizers_only() -> None:
+    for wing, recipe, complaint in (("sweeps", "smoke", "not of sweeps"), ("tokenizers", "audio_mfc", "audio_mfcc")):
+        with pytest.raises(UserError, match=complaint):
+            names(wing, recipe)
