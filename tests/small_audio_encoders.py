@@ -143,10 +143,10 @@ def fairseq2_names(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-def speech_model(folder: Path, family: str, do_normalize: bool = True) -> Any:
+def speech_model(folder: Path, family: str, do_normalize: bool = True, **architecture: Any) -> Any:
     """Write a speech encoder of full depth as it is published, and give it."""
     torch.manual_seed(0)
-    model = AutoModel.from_config(AutoConfig.for_model(family, **SPEECH[family])).eval()
+    model = AutoModel.from_config(AutoConfig.for_model(family, **SPEECH[family], **architecture)).eval()
     model.save_pretrained(folder)
     extractor = PREPROCESSORS.get(
         family, {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": do_normalize}

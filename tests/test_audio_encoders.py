@@ -36,8 +36,8 @@ from transformers import (
 
 from dmlm.errors import UserError
 from dmlm.tokens import weights
+from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import learn_codebook
-from dmlm.tokens.shards import EncoderSpec
 from dmlm.tokens.tokenizer import Tokenizer
 
 RATE = 16_000
@@ -128,18 +128,18 @@ def test_mistakes_with_seamless(seamless) -> None:
 # audio_ssl_kmeans
 
 
-def inputs(family: str, clip: np.ndarray) -> dict[str, torch.Tensor]:
+def inputs(family: str, clip: np.ndarray, **chosen) -> dict[str, torch.Tensor]:
     """What the feature extractor of `transformers` makes of a clip."""
     kind = {"wav2vec2-bert": SeamlessM4TFeatureExtractor, "whisper": WhisperFeatureExtractor}
-    extractor = kind.get(family, Wav2Vec2FeatureExtractor)()
+    extractor = kind.get(family, Wav2Vec2FeatureExtractor)(**chosen)
     return dict(extractor(clip, sampling_rate=RATE, return_tensors="pt"))
 
 
-def states(family: str, model, clip: np.ndarray) -> list[np.ndarray]:
+def states(family: str, model, clip: np.ndarray, **chosen) -> list[np.ndarray]:
     """`hidden_states` of a model of full depth, those frames that are not padding."""
     with torch.inference_mode():
         network = model.encoder if family == "whisper" else model
-        found = network(**inputs(family, clip), output_hidden_states=True).hidden_states
+        found = network(**inputs(family, clip, **chosen), output_hidden_states=True).hidden_states
     frames = {"whisper": len(clip) // 320, "wav2vec2-bert": ((len(clip) - 400) // 160 + 1) // 2}
     return [state[0, : frames.get(family)].numpy() for state in found]
 
@@ -198,11 +198,16 @@ def test_a_long_clip_has_the_frames_of_the_whole(family, home) -> None:
     assert [len(x) / 5 for x in whole] == pytest.approx([50] * 4, abs=0.5)
 
 
-def test_whisper_hears_thirty_seconds_at_once(home) -> None:
-    model, clip = speech_model(home / "whisper", "whisper"), noise(32 * RATE)
+@pytest.mark.parametrize(("at_once_s", "duration_s"), [(30, 32), (10, 25)])
+def test_whisper_hears_at_once_what_it_has_positions_for(at_once_s, duration_s, home) -> None:
+    model = speech_model(home / "whisper", "whisper", max_source_positions=50 * at_once_s)
+    WhisperFeatureExtractor(chunk_length=at_once_s).save_pretrained(home / "whisper")
+    clip, most = noise(duration_s * RATE), at_once_s * RATE
     found = build("audio_ssl_kmeans", model=home / "whisper", layer=2).features_of([clip])[0]
-    parts = [states("whisper", model, part)[2] for part in (clip[: 30 * RATE], clip[30 * RATE :])]
-    np.testing.assert_allclose(found, np.concatenate(parts), atol=1e-4)
+    assert len(found) == 50 * duration_s
+    parts = [clip[start : start + most] for start in range(0, len(clip), most)]
+    wanted = [states("whisper", model, part, chunk_length=at_once_s)[2] for part in parts]
+    np.testing.assert_allclose(found, np.concatenate(wanted), atol=1e-4)
 
 
 def tiny(**more) -> Tokenizer:
@@ -275,6 +280,31 @@ def test_mistakes_with_speech_models(home) -> None:
     (home / "hubert" / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"lacks preprocessor_config\.json, which says how audio is scaled"):
         build("audio_ssl_kmeans", model=home / "hubert", layer=2).require()
+    for written, why in {
+        '{"sampling_rate": 8000}': r"is for audio of 8000 Hz \(preprocessor_config\.json\); give a model for 16000 Hz",
+        '{"sampling_rate"': r"preprocessor_config\.json is damaged \(Expecting",
+        "[]": r"preprocessor_config\.json is damaged",
+    }.items():
+        (home / "hubert" / "preprocessor_config.json").write_text(written)
+        with pytest.raises(UserError, match=why):
+            build("audio_ssl_kmeans", model=home / "hubert", layer=2).require()
+
+
+def test_a_model_that_brings_code_is_refused_unasked(home, monkeypatch) -> None:
+    speech_model(home / "own", "hubert")
+    encoder = build("audio_ssl_kmeans", model=home / "own", layer=2)
+    encoder.require()  # which knows the configuration as it was
+    (home / "own" / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail(question))
+    with pytest.raises(UserError, match=r"cannot be loaded .*custom code"):
+        _ = encoder.network
+
+
+def test_a_folder_is_found_from_where_one_stands(home, monkeypatch) -> None:
+    speech_model(home / "hubert", "hubert")
+    monkeypatch.chdir(home)
+    near, far = (build("audio_ssl_kmeans", model=m, layer=2) for m in ("./hubert", home / "hubert"))
+    assert np.array_equal(near.features_of([noise(RATE)])[0], far.features_of([noise(RATE)])[0])
 
 
 # audio_codec
@@ -340,7 +370,7 @@ def test_mistakes_with_codecs(home) -> None:
         build("audio_codec", model="random:hubert").require()
     with pytest.raises(UserError, match="codes stereo or overlapping chunks"):
         build("audio_codec", model="random:encodec", architecture={"audio_channels": 2}).require()
-    with pytest.raises(UserError, match=r"shape \(0,\); give mono speech"):
+    with pytest.raises(UserError, match=r"shape \(0,\); give mono speech \(samples,\) of 1 sample or more"):
         build("audio_codec", **mimi).encode([noise(0)])
     with pytest.raises(UserError, match=r"shape \(16000, 2\); give mono"):
         build("audio_codec", **mimi).encode([np.zeros((16_000, 2), np.float32)])

@@ -170,7 +170,9 @@ class CodecCodes(Tokenizer):
         from scipy.signal import resample_poly
 
         if clip.ndim != 1 or not len(clip):
-            raise UserError(f"audio_codec: a clip of shape {clip.shape}; give mono speech (samples,) at 16 kHz.")
+            raise UserError(
+                f"audio_codec: a clip of shape {clip.shape}; give mono speech (samples,) of 1 sample or more."
+            )
         if self.codec_hz != SAMPLE_RATE_HZ:
             divisor = int(np.gcd(self.codec_hz, SAMPLE_RATE_HZ))
             clip = resample_poly(clip, self.codec_hz // divisor, SAMPLE_RATE_HZ // divisor)

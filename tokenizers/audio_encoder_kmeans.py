@@ -9,14 +9,16 @@ B clips, T units, M mel bands times frames per unit, D width.
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from dmlm import progress
 from dmlm.corpus.media import SAMPLE_RATE_HZ
+from dmlm.errors import UserError
 from dmlm.tokens.network import frozen, in_pieces, on, pieces
 from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.tokens.tokenizer import Settings as BaseSettings
@@ -30,21 +32,36 @@ class Settings(BaseSettings):
     """25 Hz units by default, as `audio_mfcc` gives them."""
 
     clusters: int = Field(default=400, ge=2)
-    hop_ms: float = Field(default=20.0, gt=0)
+    hop_ms: float = Field(default=20.0, ge=1)
     stack: int = Field(default=2, ge=1, description="frames per unit")
     mels: int = Field(default=40, ge=10)
     width: int = Field(default=144, ge=8)
     layers: int = Field(default=4, ge=1)
     layer: int = Field(default=3, ge=1, description="whose output is quantised, counted from 1")
     heads: int = Field(default=4, ge=1)
-    targets: tuple[int, ...] = Field(default=(100, 200), description="clusters to guess, one number an iteration")
+    targets: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        default=(100, 200), min_length=1, description="clusters to guess, one number an iteration"
+    )
     steps: int = Field(default=1500, ge=1, description="of each iteration")
     batch_size: int = Field(default=16, ge=1)
     crop_s: float = Field(default=3.0, gt=0)
     mixed: float = Field(default=0.5, ge=0, le=1, description="share of clips with other speech or noise mixed in")
     lr: float = Field(default=1e-3, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     longest_s: float = Field(default=30.0, ge=1, description="longer clips are read in pieces of this length")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Settings":
+        if self.layer > self.layers:
+            raise ValueError(f"layer={self.layer} and layers={self.layers}: give a layer of 1 to {self.layers}")
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} and heads={self.heads}: the heads have to divide the width")
+        if min(self.crop_s, self.longest_s) * (1000.0 / (self.hop_ms * self.stack)) < 1:
+            raise ValueError(
+                f"crop_s={self.crop_s} and longest_s={self.longest_s}: each has to hold a unit,"
+                f" which is of {self.stack} frames (stack) of {self.hop_ms} ms (hop_ms)"
+            )
+        return self
 
 
 class MaskedPredictor(nn.Module):
@@ -127,7 +144,8 @@ class EncoderUnits(Tokenizer):
         chosen = self.settings
         model = MaskedPredictor(chosen.mels * chosen.stack, chosen, classes)
         optimiser = torch.optim.AdamW(model.parameters(), lr=chosen.lr, betas=(0.9, 0.98), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, chosen.lr, chosen.steps, pct_start=0.1)
+        rising = 0.11 if chosen.steps == 10 else 0.1  # a rise of just one step would divide by zero there
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, chosen.lr, chosen.steps, pct_start=rising)
         generator = np.random.default_rng((chosen.seed, number))
         with progress.bar(f"encoder, iteration {number + 1}", chosen.steps, "step") as shown:
             for mels, wanted in self._batches(speech, targets, generator):
@@ -161,9 +179,19 @@ class EncoderUnits(Tokenizer):
             yield torch.from_numpy(np.stack(mels)), torch.from_numpy(np.stack(wanted).astype(np.int64))
 
     def _mels(self, clip: np.ndarray) -> np.ndarray:
-        """Stacked log-mels, float32 (T, M), mean-normalised over the clip."""
+        """Stacked log-mels, float32 (T, M), mean-normalised over the clip.
+
+        Raises:
+            UserError: not mono, or shorter than one unit.
+        """
         import kaldi_native_fbank as knf
 
+        hop = int(SAMPLE_RATE_HZ * 0.001 * self.settings.hop_ms)
+        least = self.settings.stack * hop - hop // 2  # a frame counts as soon as half its hop is there
+        if clip.ndim != 1 or len(clip) < least:
+            raise UserError(
+                f"audio_encoder_kmeans: a clip of shape {clip.shape}; give mono speech (samples,) of {least} samples or more."
+            )
         options = knf.FbankOptions()
         options.frame_opts.samp_freq = SAMPLE_RATE_HZ
         options.frame_opts.frame_shift_ms = self.settings.hop_ms

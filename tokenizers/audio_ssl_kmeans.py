@@ -1,8 +1,9 @@
 """Units of a self-supervised speech encoder: one layer of wav2vec 2.0, HuBERT, WavLM, w2v-BERT 2.0 or Whisper, k-means.
 
-As in textless NLP (arXiv 2102.01192). The feature is what the transformer layer itself puts out, which is
-`hidden_states[layer]` of `transformers`: before the encoder's final normalisation, where there is one (the large
-models and Whisper). Only the layers up to that one are built. B clips, T frames, D features.
+As in textless NLP (arXiv 2102.01192). The feature is what the transformer layer itself puts out, before the encoder's
+final normalisation, where there is one (the large models and Whisper). That is `hidden_states[layer]` of `transformers`,
+save for the last layer of Whisper, which stands there normalised. Only the layers up to that one are built.
+B clips, T frames, D features.
 """
 
 import json
@@ -24,7 +25,6 @@ from dmlm.tokens.tokenizer import Tokenizer
 WAVEFORM = ("wav2vec2", "hubert", "wavlm")
 FAMILIES = (*WAVEFORM, "wav2vec2-bert", "whisper")
 MEL_HOP, MEL_FIELD = 160, 400  # samples between the frames of a spectrogram, and under one
-WHISPER_S = 30  # what Whisper hears at once
 PREPROCESSOR = "preprocessor_config.json"
 FIT_CLIPS, FIT_FRAMES = 640, 80_000  # what units are learned from before byte pairs of them are
 FIRST = 0x10000  # character that stands for unit 0 while pairs are learned
@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     dedup: bool = Field(default=False, description="a run of one unit becomes one token; the tokens lose their clock")
     bpe: int | None = Field(default=None, ge=3, description="vocabulary of byte pairs of units; they have no clock")
     longest_s: float = Field(
-        default=60.0, ge=1, description="longer clips are read in pieces; Whisper's of 30 s at most"
+        default=60.0,
+        ge=1,
+        description="longer clips are read in pieces; Whisper's of the 30 s at most that it hears at once",
     )
     architecture: dict[str, Any] = Field(default={}, description="of a random: model")
 
@@ -129,6 +131,11 @@ class SpeechUnits(Tokenizer):
             )
         if self._folder and not (self._folder / PREPROCESSOR).is_file():
             raise UserError(f"audio_ssl_kmeans: {self._folder} lacks {PREPROCESSOR}, which says how audio is scaled.")
+        if self.extractor.sampling_rate != SAMPLE_RATE_HZ:
+            raise UserError(
+                f"audio_ssl_kmeans: {model} is for audio of {self.extractor.sampling_rate} Hz ({PREPROCESSOR});"
+                f" give a model for {SAMPLE_RATE_HZ} Hz."
+            )
         if self.settings.centroids and self.codes.centroids.shape[1] != width:
             raise UserError(
                 f"audio_ssl_kmeans: {self.settings.centroids} has centroids of {self.codes.centroids.shape[1]} features,"
@@ -170,14 +177,22 @@ class SpeechUnits(Tokenizer):
 
     @cached_property
     def extractor(self) -> Any:
-        """What makes the network's input of a waveform: for Whisper and w2v-BERT a spectrogram."""
+        """What makes the network's input of a waveform: for Whisper and w2v-BERT a spectrogram.
+
+        Raises:
+            UserError: the model's file about it is damaged.
+        """
         from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
         kind: Any = {"whisper": WhisperFeatureExtractor, "wav2vec2-bert": SeamlessM4TFeatureExtractor}.get(
             self.config.model_type, Wav2Vec2FeatureExtractor
         )
         if self._folder:
-            return kind.from_dict(json.loads((self._folder / PREPROCESSOR).read_text("utf-8")))
+            path = self._folder / PREPROCESSOR
+            try:
+                return kind.from_dict(json.loads(path.read_text("utf-8")))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"audio_ssl_kmeans: {path} is damaged ({error}); fetch the model again.") from None
         return kind(feature_size=self.config.num_mel_bins) if self.config.model_type == "whisper" else kind()
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
@@ -248,9 +263,10 @@ class SpeechUnits(Tokenizer):
             )
         longest = int(self.settings.longest_s * SAMPLE_RATE_HZ) // hop
         if family == "whisper":  # scaled by the loudest of the piece, as Whisper scales what it hears at once
-            cuts = pieces(len(clip), hop, 0, min(longest, WHISPER_S * SAMPLE_RATE_HZ // hop))
+            heard = self.config.max_source_positions  # frames at once, to which each piece is filled up
+            cuts = pieces(len(clip), hop, 0, min(longest, heard))
             mels = [(clip[start:end], (end - start) // hop) for start, end in cuts if end - start >= hop]
-            options = {"sampling_rate": SAMPLE_RATE_HZ, "return_tensors": "np"}
+            options = {"sampling_rate": SAMPLE_RATE_HZ, "max_length": heard * hop, "return_tensors": "np"}
             return [(self.extractor(piece, **options).input_features[0], frames) for piece, frames in mels]
         if family == "wav2vec2-bert":
             mel = self.extractor(clip, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np").input_features[0]
@@ -294,7 +310,7 @@ class _First:
     def from_pretrained(self, folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
         from transformers import AutoConfig, AutoModel
 
-        config = self._cut(AutoConfig.from_pretrained(folder, local_files_only=True))
+        config = self._cut(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
         network, report = AutoModel.from_pretrained(folder, config=config, **options)
         return network, report | {"missing_keys": set(report["missing_keys"]) - {"masked_spec_embed"}}
 

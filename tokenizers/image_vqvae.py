@@ -25,6 +25,7 @@ BATCH = 16  # crops of a step
 PAGES = 4000  # at most as many are learned from
 INK = 0.25  # darkness that makes a square worth a look
 BLANK = 0.1  # share of crops that are taken anywhere
+FIRST = 20  # batches whose squares the first codes are means of
 DEPTH = 32  # of a code
 DECAY, RESTART = 0.99, 0.02  # of the moving averages; choices per step below which a code starts anew
 COMMITMENT = 0.25
@@ -34,7 +35,7 @@ RATE, WARM_UP = 1e-3, 100  # of learning, and steps until it is reached
 class Settings(BaseSettings):
     """A 450 x 200 px page gives 29 x 13 = 377 units."""
 
-    codes: int = Field(default=512, ge=2)
+    codes: int = Field(default=512, ge=2, le=FIRST * BATCH * CROP_CELLS**2)
     stride: Literal[8, 16, 32] = Field(default=16, description="side of the square of a unit, in pixels of the page")
     width: int = Field(default=128, ge=8, description="channels")
     steps: int = Field(default=3000, ge=10)
@@ -247,7 +248,7 @@ def first_codes(network: Any, crops: Crops, rng: np.random.Generator) -> Any:
     from sklearn.cluster import MiniBatchKMeans
 
     with torch.no_grad():
-        parts = [network.encoded(torch.from_numpy(crops.draw(rng))).flatten(0, 2) for _ in range(20)]
+        parts = [network.encoded(torch.from_numpy(crops.draw(rng))).flatten(0, 2) for _ in range(FIRST)]
     means = MiniBatchKMeans(len(network.codes), batch_size=2048, n_init=1, max_iter=20, random_state=0)
     return torch.from_numpy(means.fit(torch.cat(parts).numpy()).cluster_centers_)
 

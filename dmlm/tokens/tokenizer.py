@@ -20,7 +20,7 @@ from dmlm.tokens.quantize import Codebook
 class Settings(BaseModel):
     """What can be set on a tokenizer; each recipe derives its own. Unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Encoder(ABC):
