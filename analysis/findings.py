@@ -40,7 +40,7 @@ def _rise(results: GridResults, arm: Arm) -> str:
     verb = "rises" if high > low else "goes"
     said = f"WER {verb} from {percent(low)} % {_at(easy)} to {percent(high)} % {_at(hard)}"
     if low >= UNTRAINED:
-        said += ", more than writing nothing would give: it has not learned to transcribe, so read no effect into it"
+        said += ", no less than writing nothing would give: it has not learned to transcribe, so read no effect into it"
     return said
 
 
@@ -91,12 +91,16 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     """Write the sentences. What is not measured is left out or said to be so."""
     notes: list[str] = []
     for model in results.models:
+        baselines = {arm: measures.baseline_of(results, arm) for arm in measures.compared(results, model)}
+        several = len({arm for arm in measures.arms(results, model) if arm.template == results.baseline}) > 1
         for arm in measures.arms(results, model):
-            if arm.template == results.baseline:
+            if arm.template == results.baseline and (arm in baselines.values() or not several):
                 notes.append(f"{model}, {arm.name} (baseline): {_rise(results, arm)}.")
-            elif arm in measures.compared(results, model):
+            elif arm in baselines:
+                over = baselines[arm]
+                name = f"{arm.name} over {over.name}" if several and over else arm.name
                 parts = [_gain(results, arm), _best(results, arm), *_use(results, arm)]
-                notes.append(f"{model}, {arm.name}: {'; '.join(part for part in parts if part) or 'not measured yet'}.")
+                notes.append(f"{model}, {name}: {'; '.join(part for part in parts if part) or 'not measured yet'}.")
             else:
                 notes.append(f"{model}, {arm.name}: {_rise(results, arm)}.")
     places.write_text(folder / f"{NAME}.md", "".join(f"- {note}\n" for note in notes))

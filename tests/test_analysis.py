@@ -397,6 +397,14 @@ def test_a_benefit_is_over_the_baseline_of_the_same_tokenizer(filtered):
         assert baseline_of(results, arm).variant == "audio_mfcc", "not the first, audio_ssl_kmeans"
 
 
+def test_a_finding_names_the_baseline_where_there_are_several(filtered):
+    recipes.load("analysis", "make_figures").make(filtered)
+    said = (filtered / "figures" / "findings.md").read_text()
+    assert "A (audio_mfcc) (baseline): WER" in said
+    assert "A (audio_ssl_kmeans): WER" in said
+    assert "A+O (audio_mfcc, ocr_rapidocr) over A (audio_mfcc):" in said
+
+
 def test_a_legend_lies_within_its_figure(filtered):
     results = read_grid(filtered)
     figure, columns = panels(["one"])
