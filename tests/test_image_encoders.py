@@ -1,5 +1,6 @@
 """Published and learned image encoders: the same arithmetic, checkpoints in their published layout, mistakes as sentences."""
 
+import io
 import json
 import os
 import sys
@@ -14,18 +15,12 @@ from safetensors.torch import save_file
 from small_image_encoders import built, noise, page_of
 from torch import nn
 from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    SiglipConfig,
-    SiglipModel,
-    ViTImageProcessorPil,
-)
+from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel, ViTImageProcessorPil
 
 from dmlm import recipes
 from dmlm.errors import UserError
 from dmlm.tokens import weights
-from dmlm.tokens.canvas import square
+from dmlm.tokens.canvas import PATCHWISE, square
 from dmlm.tokens.quantize import learn_codebook
 
 
@@ -246,11 +241,16 @@ def test_vit_preprocessing_equals_its_own_processor(vit) -> None:
 @pytest.mark.parametrize(
     ("kind", "more", "before"),
     [
-        ("vit", {}, 1),
+        ("beit", {}, 1),
+        ("clip_vision_model", {"patch_size": 16}, 1),
+        ("deit", {}, 2),
         ("dinov2", {"patch_size": 16}, 1),
         ("dinov2_with_registers", {"patch_size": 16, "num_register_tokens": 4}, 5),
         ("dinov3_vit", {"num_register_tokens": 4}, 5),
+        ("ijepa", {"patch_size": 16}, 0),
         ("siglip_vision_model", {"patch_size": 16}, 0),
+        ("vit", {}, 1),
+        ("vit_msn", {}, 1),
     ],
 )
 def test_class_and_register_tokens_are_dropped(kind, more, before) -> None:
@@ -264,17 +264,105 @@ def test_class_and_register_tokens_are_dropped(kind, more, before) -> None:
     assert larger.features_of([image])[0].shape == (36, 32)
 
 
-def test_of_siglip_only_the_vision_tower_is_opened(tmp_path) -> None:
+def test_every_kind_that_is_taken_is_tested() -> None:
+    (cases,) = (mark.args[1] for mark in test_class_and_register_tokens_are_dropped.pytestmark)
+    assert {kind for kind, _, _ in cases} == set(PATCHWISE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [
+        ("vit_mae", small.VIT),
+        ("yolos", {**small.VIT, "image_size": [64, 64]}),
+        ("swin", {"embed_dim": 16, "depths": [1], "num_heads": [1]}),
+        ("siglip2_vision_model", small.VIT),
+        ("siglip", {"vision_config": small.VIT, "text_config": {**small.VIT, "vocab_size": 9}}),
+        ("hubert", {"num_hidden_layers": 1}),
+    ],
+)
+def test_what_gives_other_tokens_than_patches_is_refused(kind, architecture) -> None:
+    """ViT-MAE hides three patches of four at random, YOLOS puts detections last, others do not run on a square."""
+    encoder = built("image_vit_kmeans", model=f"random:{kind}", architecture=architecture)
+    with pytest.raises(
+        UserError, match=rf"random:{kind} is no transformer over patches .* a {kind}; choose .* dinov2,"
+    ):
+        encoder.features_of(noise(1))
+
+
+def test_a_folder_of_another_kind_is_refused_before_its_weights_are_read(vit) -> None:
+    folder, _ = vit
+    AutoConfig.for_model("vit_mae", **small.VIT).save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"vit is no transformer over patches .* a vit_mae"):
+        built("image_vit_kmeans", model=str(folder)).features_of(noise(1))
+
+
+def test_code_that_comes_with_a_model_is_not_run(vit, tmp_path, monkeypatch) -> None:
+    """Nor is anybody asked whether it may."""
+    folder, _ = vit
+    (folder / "config.json").write_text('{"model_type": "ours", "auto_map": {"AutoConfig": "ours.Config"}}')
+    (folder / "ours.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    with pytest.raises(UserError, match="cannot be opened"):
+        built("image_vit_kmeans", model=str(folder)).features_of(noise(1))
+    assert not (tmp_path / "ran").exists()
+    assert sys.stdin.read() == "y\n"
+
+
+CHANNELS = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"rescale_factor": 0.00392156862745098, **CHANNELS},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [120, 130, 140], "image_std": [60, 61, 62], "resample": 0},
+    ],
+)
+def test_a_preprocessor_is_obeyed(vit, said) -> None:
+    folder, _ = vit
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    own = ViTImageProcessorPil(size={"height": 64, "width": 64}, **said)
+    page = page_of(2)
+    found = built("image_vit_kmeans", model=str(folder), fit="squash").pixels(page)
+    assert np.allclose(own([page], return_tensors="np")["pixel_values"][0], found, atol=1e-4)
+
+
+def test_pixels_scaled_as_usual_are_those_of_a_division_by_255() -> None:
+    """To the last bit: units near a border between clusters would change."""
+    levels = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    scaling = recipes.load("tokenizers", "image_vit_kmeans").Scaling
+    expected = (levels.astype(np.float32) / 255 - np.float32([0.4, 0.5, 0.6])) / np.float32([0.2, 0.3, 0.4])
+    for said in ({}, {"rescale_factor": 0.00392156862745098}):
+        assert np.array_equal(scaling(**said, **CHANNELS).scaled(levels), expected)
+
+
+def test_a_preprocessor_that_cannot_be_obeyed_is_a_sentence(vit) -> None:
+    folder, _ = vit
+    wrong = {"image_mean": [None, [0.5]], "image_std": [[0.5, 0, 0.5]], "resample": ["bicubic"]}
+    wrong |= {"rescale_factor": [0], "do_normalize": [None]}
+    contents = {json.dumps({key: value}): key for key, values in wrong.items() for value in values}
+    for content, complaint in {**contents, "": "Invalid JSON", '{"image_mean": [': "Invalid JSON", "[]": ""}.items():
+        (folder / "preprocessor_config.json").write_text(content)
+        with pytest.raises(UserError, match=rf"preprocessor_config\.json: .*{complaint}.*; mend the file"):
+            built("image_vit_kmeans", model=str(folder)).pixels(noise(1)[0])
+
+
+@pytest.mark.parametrize(("Config", "Model"), [(SiglipConfig, SiglipModel), (CLIPConfig, CLIPModel)])
+def test_of_two_towers_only_the_one_that_sees_is_opened(tmp_path, Config, Model) -> None:
     tiny = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    config = SiglipConfig(vision_config={**tiny, "image_size": 64}, text_config={**tiny, "vocab_size": 99})
+    config = Config(vision_config={**tiny, "image_size": 64, "patch_size": 16}, text_config={**tiny, "vocab_size": 99})
     torch.manual_seed(0)
-    model = SiglipModel(config).eval()
-    model.save_pretrained(tmp_path / "siglip")
-    encoder = built("image_vit_kmeans", model=str(tmp_path / "siglip"))
+    model = Model(config).eval()
+    model.save_pretrained(tmp_path / "both")
+    encoder = built("image_vit_kmeans", model=str(tmp_path / "both"))
     image = noise(1)[0]
     with torch.inference_mode():
         expected = model.vision_model(torch.from_numpy(encoder.pixels(image))[None]).last_hidden_state[0]
-    assert np.allclose(encoder.features_of([image])[0], expected.numpy(), atol=1e-5)
+    assert np.allclose(encoder.features_of([image])[0], expected[-16:].numpy(), atol=1e-5)
     assert not any("text" in name for name in encoder.network.state_dict())
 
 
@@ -296,7 +384,6 @@ def test_mistakes_with_vision_transformers(vit, tmp_path) -> None:
         "no multiple of the patch": {"model": str(folder), "side_px": 50},
         "run: dmlm fetch image_vit_kmeans model=nobody/nothing": {"model": "nobody/nothing"},
         "knows no architecture": {"model": "random:nothing"},
-        "no vision transformer": {"model": "random:hubert", "architecture": {"num_hidden_layers": 1}},
     }
     for message, settings in wrong.items():
         encoder = built("image_vit_kmeans", **settings)

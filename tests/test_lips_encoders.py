@@ -15,6 +15,7 @@ from small_lips_encoders import SMALL, TINY_AVHUBERT, TINY_DINO, avhubert_tensor
 
 from dmlm.errors import UserError
 from dmlm.tokens import weights
+from dmlm.tokens.canvas import PATCHWISE
 from dmlm.tokens.shards import EncoderSpec
 
 HEADS, GROUPS = TINY_AVHUBERT["num_attention_heads"], TINY_AVHUBERT["num_conv_pos_embedding_groups"]
@@ -276,11 +277,19 @@ def test_a_clip_of_more_frames_than_fit_at_once_is_the_same_frame_by_frame():
     assert images(stack=2).features(frames[:1]).shape[0] == 1
 
 
-@pytest.mark.parametrize("kind", ["dinov3_vit", "ijepa", "vit", "siglip_vision_model"])
+@pytest.mark.parametrize("kind", sorted({*PATCHWISE} - {"dinov2"}))
 @pytest.mark.parametrize("layer", [None, 1])
 def test_other_transformers_over_patches_are_taken(kind, layer):
-    encoder = images(model=f"random:{kind}", architecture=TINY_VIT, pool="mean", layer=layer)
+    architecture = {**TINY_VIT, "patch_size": 16}
+    encoder = images(model=f"random:{kind}", architecture=architecture, pool="mean", layer=layer)
     assert encoder.features(clip(4)).shape == (2, 128)
+
+
+@pytest.mark.parametrize("kind", ["vit_mae", "yolos"])
+def test_a_model_that_hides_patches_or_adds_tokens_is_refused(kind):
+    architecture = {**TINY_VIT, "image_size": [64, 64] if kind == "yolos" else 64}
+    with pytest.raises(UserError, match=rf"random:{kind} is no transformer over patches .* a {kind}; choose"):
+        images(model=f"random:{kind}", architecture=architecture, pool="mean").features(clip(4))
 
 
 def test_what_is_no_fitting_model_is_a_sentence():

@@ -1,13 +1,16 @@
 """Bad input is named with file and line."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image, ImageDraw
 
 from dmlm.corpus.manifest import Utterance, read_corpus, read_utterances, write_corpus
 from dmlm.corpus.media import read_audio, read_image, read_video
+from dmlm.corpus.synthesis.mouth import write_video
 from dmlm.errors import UserError
 
 GOOD = {"id": "a", "split": "train", "text": "one", "audio": "a.wav", "duration_s": 1.0, "spans": [[0.0, 0.5]]}
@@ -121,3 +124,87 @@ def test_a_transcript_may_hold_a_line_separator_of_unicode(folder):
     words = "one\u2028two\u0085three"
     path = manifest(folder, json.dumps({**GOOD, "text": words}, ensure_ascii=False))
     assert [u.text for u in read_utterances(path)] == [words]
+
+
+@pytest.mark.parametrize("fps", [24, 30, 50])
+def test_a_video_of_another_frame_rate_is_refused(tmp_path, fps):
+    """Two seconds at 50 frames a second gave twice the units that the clock promises."""
+    write_video(tmp_path / "v.mp4", np.zeros((4, 96, 96), np.uint8), fps)
+    with pytest.raises(UserError, match=rf"v\.mp4 has {fps} frames a second instead of 25; convert it: ffmpeg"):
+        read_video(tmp_path / "v.mp4")
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(24_999, 1000)])
+@pytest.mark.parametrize("count", [1, 2, 30])
+def test_25_frames_a_second_may_be_written_a_little_otherwise(tmp_path, rate, count):
+    write_video(tmp_path / "v.mp4", np.zeros((count, 96, 96), np.uint8), rate)
+    assert read_video(tmp_path / "v.mp4").shape == (count, 96, 96)
+
+
+def drawn(background, ink):
+    """A page with a line across it."""
+    image = Image.new("RGBA", (20, 10), background)
+    ImageDraw.Draw(image).line((0, 5, 19, 5), ink)
+    return image
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path, mode):
+    """Black on nothing became black on black."""
+    image = drawn((0, 0, 0, 0), (0, 0, 0, 255))
+    image = image.quantize(8) if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "x.png")
+    page = read_image(tmp_path / "x.png")
+    assert page.shape == (10, 20, 3)
+    assert (page[5] == 0).all()
+    assert (np.delete(page, 5, axis=0) == 255).all()
+
+
+def test_half_transparent_ink_lets_the_paper_through(tmp_path):
+    drawn((0, 0, 0, 0), (200, 0, 0, 128)).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png")[5, 0].tolist() == pytest.approx([227, 127, 127], abs=1)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_grey_of_16_bits_keeps_its_levels(tmp_path, ending):
+    """All but the darkest 256 levels became white."""
+    levels = np.arange(256, dtype=np.uint16).reshape(8, 32) * 257
+    Image.fromarray(levels).save(tmp_path / f"x.{ending}")
+    assert np.array_equal(read_image(tmp_path / f"x.{ending}")[..., 0], levels // 257)
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_grey_of_no_known_range_is_refused(tmp_path, dtype, mode):
+    Image.fromarray(np.full((4, 4), 1000, dtype)).save(tmp_path / "x.tif")
+    with pytest.raises(UserError, match=rf"x\.tif has grey levels of no known range \(mode {mode}\)"):
+        read_image(tmp_path / "x.tif")
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    image = Image.fromarray(np.zeros((40, 100, 3), np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6  # Orientation: turn it a quarter clockwise
+    image.save(tmp_path / "x.jpg", exif=exif)
+    assert read_image(tmp_path / "x.jpg").shape == (100, 40, 3)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+def test_grey_and_colour_of_8_bits_are_taken_as_they_are(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    assert np.array_equal(read_image(tmp_path / "x.png"), np.broadcast_to(pixels.reshape(20, 30, -1), (20, 30, 3)))
+
+
+def test_too_large_an_image_is_a_sentence(tmp_path):
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x\.png cannot be read as an image .*exceeds limit"):
+        read_image(tmp_path / "x.png")
+
+
+def test_a_damaged_image_is_a_sentence(tmp_path):
+    """Pillow raises a SyntaxError for the one, a ValueError for the other."""
+    Image.new("L", (4, 4)).save(tmp_path / "x.png", exif=b"Exif\0\0no such thing")
+    (tmp_path / "x.pgm").write_bytes(b"P5 4x 4 255\n" + bytes(16))
+    for path in tmp_path.iterdir():
+        with pytest.raises(UserError, match=rf"{path.name} cannot be read as an image .*; replace the file"):
+            read_image(path)

@@ -123,6 +123,33 @@ def test_no_face_is_a_sentence_with_the_name(tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_a_file_that_exists_is_not_overwritten(tmp_path, monkeypatch):
+    """`dmlm mouths talk.mp4 --to .` put the mouth in the place of the video."""
+    write(tmp_path / "talk.mp4", 3, 25)
+    before = (tmp_path / "talk.mp4").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"talk\.mp4 exists and is not overwritten; .* another folder"):
+            mouth_roi.crop_all([Path("talk.mp4")], Path(), lambda frame: FACE)
+    assert (tmp_path / "talk.mp4").read_bytes() == before
+    mouth_roi.crop_all([Path("talk.mp4")], Path("to"), lambda frame: FACE)
+    made = Path("to/talk.mp4").read_bytes()
+    write(tmp_path / "new.mp4", 3, 25)
+    with pytest.raises(UserError, match=r"1 of 2 videos gave no mouth: to/talk\.mp4 exists"):  # a batch goes on
+        mouth_roi.crop_all([Path("talk.mp4"), Path("new.mp4")], Path("to"), lambda frame: FACE)
+    assert (made, Path("to/new.mp4").is_file()) == (Path("to/talk.mp4").read_bytes(), True)
+
+
+@pytest.mark.parametrize("face", [np.full((6, 2), 5.0), FACE / 1000, np.full((6, 2), np.nan)])
+def test_points_that_coincide_are_a_sentence(tmp_path, face):
+    """They gave a mouth of black pixels, or of one."""
+    write(tmp_path / "talk.mp4", 3, 25)
+    seen = iter([FACE, face, FACE])
+    with pytest.raises(UserError, match=r"talk\.mp4, frame 1: the points of the face coincide"):
+        mouth_roi.crop(tmp_path / "talk.mp4", tmp_path / "out.mp4", lambda frame: next(seen))
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def write(path, frames, fps, pictures=None):
     """A colour video whose frame n has grey level 5 n (or the pictures), lossless."""
     import av

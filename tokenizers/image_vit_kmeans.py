@@ -9,18 +9,17 @@ the output of that layer as it comes; without it, the last one's after the netwo
 """
 
 import inspect
-import json
 from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 
 from dmlm.errors import UserError
 from dmlm.tokens import weights
-from dmlm.tokens.canvas import Fit, square
+from dmlm.tokens.canvas import Fit, require_patchwise, square
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 from dmlm.tokens.tokenizer import Tokenizer
 
@@ -36,7 +35,6 @@ KNOWN = {
     ),
     DINO: weights.Card.on_hub(DINO, "Apache-2.0", "f9e44c814b77203eaa57a6bdbbd535f21ede1415"),
 }
-TOWERS = {"siglip": "SiglipVisionModel", "clip": "CLIPVisionModel"}  # of models that also hold a text encoder
 
 
 class Settings(BaseSettings):
@@ -49,6 +47,26 @@ class Settings(BaseSettings):
     side_px: int | None = Field(default=None, ge=8, description="null: what the network was trained at")
     fit: Fit = "pad"
     architecture: dict[str, Any] = {}
+
+
+class Scaling(BaseModel):
+    """What a `preprocessor_config.json` says of pixels; where it is silent: bilinear, to [-1, 1]."""
+
+    resample: int = Field(default=2, ge=0, le=5)  # of PIL.Image.Resampling
+    do_rescale: bool = True
+    rescale_factor: PositiveFloat = 1 / 255
+    do_normalize: bool = True
+    image_mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
+
+    def scaled(self, levels: np.ndarray) -> np.ndarray:
+        """Grey levels 0..255 (..., 3) as the network was trained with them, float32."""
+        scaled = levels.astype(np.float32)
+        if self.do_rescale:
+            scaled = scaled / np.float32(1 / self.rescale_factor)
+        if self.do_normalize:
+            scaled = (scaled - np.float32(self.image_mean)) / np.float32(self.image_std)
+        return scaled
 
 
 class PatchFeatureUnits(Tokenizer):
@@ -79,15 +97,14 @@ class PatchFeatureUnits(Tokenizer):
         """Only the layers up to the one that is read.
 
         Raises:
-            UserError: not here, not a vision transformer, or without such a layer.
+            UserError: not here, no transformer over patches, or without such a layer.
         """
         from dmlm.tokens.network import on, open_model
 
         chosen, layer = self.settings, self.settings.layer
         kind = vision_class(self._folder) if self._folder else None
         network = open_model(self.recipe, chosen.model, self.card, chosen.architecture, kind)
-        if not hasattr(network.config, "patch_size"):
-            raise UserError(f"{self.recipe}: {chosen.model} is no vision transformer; choose one such as {VIT}.")
+        require_patchwise(self.recipe, chosen.model, network.config.model_type)
         if layer:
             layers = blocks(network)
             if layer > len(layers):
@@ -96,11 +113,23 @@ class PatchFeatureUnits(Tokenizer):
         return on(self.device, network)
 
     @cached_property
-    def scaling(self) -> dict[str, Any]:
-        """How pixels are resized and scaled: of the model, else bilinear, to [-1, 1]."""
+    def scaling(self) -> Scaling:
+        """How pixels are resized and scaled.
+
+        Raises:
+            UserError: the model's file is damaged, or says what cannot be done.
+        """
         said = self._folder / "preprocessor_config.json" if self._folder else None
-        given = json.loads(said.read_text("utf-8")) if said and said.is_file() else {}
-        return {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2, **given}
+        if not (said and said.is_file()):
+            return Scaling()
+        try:
+            return Scaling.model_validate_json(said.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{self.recipe}: {said}: {where} {first['msg']}; mend the file or fetch it again."
+            ) from None
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Vectors of the patches, float32 (T, D), of each page, uint8 (H, W, 3)."""
@@ -121,9 +150,8 @@ class PatchFeatureUnits(Tokenizer):
 
     def pixels(self, page: np.ndarray) -> np.ndarray:
         """What the network is given: float32 (3, side, side)."""
-        grey = square(page, self.side, self.settings.fit, self.scaling["resample"]).astype(np.float32) / 255
-        mean, std = (np.float32(self.scaling[key]) for key in ("image_mean", "image_std"))
-        return ((grey - mean) / std).transpose(2, 0, 1)
+        small = square(page, self.side, self.settings.fit, self.scaling.resample)
+        return self.scaling.scaled(small).transpose(2, 0, 1)
 
     def patches(self, pixels: Any) -> Any:
         """(B, 3, side, side) -> (B, T, D)."""
@@ -154,12 +182,11 @@ def vision_class(folder: Path) -> Any:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"image_vit_kmeans: {folder} cannot be opened ({str(error).splitlines()[0]}).") from None
-    name = TOWERS.get(config.model_type)
-    kind = getattr(transformers, name) if name else transformers.AutoModel._model_mapping.get(type(config), None)
-    if kind is None:
-        raise UserError(f"image_vit_kmeans: {folder} is a {config.model_type}, not a vision transformer; choose one.")
+    config = getattr(config, "vision_config", config)  # of a model that also holds a text encoder
+    require_patchwise("image_vit_kmeans", str(folder), config.model_type)
+    kind = transformers.AutoModel._model_mapping[type(config)]
     plain = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
     return SimpleNamespace(from_pretrained=partial(kind.from_pretrained, **plain))

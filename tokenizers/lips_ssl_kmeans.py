@@ -14,6 +14,7 @@ from pydantic import Field
 
 from dmlm.errors import UserError
 from dmlm.tokens import weights
+from dmlm.tokens.canvas import require_patchwise
 from dmlm.tokens.tokenizer import Settings as BaseSettings
 from dmlm.tokens.tokenizer import Tokenizer
 
@@ -79,11 +80,8 @@ class ImageEncoderUnits(Tokenizer):
         chosen = self.settings
         network = open_model(self.recipe, chosen.model, self.card, chosen.architecture)
         network = getattr(network, "vision_model", network)
-        patch, layers = (getattr(network.config, name, None) for name in ("patch_size", "num_hidden_layers"))
-        takes = inspect.signature(network.forward).parameters.values()
-        wanted = [given.name for given in takes if given.default is given.empty and given.kind != given.VAR_KEYWORD]
-        if not isinstance(patch, int) or layers is None or wanted not in ([], ["pixel_values"]):
-            raise UserError(f"{self.recipe}: {chosen.model} is no transformer over patches; choose one such as {DINO}.")
+        require_patchwise(self.recipe, chosen.model, network.config.model_type)
+        patch, layers = network.config.patch_size, network.config.num_hidden_layers
         if chosen.layer and chosen.layer > layers:
             raise UserError(f"{self.recipe}: layer={chosen.layer}, but {chosen.model} has {layers} layers.")
         if chosen.side_px % patch:

@@ -8,6 +8,8 @@ import numpy as np
 from dmlm.errors import UserError
 
 SAMPLE_RATE_HZ = 16_000
+FRAMES_HZ = 25
+FRAMES_OFF_HZ = 0.1  # what a file may be beside that, such as 24.999
 FULL_RANGE = 2  # of a video: grey levels 0..255, not 16..235
 
 
@@ -36,20 +38,27 @@ def read_audio(path: Path) -> np.ndarray:
 
 
 def read_video(path: Path) -> np.ndarray:
-    """Grey frames of a lip video, uint8 (T, H, W).
+    """Grey frames of a lip video, uint8 (T, H, W), 25 a second.
 
     Raises:
-        UserError: unreadable, or without a frame.
+        UserError: unreadable, without a frame, or of another frame rate, at which units would not keep their clock.
     """
     import av
 
     try:
         with av.open(str(path)) as container:
-            frames = [_grey(frame) for frame in container.decode(video=0)]
+            stream = container.streams.video[0]
+            rate_hz = float(stream.average_rate or 0)
+            frames = [_grey(frame) for frame in container.decode(stream)]
     except (OSError, IndexError, av.FFmpegError) as error:
         raise UserError(f"{path} cannot be read as video ({error}); replace the file.") from None
     if not frames:
         raise UserError(f"{path} holds no video frame; replace the file.")
+    if abs(rate_hz - FRAMES_HZ) > FRAMES_OFF_HZ:
+        raise UserError(
+            f"{path} has {rate_hz:g} frames a second instead of {FRAMES_HZ}; convert it:"
+            f" ffmpeg -i OLD.mp4 -r {FRAMES_HZ} -qp 0 NEW.mp4"
+        )
     return np.stack(frames)
 
 
@@ -62,15 +71,25 @@ def _grey(frame: Any) -> np.ndarray:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A page image, uint8 RGB (H, W, 3).
+    """A page image, uint8 RGB (H, W, 3): upright as its EXIF says, and on white where it is transparent.
 
     Raises:
-        UserError: unreadable.
+        UserError: unreadable, larger than Pillow takes, or with grey levels of no known range.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}); replace the file.") from None
+    if image.mode in ("I", "F"):
+        raise UserError(
+            f"{path} has grey levels of no known range (mode {image.mode}); save it as PNG of 8 or 16 bits."
+        )
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        above = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+    return np.asarray(image.convert("RGB"))

@@ -81,8 +81,10 @@ def crop(video: Path, target: Path, find: Detector) -> Cropped:
     """Write the mouth of one video. It is read twice, frame by frame, so its length and size do not matter.
 
     Raises:
-        UserError: unreadable, or no face in it.
+        UserError: unreadable, no face in it, or a target that exists: it may be the video itself.
     """
+    if target.exists():
+        raise UserError(f"{target} exists and is not overwritten; move it away, or crop {video} into another folder.")
     found = [find(frame) for frame in frames_of(video)]
     points = interpolated(found, video)
     maps = steadied(points)
@@ -135,11 +137,16 @@ def interpolated(found: Sequence[np.ndarray | None], video: Path) -> np.ndarray:
     """Points of all frames (T, 6, 2); those not found lie between their neighbours, at the ends they are the nearest's.
 
     Raises:
-        UserError: not found in any frame.
+        UserError: not found in any frame, or the stable ones within a pixel, which no transform can enlarge to a face.
     """
     known = {number: face for number, face in enumerate(found) if face is not None}
     if not known:
         raise UserError(f"{video} shows no face in any of its {len(found)} frames; leave it out, or crop it by hand.")
+    for number, face in known.items():
+        if not np.ptp(face[:5], axis=0).max() >= 1:
+            raise UserError(
+                f"{video}, frame {number}: the points of the face coincide; leave it out, or crop it by hand."
+            )
     values = np.stack(list(known.values())).reshape(len(known), -1)
     columns = [np.interp(np.arange(len(found)), list(known), column) for column in values.T.astype(float)]
     return np.stack(columns, axis=1).reshape(len(found), 6, 2)

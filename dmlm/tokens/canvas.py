@@ -1,11 +1,38 @@
-"""A page of any shape on the square that an image network wants."""
+"""A page of any shape on the square that an image network wants, and the networks that see it patch by patch."""
 
 from typing import Literal
 
 import numpy as np
 
+from dmlm.errors import UserError
+
 Fit = Literal["pad", "crop", "squash"]
 LANCZOS = 1  # of PIL.Image.Resampling
+PATCHWISE = (  # of transformers: the last tokens are the patches in raster order, and nothing is masked at random
+    "beit",
+    "clip_vision_model",
+    "deit",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3_vit",
+    "ijepa",
+    "siglip_vision_model",
+    "vit",
+    "vit_msn",
+)
+
+
+def require_patchwise(recipe: str, model: str, kind: str) -> None:
+    """See that a model's `model_type` is one whose tokens are known to be those of patches.
+
+    Raises:
+        UserError: it is another; many look alike, and would give other tokens or fewer.
+    """
+    if kind not in PATCHWISE:
+        raise UserError(
+            f"{recipe}: {model} is no transformer over patches that is known here but a {kind}; choose one"
+            f" of these: {', '.join(PATCHWISE)}."
+        )
 
 
 def square(page: np.ndarray, side: int, fit: Fit, resample: int = LANCZOS) -> np.ndarray:
