@@ -135,11 +135,11 @@ def _is_vit(choice: Choice) -> bool:
 
 
 def _is_filtered(choice: Choice) -> bool:
-    return choice["settings"].get("keep") is not None
+    return choice["settings"].get("first_pass") is not None  # the paper's filter keeps what is spoken
 
 
 def _is_raw(choice: Choice) -> bool:
-    return not _is_filtered(choice)
+    return choice["settings"].get("keep") is None
 
 
 def _tokenizers(

@@ -369,7 +369,7 @@ def filtered(tmp_path):
         "O+A -> T": (
             "A+O -> T",
             "audio_mfcc, ocr_rapidocr keep=1 first_pass=a/very/long/name/of/a/folder",
-            {"keep": 1},
+            {"keep": 1, "first_pass": "a"},
         ),
     }
     for cell in data["cells"]:
