@@ -118,6 +118,11 @@ def mouths(
 
     if not videos and not fetch:
         raise UserError("Say which videos: dmlm mouths talk.mp4 --to FOLDER.")
+    for video in videos or []:
+        if not video.is_file():
+            raise UserError(f"There is no video {video}.")
+    if fetch and landmarks != "mediapipe":
+        raise UserError(f"--fetch brings the model of mediapipe, not of {landmarks}; leave one of the two out.")
     if fetch:
         card = weights.Card("https://ai.google.dev/edge/mediapipe", "Apache-2.0", (weights.File(**mouth_roi.MODEL),))
         print("\n".join(map(str, weights.fetch(card, "mouth_roi"))))

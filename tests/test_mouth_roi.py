@@ -255,9 +255,14 @@ def test_the_command_line_wants_videos_and_fetches_only_when_asked(tmp_path):
     done = run("--to", str(tmp_path))
     assert done.returncode == 2
     assert "Say which videos" in done.stderr
-    done = run("--fetch")
-    assert done.returncode == 2
-    assert "HF_HUB_OFFLINE is set" in done.stderr
+    for arguments, complaint in (
+        (["nowhere.mp4"], "There is no video nowhere.mp4"),
+        (["--fetch", "--landmarks", "dlib"], "not of dlib"),
+        (["--fetch"], "HF_HUB_OFFLINE is set"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert complaint in done.stderr
     (tmp_path / "weights" / "mouth_roi" / "face_landmarker.task").write_bytes(b"no model")
     done = run("--fetch")
     assert done.returncode == 2
