@@ -1,26 +1,28 @@
-"""Published weights are what they should be, and cannot do harm: cards, downloads, damaged and malicious files."""
+"""Published weights are what they should be: cards, downloads, digests, files that are given."""
 
 import hashlib
 import http.server
+import io
+import json
 import os
 import pickle
 import sys
 import threading
-import types
-import zipfile
-from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
 from dmlm import doctor, recipes
 from dmlm.cli import app
 from dmlm.errors import UserError
-from dmlm.tokens import checkpoint, weights
+from dmlm.tokens import weights
+from dmlm.tokens.network import open_model
 from dmlm.tokens.weights import Card, File
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -48,6 +50,8 @@ def server():
             start = int(self.headers.get("Range", "bytes=0-")[6:-1])
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(CONTENT) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
             self.end_headers()
             stop = 1_000_000 if self.path == "/broken" and not start else len(CONTENT)
             self.wfile.write(CONTENT[start:stop])
@@ -55,7 +59,7 @@ def server():
         def log_message(self, *arguments: object) -> None: ...
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+        threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
         found.asked = asked  # type: ignore[attr-defined]
         found.url = f"http://127.0.0.1:{found.server_port}"  # type: ignore[attr-defined]
         yield found
@@ -83,17 +87,103 @@ def test_a_broken_download_goes_on_where_it_stopped(server) -> None:
     assert server.asked == ["/broken", "/broken bytes=1000000-"]
 
 
-def test_a_wrong_digest_is_refused(server) -> None:
-    with pytest.raises(UserError, match="is not the published file"):
-        weights.fetch(card(server.url + "/whole", "0" * 64), "audio_x")
+def test_a_download_of_another_file_does_not_count_as_present(server) -> None:
+    other = card(server.url + "/whole", "0" * 64)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"/whole is not the published file .* run the same command again"):
+            weights.fetch(other, "audio_x")
+        assert weights.present(other, "audio_x") is None
+    assert server.asked == ["/whole", "/whole"]
+    assert weights.fetch(card(server.url + "/whole"), "audio_x")
+
+
+@pytest.fixture
+def answering():
+    """A server that sends bytes as they are: `answers` to a request with a range, and without one."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.wfile.write(self.server.answers["Range" in self.headers])  # type: ignore[attr-defined]
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
+        found.url = f"http://127.0.0.1:{found.server_port}/net.bin"  # type: ignore[attr-defined]
+        yield found
+        found.shutdown()
+
+
+def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode() + body
+
+
+SMALL = CONTENT[:3000]
+LENGTH = "Content-Length: 3000"
+
+
+LONGER = b"x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("had", "ranged"),
+    [
+        (SMALL[:100], answer("206 Partial Content", SMALL, LENGTH, "Content-Range: bytes 0-2999/3000")),
+        (SMALL[:100], answer("206 Partial Content", SMALL, LENGTH)),
+        (LONGER, answer("416 Range Not Satisfiable", b"", "Content-Length: 0", "Content-Range: bytes */3000")),
+        (LONGER, answer("416 Range Not Satisfiable", b"", "Content-Length: 0")),
+    ],
+    ids=["all of it", "somewhere", "longer than it", "perhaps longer"],
+)
+def test_what_does_not_go_on_is_begun_anew(answering, had, ranged) -> None:
+    answering.answers = [answer("200 OK", SMALL, LENGTH), ranged]
+    part = weights.folder("audio_x") / "net.bin.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(had)
+    (path,) = weights.fetch(card(answering.url, None), "audio_x")
+    assert path.read_bytes() == SMALL
+
+
+def test_what_came_whole_is_not_asked_for_again(answering) -> None:
+    end = answer("416 Range Not Satisfiable", b"", "Content-Length: 0", "Content-Range: bytes */3000")
+    answering.answers = [b"", end]
+    part = weights.folder("audio_x") / "net.bin.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(SMALL)
+    (path,) = weights.fetch(card(answering.url, None), "audio_x")
+    assert path.read_bytes() == SMALL
+
+
+@pytest.mark.parametrize(
+    ("sent", "complaint"),
+    [
+        (answer("200 OK", b"", "Content-Length: 0"), "answered with nothing"),
+        (answer("200 OK", b"0\r\n\r\n", "Transfer-Encoding: chunked"), "answered with nothing"),
+        (answer("200 OK", b"<html>", "Content-Length: 6", "Content-Type: text/html; charset=utf-8"), "with a page"),
+        (answer("200 OK", SMALL, "Content-Length: ten"), "does not say how long it is"),
+        (answer("200 OK", SMALL), "does not say how long it is"),
+        (answer("206 Partial Content", SMALL, LENGTH, "Content-Range: bytes 9-3008/3009"), "sent a part of it"),
+        (answer("200 OK", b"400\r\nabc", "Transfer-Encoding: chunked"), "cannot be read"),
+        (b"NOPE\r\n\r\n", "cannot be read"),
+    ],
+    ids=["empty", "empty chunks", "page", "odd length", "no length", "part", "cut chunk", "no status"],
+)
+def test_what_is_no_file_is_neither_kept_nor_taken_down(answering, sent, complaint) -> None:
+    answering.answers = [sent, sent]
+    with pytest.raises(UserError, match=complaint):
+        weights.fetch(card(answering.url, None), "audio_x")
+    assert [path for path in weights.folder("audio_x").iterdir() if path.name != "net.bin.part"] == []
 
 
 def test_a_file_without_published_digest_is_held_to_its_first(server, capsys) -> None:
     (path,) = weights.fetch(card(server.url + "/whole", None), "audio_x")
     assert DIGEST in capsys.readouterr().out
     path.write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(UserError, match="is not the published file"):
+    with pytest.raises(UserError, match=r"is not the published file .*net\.bin\.sha256 says"):
         weights.fetch(card(server.url + "/whole", None), "audio_x")
+    assert path.with_name("net.bin.refused").read_bytes() == CONTENT[:-1] + b"x"
+    assert weights.fetch(card(server.url + "/whole", None), "audio_x") == [path]
+    assert path.read_bytes() == CONTENT
 
 
 def test_a_file_that_moved_is_a_sentence(server) -> None:
@@ -124,6 +214,30 @@ def test_files_can_be_given(tmp_path) -> None:
     assert weights.present(by_hand, "lips_x") == [path]
 
 
+def test_a_given_file_that_is_refused_replaces_nothing(tmp_path) -> None:
+    by_hand = Card(source="", licence="", files=(File("net.bin", DIGEST),), by_hand="")
+    (tmp_path / "net.bin").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"net.bin is not the published file .* nothing was changed"):
+        weights.fetch(by_hand, "lips_x", tmp_path)
+    assert weights.present(by_hand, "lips_x") is None
+    (tmp_path / "good.bin").write_bytes(CONTENT)
+    (path,) = weights.fetch(by_hand, "lips_x", tmp_path / "good.bin")
+    with pytest.raises(UserError, match="is not the published file"):
+        weights.fetch(by_hand, "lips_x", tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert [kept.name for kept in path.parent.iterdir()] == ["net.bin"]
+
+
+def test_one_file_is_not_taken_for_several(tmp_path) -> None:
+    (tmp_path / "net.bin").write_bytes(CONTENT)
+    two = Card(source="", licence="", files=(File("net.bin", DIGEST), File("codes.npy")))
+    with pytest.raises(UserError, match=r"--from takes the folder that holds net\.bin"):
+        weights.fetch(two, "lips_x", tmp_path / "net.bin")
+    assert not weights.folder("lips_x").exists()
+    with pytest.raises(UserError, match="--from is not for a model of the Hub"):
+        weights.fetch(Card(source="", licence="", hub="owner/name"), "lips_x", tmp_path)
+
+
 def test_a_digest_follows_the_file(home) -> None:
     path = home / "file"
     path.parent.mkdir()
@@ -131,6 +245,18 @@ def test_a_digest_follows_the_file(home) -> None:
     assert weights.file_digest(path) == hashlib.sha256(b"one").hexdigest()
     path.write_bytes(b"other")
     assert weights.file_digest(path) == hashlib.sha256(b"other").hexdigest()
+    times = path.stat()
+    path.write_bytes(b"newer")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert weights.file_digest(path) == hashlib.sha256(b"newer").hexdigest()
+
+
+@pytest.mark.parametrize("damaged", ['{"cut', "[1]", "7", "[]"])
+def test_digests_that_were_remembered_are_found_again(home, damaged) -> None:
+    book = home / "weights" / "digests.json"
+    book.parent.mkdir(parents=True)
+    book.write_text(damaged)
+    assert weights.file_digest(book) == hashlib.sha256(damaged.encode()).hexdigest()
 
 
 def test_what_is_no_hub_id_is_a_sentence() -> None:
@@ -138,108 +264,22 @@ def test_what_is_no_hub_id_is_a_sentence() -> None:
         weights.hub_folder("no/such/folder")
 
 
-class Malicious:
-    """Runs a command when it is unpickled in the ordinary way."""
-
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.witness}'",)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, legacy) -> None:
-    path, witness = tmp_path / "net.pt", tmp_path / "witness"
-    held = {"model": {"weight": torch.ones(2)}, "extra": Malicious(witness)}
-    torch.save(held, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(UserError, match="holds more than tensors"):
-        checkpoint.read(path)
-    with pytest.raises(UserError, match=r"wants (posix|nt)\.system to be run"):
-        checkpoint.read_guarded(path, inert=("fairseq", "omegaconf"))
-    assert not witness.exists()
-
-
-def test_objects_of_named_packages_are_inert_and_tensors_whole(tmp_path, monkeypatch) -> None:
-    package = types.ModuleType("fairseq_stand_in")
-    ran: list[str] = []
-
-    class Task:
-        def __init__(self) -> None:
-            self.name = "pretraining"
-
-        def __setstate__(self, state) -> None:
-            ran.append("state")
-
-    Task.__module__, Task.__qualname__ = package.__name__, "Task"
-    package.Task = Task  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, package.__name__, package)
-    tensors = {"weight": torch.randn(3, 4), "half": torch.randn(5).half(), "count": torch.arange(6)}
-    path = tmp_path / "net.pt"
-    torch.save({"model": tensors, "cfg": Task(), "more": OrderedDict(a=Task())}, path)
-    held = checkpoint.read_guarded(path, inert=("fairseq_stand_in",))
-    assert all(torch.equal(held["model"][name], tensor) for name, tensor in tensors.items())
-    assert isinstance(held["cfg"], checkpoint.Inert)
-    assert held["cfg"].name == "pretraining"
-    assert not ran
-    with pytest.raises(UserError, match=r"fairseq_stand_in\.Task"):
-        checkpoint.read_guarded(path, inert=("omegaconf",))
-
-
-def test_a_pickled_module_gives_its_tensors(tmp_path) -> None:
-    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
-    path = tmp_path / "module.pkl"
-    torch.save(module, path)
-    found = checkpoint.module_tensors(checkpoint.read_guarded(path, inert=("torch",)))
-    assert set(found) == set(module.state_dict())
-    assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
-
-
-@pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
-@pytest.mark.parametrize("keep", [0, 10, 2000])
-def test_a_truncated_file_is_a_sentence(tmp_path, name, keep) -> None:
-    path = tmp_path / name
-    tensors = {"weight": torch.randn(1000)}
-    save_file(tensors, path) if name.endswith("safetensors") else torch.save(tensors, path)
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match="cannot be read as weights"):
-        checkpoint.read(path)
-    if name == "net.pt":
-        with pytest.raises(UserError, match="cannot be read as weights"):
-            checkpoint.read_guarded(path, inert=())
-
-
-def test_another_kind_of_file_is_a_sentence(tmp_path) -> None:
-    path = tmp_path / "net.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("page.html", "<html>404</html>")
-    with pytest.raises(UserError, match="cannot be read as weights"):
-        checkpoint.read(path)
-    torch.save({"step": 3, "lr": 0.1}, path)
-    with pytest.raises(UserError, match="not a set of named tensors"):
-        checkpoint.read(path)
-
-
-@pytest.mark.parametrize(
-    ("changed", "complaint"),
-    [
-        ({"weight": torch.zeros(2, 5)}, r"weight has shape \(2, 5\), and should have \(2, 3\)"),
-        ({"more": torch.zeros(1)}, "more is not part of the network"),
-        ({"bias": None}, "bias is missing"),
-    ],
-)
-def test_weights_of_another_shape_are_refused(changed, complaint) -> None:
-    module = torch.nn.Linear(3, 2)
-    tensors = {k: v for k, v in {**module.state_dict(), **changed}.items() if v is not None}
-    with pytest.raises(UserError, match=complaint):
-        checkpoint.fit(module, tensors, "net.pt")
-
-
 def test_centroids_are_a_matrix_of_numbers(tmp_path) -> None:
     path = tmp_path / "centroids.npy"
-    for wrong in (np.ones(3), np.full((2, 2), np.nan), np.array([[1, 2]]), np.array([{}, {}])):
+    nothing, large = np.zeros((0, 2)), np.array([[1e300, 0], [0, 1]])
+    for wrong in (np.ones(3), np.full((2, 2), np.nan), np.array([[1, 2]]), np.array([{}, {}]), nothing, large):
         np.save(path, wrong, allow_pickle=True)
         with pytest.raises(UserError):
+            weights.load_centroids(path)
+    with path.open("wb") as file:
+        np.savez(file, np.eye(2))
+    with pytest.raises(UserError, match="cannot be read"):
+        weights.load_centroids(path)
+    for rows in (10**10, 10**30):
+        with path.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (rows, 1280)}
+            np.lib.format.write_array_header_1_0(file, header)
+        with pytest.raises(UserError, match="cannot be read"):
             weights.load_centroids(path)
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(UserError, match="cannot be read"):
@@ -304,3 +344,54 @@ def test_another_revision_has_no_known_digest() -> None:
     assert other is not None
     assert (other.revision, other.files, other.licence) == ("main", (), "MIT")
     assert weights.of_model("random:hubert", None, {"o/n": known}) is None
+
+
+def model(folder: Path) -> Path:
+    """A small vision transformer as `save_pretrained` writes it."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = AutoConfig.for_model("vit", **sizes, image_size=4, patch_size=2)
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder / "model.safetensors"
+
+
+def test_a_model_of_the_hub_is_held_to_its_card_when_it_is_opened(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    path = model(tmp_path / "models--owner--name" / "snapshots" / ("a" * 40))
+    file = File("model.safetensors", weights.file_digest(path))
+    known = Card.on_hub("owner/name", "MIT", "a" * 40, file)
+    assert open_model("image_x", "owner/name", known)
+    other = Card.on_hub("owner/name", "MIT", "a" * 40, replace(file, sha256="0" * 64))
+    assert weights.present(other, "image_x")  # asked often, and must cost nothing
+    with pytest.raises(
+        UserError, match=r"not the published file .* remove .* run: dmlm fetch image_x model=owner/name"
+    ):
+        open_model("image_x", "owner/name", other)
+
+
+def test_every_file_that_a_loader_may_open_is_in_the_digest(tmp_path) -> None:
+    path = model(tmp_path)
+    save_file({"centroids": torch.zeros(2, 2)}, tmp_path / "kmeans.safetensors")
+    assert weights.model_files(tmp_path) == [tmp_path / "config.json", path]
+    path.rename(tmp_path / "pytorch_model.bin")
+    assert weights.model_files(tmp_path) == [tmp_path / "config.json", tmp_path / "pytorch_model.bin"]
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "model-00001-of-00001.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    names = ["config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors"]
+    assert weights.model_files(tmp_path) == [tmp_path / name for name in names]
+
+
+def test_code_in_a_model_folder_is_refused_and_not_asked_about(tmp_path, monkeypatch) -> None:
+    folder, witness = tmp_path / "model", tmp_path / "witness"
+    model(folder)
+    said = {"model_type": "other", "auto_map": {"AutoConfig": "code.Other", "AutoModel": "code.Other"}}
+    (folder / "config.json").write_text(json.dumps(said))
+    (folder / "code.py").write_text(f"open({str(witness)!r}, 'w')\nclass Other: ...\n")
+    given = weights.of_model(str(folder), None, {})
+    for use in (
+        lambda: weights.config_of("image_x", str(folder), given, {}),
+        lambda: open_model("image_x", str(folder), given),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+        with pytest.raises(UserError, match="custom code"):
+            use()
+    assert not witness.exists()

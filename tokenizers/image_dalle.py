@@ -79,7 +79,7 @@ class DalleUnits(Tokenizer):
         module = checkpoint.read_guarded(path, inert=("dall_e", "torch"))
         if not isinstance(module, checkpoint.Inert):
             raise UserError(f"{path} holds no module; give the published {PUBLISHED}.")
-        tensors = renamed(checkpoint.module_tensors(module))
+        tensors = renamed(checkpoint.module_tensors(module, str(path)))
         checkpoint.fit(self._build(), tensors, str(path))
         with places.atomic(self.converted) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

@@ -197,7 +197,7 @@ def part(folder: Path, prefix: str) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     found = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(folder.glob(weights.LEARNED[0])):
         try:
             with safe_open(path, "pt") as shard:
                 names = [name for name in shard.keys() if name.startswith(prefix)]  # noqa: SIM118

@@ -190,7 +190,7 @@ def renamed(held: Any, where: str) -> dict[str, Any]:
     import torch
 
     tensors = held.get("model") if isinstance(held, dict) else None
-    if not isinstance(tensors, dict):
+    if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
         raise UserError(f"{where} has no entry 'model'; give a checkpoint of AV-HuBERT as it was published.")
     tuned = {name.removeprefix(TUNED): tensor for name, tensor in tensors.items() if name.startswith(TUNED)}
     found = {}

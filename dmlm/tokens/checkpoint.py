@@ -6,13 +6,11 @@ the program that wrote it; the guarded reader makes those inert, takes the tenso
 
 import pickle
 import types
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dmlm.errors import UserError
@@ -62,12 +60,15 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
+        _refuse_program(path)
         return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors ({str(error).splitlines()[0]}); it is not loaded. Convert it with dmlm fetch."
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # bytes that are no checkpoint fail in any way
         raise _damaged(path, error) from None
 
 
@@ -75,7 +76,7 @@ def read_guarded(path: Path, inert: Sequence[str]) -> Any:
     """What an old checkpoint holds, its tensors intact and objects of the packages `inert` without effect.
 
     Raises:
-        UserError: it names anything else, such as a function of `os`; or it is truncated.
+        UserError: it names anything else, such as a function of `os`, or is a program; or it is truncated.
     """
     module = types.ModuleType("guarded_pickle")
 
@@ -99,18 +100,43 @@ def read_guarded(path: Path, inert: Sequence[str]) -> Any:
         UnpicklingError=pickle.UnpicklingError,
     )
     try:
+        _refuse_program(path)
         return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # bytes that are no checkpoint fail in any way
         raise _damaged(path, error) from None
 
 
-def module_tensors(module: Any, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a pickled `torch.nn.Module` that was read as inert, by their usual names."""
-    held = {**vars(module).get("_parameters", {}), **vars(module).get("_buffers", {})}
+def _refuse_program(path: Path) -> None:
+    """Refuse what `torch.load`, by the same test, would hand to `torch.jit.load`, which heeds no unpickler."""
+    with path.open("rb") as file:
+        if torch.serialization._is_zipfile(file):
+            with torch.serialization._open_zipfile_reader(file) as archive:
+                if torch.serialization._is_torchscript_zip(archive):
+                    raise UserError(f"{path} is a TorchScript program, which would be run; give published weights.")
+
+
+def module_tensors(module: Any, where: str) -> dict[str, torch.Tensor]:
+    """Parameters and buffers of a pickled `torch.nn.Module` that was read as inert, by their usual names.
+
+    Raises:
+        UserError: a module that is part of itself; `where` is named.
+    """
+    try:
+        return _held(module, "")
+    except RecursionError:
+        raise UserError(f"{where} holds a module that is part of itself; give the published weights.") from None
+
+
+def _held(module: Any, prefix: str) -> dict[str, torch.Tensor]:
+    """What a module and its parts hold; what has not the form of one holds nothing, and `fit` will miss it."""
+    parts = {name: part for name, part in vars(module).items() if isinstance(part, dict)}
+    held = {**parts.get("_parameters", {}), **parts.get("_buffers", {})}
     found = {f"{prefix}{name}": value.detach() for name, value in held.items() if isinstance(value, torch.Tensor)}
-    for name, child in vars(module).get("_modules", {}).items():
-        if child is not None:
-            found |= module_tensors(child, f"{prefix}{name}.")
+    for name, child in parts.get("_modules", {}).items():
+        if isinstance(child, Inert):
+            found |= _held(child, f"{prefix}{name}.")
     return found
 
 
@@ -118,7 +144,7 @@ def fit(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str
     """Load tensors into a module, all of them and nothing more.
 
     Raises:
-        UserError: one is missing, left over, or of another shape; the message names it.
+        UserError: one is missing, left over, of another shape, or not finite; the message names it.
     """
     wanted = module.state_dict()
     for name, tensor in wanted.items():
@@ -131,7 +157,20 @@ def fit(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str
         raise UserError(
             f"{where}: {more[0]} is not part of the network; these are the weights of another architecture."
         )
-    module.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()})
+    fitting = {name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}
+    finite(fitting, where)
+    module.load_state_dict(fitting)
+
+
+def finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """See that weights are numbers: with NaN every frame would get the same unit.
+
+    Raises:
+        UserError: NaN or infinity; the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{where}: {name} holds NaN or infinity; these weights are damaged: fetch them again.")
 
 
 def _tensors(held: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -139,11 +178,15 @@ def _tensors(held: Any, path: Path) -> dict[str, torch.Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(held, dict) and isinstance(held.get(key), dict):
             held = held[key]
-    if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+    if not isinstance(held, dict) or not all(
+        isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in held.items()
+    ):
         raise UserError(f"{path} is not a set of named tensors; give the checkpoint of the model itself.")
     return held
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
     why = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"{path} cannot be read as weights ({why}); it is damaged or of another kind: fetch it again.")
+    return UserError(
+        f"{path} cannot be read as weights ({why}); it is damaged or of another kind: remove it and fetch it again."
+    )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from dmlm.errors import UserError
 from dmlm.tokens import weights
-from dmlm.tokens.checkpoint import fit
+from dmlm.tokens.checkpoint import finite, fit
 
 
 def open_model(
@@ -23,7 +23,7 @@ def open_model(
     """A network of `transformers` (`kind`: AutoModel): that of a card, or untrained from seed 0 where there is none.
 
     Raises:
-        UserError: not on this machine, or weights that do not fit the network.
+        UserError: not on this machine, other files than the card's, or weights that do not fit the network.
     """
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
@@ -41,12 +41,17 @@ def open_model(
             raise UserError(f"{recipe}: there is no {name} of architecture={architecture} ({error}).") from None
     if architecture:
         raise UserError(f"{recipe}: architecture is for model={weights.RANDOM}NAME; {model!r} has its own.")
-    folder = weights.model_folder(card, recipe)
+    folder = weights.verified_folder(card, recipe)
     said = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         network, report = kind.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{recipe}: {folder} cannot be loaded ({str(error).splitlines()[0]}).") from None
@@ -56,6 +61,7 @@ def open_model(
         logging.set_verbosity(said)
     if lacking := sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"]):
         raise UserError(f"{recipe}: {folder} has no fitting weights for {lacking[0]}; it is another kind of model.")
+    finite(network.state_dict(), f"{recipe}: {folder}")
     return frozen(network)
 
 

@@ -36,11 +36,17 @@ class Codebook:
         ).hexdigest()
 
     def assign(self, features: np.ndarray) -> np.ndarray:
-        """Nearest centroid of each frame, int32 (T,): argmin_k |x - c_k|^2."""
+        """Nearest centroid of each frame, int32 (T,): argmin_k |x - c_k|^2.
+
+        Raises:
+            UserError: features that are NaN or infinite, to which none is near.
+        """
         square = np.square(self.centroids).sum(axis=1)
         ids = [np.empty(0, np.int32)]
         for start in range(0, len(features), BLOCK):
             x = (features[start : start + BLOCK] - self.mean) * self.scale  # (BLOCK, D)
+            if not np.isfinite(x).all():
+                raise UserError("A clip has features that are NaN or infinite; look at its file and at the network.")
             ids.append((2.0 * x @ self.centroids.T - square).argmax(axis=1).astype(np.int32))  # of (BLOCK, K)
         return np.concatenate(ids)
 
