@@ -24,7 +24,9 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
         UserError: the model is not trained, or the folder holds something else.
     """
     if not (done(trial.folder, TRAINED) and whole(trial.folder / "model")):
-        raise UserError(f"{trial.cell.label} has no trained model yet; first: dmlm grid run, with the same grid and changes.")
+        raise UserError(
+            f"{trial.cell.label} has no trained model yet; first: dmlm grid run, with the same grid and changes."
+        )
     card = {"trial": trial.id, "corpus": materials.corpus.label, "decode": trial.cell.decode.model_dump()}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder.")

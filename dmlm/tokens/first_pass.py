@@ -33,7 +33,9 @@ def digest(folder: Path) -> str:
     folder = folder.expanduser()
     paths = sorted(folder.glob("*/*.jsonl"))
     if not paths:
-        raise UserError(f"first_pass: {folder} has no transcripts CONDITION/SPLIT.jsonl; run: dmlm grid transcribe GRID --to {folder}")
+        raise UserError(
+            f"first_pass: {folder} has no transcripts CONDITION/SPLIT.jsonl; run: dmlm grid transcribe GRID --to {folder}"
+        )
     named = [f"{path.relative_to(folder).as_posix()} {weights.file_digest(path)}" for path in paths]
     return hashlib.sha256("\n".join(named).encode()).hexdigest()
 

@@ -330,7 +330,7 @@ def _receive(response: Any, file: File, partial: Path, had: int) -> int:
 
 def _from_hub(card: Card, recipe: str) -> list[Path]:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     _refuse_offline(recipe)
     try:
@@ -342,8 +342,8 @@ def _from_hub(card: Card, recipe: str) -> list[Path]:
         snapshot_download(card.hub, revision=card.revision, allow_patterns=[*CONFIGURED, learned])
     except HFValidationError:
         raise UserError(f"{recipe}: {card.hub!r} is no Hub id like owner/name.") from None
-    except (HfHubHTTPError, OSError) as error:
-        why = str(error).splitlines()[0]
+    except (HTTPError, OSError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{recipe}: {card.hub} cannot be downloaded ({why}); run the same command again.") from None
     return model_files(verified_folder(card, recipe)) or []
 
