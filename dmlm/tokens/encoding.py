@@ -24,7 +24,7 @@ from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
 
 CODEBOOK_FRAMES = 80_000
 CLIP_FRAMES = 1250  # of one clip
-CLOCK_HZ = {"audio": media.SAMPLE_RATE_HZ, "lips": 25}  # samples or frames of what an encoder is given
+CLOCK_HZ = {"audio": media.SAMPLE_RATE_HZ, "lips": media.FRAMES_HZ}  # samples or frames of what an encoder is given
 MEDIA = ("audio", "lips", "image", "ocr")
 GROUP_BYTES = 1 << 27  # of clips in memory at once; one that is longer comes alone
 SHORTEST_S = 0.05  # of audio: what every audio tokenizer makes a token of
