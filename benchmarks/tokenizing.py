@@ -28,13 +28,16 @@ from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import Codebook
 from dmlm.tokens.tokenizer import Reader, Tokenizer
 
-SECONDS, CLIPS = 4, 16
+SECONDS, CLIPS = 4, {"audio": 16, "image": 16, "lips": 2}  # a network of images takes seconds for a clip of video
 READ = {"audio": media.read_audio, "lips": media.read_video, "image": media.read_image}
 AS_RANDOM = {  # settings with which a recipe needs no weights
     "audio_ssl_kmeans": {"model": "random:hubert"},
     "audio_codec": {"model": "random:mimi"},
     "image_vit_kmeans": {"model": "random:vit"},
-    "lips_ssl_kmeans": {"model": "random:dinov2"},
+    "lips_ssl_kmeans": {
+        "model": "random:dinov2",
+        "architecture": {"hidden_size": 384, "num_attention_heads": 6},
+    },  # small
     "audio_encoder_kmeans": {"steps": 2},
     "image_vqvae": {"steps": 10},
 }
@@ -44,7 +47,7 @@ KEEP_EVERY_S = 0.5  # least time of one measurement
 def clips(kind: str) -> list[np.ndarray]:
     """Real media of equal shape."""
     (folder,) = (places.home() / "corpora").glob("*-smoke-*")
-    found = [READ[kind](folder / getattr(u, kind)) for u in read_corpus(folder).split("train")[:CLIPS]]
+    found = [READ[kind](folder / getattr(u, kind)) for u in read_corpus(folder).split("train")[: CLIPS[kind]]]
     if kind == "image":
         return found
     length = SECONDS * (media.SAMPLE_RATE_HZ if kind == "audio" else 25)
@@ -107,7 +110,7 @@ def main() -> None:
             record(
                 [
                     row(
-                        f"{what}, batches of {CLIPS} against one by one",
+                        f"{what}, batches of {CLIPS[encoder.media]} against one by one",
                         batched,
                         alone,
                         unit,
