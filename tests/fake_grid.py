@@ -1,5 +1,6 @@
 """A small but complete grid on disk, without any training: what `dmlm grid` would leave behind."""
 
+import csv
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -136,3 +137,9 @@ def write_grid(
     (folder / "fake").mkdir(parents=True, exist_ok=True)
     (folder / "fake" / "grid.json").write_text(json.dumps(grid, indent=2), encoding="utf-8")
     return folder / "fake"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, by its head."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
