@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dmlm import places, recipes
+from dmlm import doctor, places, recipes
 from dmlm.errors import UserError
 from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
 
@@ -125,3 +125,9 @@ def test_the_command_line_starts_without_torch():
         "import sys, dmlm.cli, dmlm.sweep.grid, dmlm.sweep.run, dmlm.sweep.materials; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_doctor_goes_on_after_a_recipe_that_does_not_load(tmp_path) -> None:
+    for name, code in (("audio_typo", "def"), ("audio_wish", "import nowhere")):
+        (tmp_path / f"{name}.py").write_text(code)
+        assert doctor.state(str(tmp_path / f"{name}.py")).startswith("does not load: ")

@@ -131,12 +131,14 @@ def per_cent_axis(axis: Axes, label: str, signed: bool = False) -> None:
 
 
 def legend(figure: Figure, columns: list[list[Axes]]) -> None:
-    """One legend for all panels, under them."""
+    """One legend for all panels, under them; the figure grows with its lines."""
     found = {
         label: handle
         for column in columns
         for handle, label in zip(*column[0].get_legend_handles_labels(), strict=True)
     }
+    if not found:
+        return
     widest = figure.get_figwidth() - KEY_IN
     labels = [textwrap.fill(label, int(widest / LETTER_IN)) for label in found]
     entry = KEY_IN + LETTER_IN * max(len(line) for label in labels for line in label.split("\n"))

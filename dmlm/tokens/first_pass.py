@@ -1,8 +1,9 @@
-"""What a first pass over the audio understood: FOLDER/CONDITION/SPLIT.jsonl, a line {"id": ..., "text": ...} for each
-utterance. `dmlm grid transcribe` writes such a folder; any other recogniser may.
+"""What a first pass over the audio understood, in a folder that `dmlm grid transcribe` or any other recogniser writes.
 
-CONDITION is the key of the hearing condition, `clean` or one such as `snr-10-1a2b3c4d`, so what was heard in noise is told
-from what was heard without.
+    FOLDER/CONDITION/SPLIT.jsonl   a line {"id": ..., "text": ...} for each utterance
+    FOLDER/first_pass.json         whose transcripts these are, if the recogniser says so
+
+CONDITION is the key of the hearing condition, `clean` or one such as `snr-10-1a2b3c4d`.
 """
 
 import codecs
@@ -16,7 +17,7 @@ from typing import Any
 from dmlm.errors import UserError
 from dmlm.tokens import weights
 
-CARD = "first_pass.json"  # says whose transcripts a folder holds; those of another recogniser may have none
+CARD = "first_pass.json"
 
 
 def place(folder: Path, condition: str, split: str) -> Path:

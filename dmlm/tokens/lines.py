@@ -66,11 +66,6 @@ class PageReader(Reader):
     media = "image"
     Settings = Settings
 
-    @property
-    def first_pass(self) -> Path | None:
-        folder: Path | None = self.settings.first_pass
-        return folder
-
     def require(self) -> None:
         super().require()
         facts(self.settings)  # the files that settings name are there and can be read

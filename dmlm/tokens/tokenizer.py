@@ -156,8 +156,8 @@ class Reader(Encoder):
 
     @property
     def first_pass(self) -> Path | None:
-        """Folder of the transcripts that it wants to be told, see `dmlm.tokens.first_pass`."""
-        return None
+        """Folder of the transcripts that it wants to be told, see `dmlm.tokens.first_pass`; None where it wants none."""
+        return getattr(self.settings, "first_pass", None)
 
     @property
     def hears(self) -> bool:
