@@ -3,15 +3,16 @@
 import math
 from pathlib import Path
 
-from dmlm import places
+from dmlm import files, snr
+from dmlm.modalities import MODALITIES
+from dmlm.results import measures
+from dmlm.results.exhibit import Exhibit
+from dmlm.results.grid import GridResults
+from dmlm.results.measures import System
+from dmlm.results.tables import percent
 from dmlm.score.intervals import Estimate, wer_difference
 from dmlm.score.wer import mean_over_runs
-from dmlm.sweep import measures
-from dmlm.sweep.exhibit import Exhibit
-from dmlm.sweep.measures import Arm, level
-from dmlm.sweep.store import CLEAN_DB, GridResults
-from dmlm.sweep.tables import percent
-from dmlm.tokens.vocabulary import MODALITIES
+from dmlm.snr import CLEAN_DB
 
 ORDER = 0
 NAME = "findings"
@@ -20,7 +21,7 @@ UNTRAINED = 1.0  # WER
 
 
 def _at(snr_db: float) -> str:
-    return "in clean speech" if snr_db == CLEAN_DB else f"at {level(snr_db)} dB"
+    return "in clean speech" if snr_db == CLEAN_DB else f"at {snr.text(snr_db)} dB"
 
 
 def _interval(estimate: Estimate) -> str:
@@ -30,9 +31,9 @@ def _interval(estimate: Estimate) -> str:
     return f"95 % interval {percent(estimate.low)} to {percent(estimate.high)}, excludes zero: {verdict}"
 
 
-def _rise(results: GridResults, arm: Arm) -> str:
+def _rise(results: GridResults, system: System) -> str:
     """How much noise costs a system."""
-    points = [measures.wer_point(results, arm, snr_db) for snr_db in results.snrs_db]
+    points = [measures.wer_point(results, system, snr_db) for snr_db in results.snrs_db]
     measured = [(point.snr_db, point.estimate.value) for point in points if point.estimate]
     if len(measured) < 2:
         return "not measured under two conditions yet"
@@ -44,13 +45,13 @@ def _rise(results: GridResults, arm: Arm) -> str:
     return said
 
 
-def _gain(results: GridResults, arm: Arm) -> str:
+def _gain(results: GridResults, system: System) -> str:
     """What further inputs gain in loud noise, against the baseline."""
     loud = [snr_db for snr_db in results.snrs_db if snr_db <= LOUD_DB]
     if not loud:
         return ""
-    where = f"at {level(LOUD_DB)} dB and below" if len(loud) > 1 else _at(loud[0])
-    pairs = [found for snr_db in loud if (found := measures.pair(results, arm, snr_db))]
+    where = f"at {snr.text(LOUD_DB)} dB and below" if len(loud) > 1 else _at(loud[0])
+    pairs = [found for snr_db in loud if (found := measures.pair(results, system, snr_db))]
     if len(pairs) < len(loud):
         return f"{where}, the effect on WER is not measured at every level yet"
     baseline, added = (mean_over_runs(side) for side in zip(*pairs, strict=True))
@@ -61,9 +62,9 @@ def _gain(results: GridResults, arm: Arm) -> str:
     return f"{where}, it {verb} WER by {percent(gain.value)} points ({_interval(gain)})"
 
 
-def _best(results: GridResults, arm: Arm) -> str:
+def _best(results: GridResults, system: System) -> str:
     """Where further inputs gain most."""
-    points = [measures.benefit_point(results, arm, snr_db) for snr_db in results.snrs_db]
+    points = [measures.benefit_point(results, system, snr_db) for snr_db in results.snrs_db]
     measured = [(p.estimate, p.snr_db) for p in points if p.estimate and not math.isnan(p.estimate.value)]
     if len(measured) < 2:
         return ""
@@ -71,17 +72,17 @@ def _best(results: GridResults, arm: Arm) -> str:
     return f"its relative benefit is largest {_at(snr_db)}, {percent(best.value, signed=True)} % ({_interval(best)})"
 
 
-def _use(results: GridResults, arm: Arm) -> list[str]:
+def _use(results: GridResults, system: System) -> list[str]:
     """Whether the modalities are read, or only helped while training: at the hardest level that was permuted."""
     said = []
-    for letter in measures.permuted_modalities(results, arm):
+    for letter in measures.permuted_modalities(results, system):
         snr_db = measures.permuted_levels(results)[-1]
-        score = measures.perceptual(results, arm, letter, snr_db)[0].estimate
+        score = measures.perceptual(results, system, letter, snr_db)[0].estimate
         if not score:
             continue
-        benefit = measures.benefit_point(results, arm, snr_db).estimate
+        benefit = measures.benefit_point(results, system, snr_db).estimate
         size = f"{percent(score.value, signed=True)} points"
-        said.append(f"{_at(snr_db)}, {MODALITIES[letter]} of another utterance: WER {size} ({_interval(score)})")
+        said.append(f"{_at(snr_db)}, {MODALITIES[letter].name} of another utterance: WER {size} ({_interval(score)})")
         if benefit and benefit.low > 0 and not score.excludes_zero:
             said[-1] += ", which, beside a positive relative benefit, points to a benefit in training only"
     return said
@@ -91,24 +92,26 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     """Write the sentences. What is not measured is left out or said to be so."""
     notes: list[str] = []
     for model in results.models:
-        baselines = {arm: measures.baseline_of(results, arm) for arm in measures.compared(results, model)}
-        several = len({arm for arm in measures.arms(results, model) if arm.template == results.baseline}) > 1
-        for arm in measures.arms(results, model):
-            if arm.template == results.baseline and (arm in baselines.values() or not several):
-                notes.append(f"{model}, {arm.name} (baseline): {_rise(results, arm)}.")
-            elif arm in baselines:
-                over = baselines[arm]
-                name = f"{arm.name} over {over.name}" if several and over else arm.name
-                parts = [_gain(results, arm), _best(results, arm), *_use(results, arm)]
+        baselines = {system: measures.baseline_of(results, system) for system in measures.compared(results, model)}
+        several = (
+            len({system for system in measures.systems(results, model) if system.template == results.baseline}) > 1
+        )
+        for system in measures.systems(results, model):
+            if system.template == results.baseline and (system in baselines.values() or not several):
+                notes.append(f"{model}, {system.name} (baseline): {_rise(results, system)}.")
+            elif system in baselines:
+                over = baselines[system]
+                name = f"{system.name} over {over.name}" if several and over else system.name
+                parts = [_gain(results, system), _best(results, system), *_use(results, system)]
                 notes.append(f"{model}, {name}: {'; '.join(part for part in parts if part) or 'not measured yet'}.")
             else:
-                notes.append(f"{model}, {arm.name}: {_rise(results, arm)}.")
-    places.write_text(folder / f"{NAME}.md", "".join(f"- {note}\n" for note in notes))
+                notes.append(f"{model}, {system.name}: {_rise(results, system)}.")
+    files.write_text(folder / f"{NAME}.md", "".join(f"- {note}\n" for note in notes))
     return Exhibit(
         title="What it shows",
         caption=(
             "Sentences computed from the stored results. Letters: "
-            + ", ".join(f"{letter} {name}" for letter, name in MODALITIES.items())
+            + ", ".join(f"{letter} {modality.name}" for letter, modality in MODALITIES.items())
             + f". Benefits and gains are over {results.baseline} of the same model."
         ),
         files=(folder / f"{NAME}.md",),

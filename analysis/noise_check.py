@@ -3,9 +3,9 @@
 import math
 from pathlib import Path
 
-from dmlm.sweep.exhibit import Exhibit, Table, number, write_csv
-from dmlm.sweep.measures import level
-from dmlm.sweep.store import MOST_DEVIATION_DB, GridResults
+from dmlm import snr
+from dmlm.results.exhibit import Exhibit, Table, number, write_csv
+from dmlm.results.grid import GridResults
 
 ORDER = 80
 NAME = "noise_check"
@@ -15,7 +15,7 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     """Write the largest deviation of each level. A larger one than 0.1 dB is refused when the results are read."""
     rows, numbers = [], []
     for snr_db in results.snrs_db:
-        if not math.isfinite(snr_db):
+        if not snr.noisy(snr_db):
             continue
         done = [e for cell in results.cells for e in cell.evaluations if e.snr_db == snr_db and e.done]
         deviations = [evaluation.deviation_db(utterance) for evaluation in done for utterance in evaluation.utterances]
@@ -23,16 +23,22 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         largest = max(measured, default=math.nan)
         unmeasured = len(deviations) - len(measured)
         rows.append(
-            (level(snr_db), f"{len(done)}", f"{len(measured)}", f"{unmeasured}", f"{largest:.3f}" if measured else "—")
+            (
+                snr.text(snr_db),
+                f"{len(done)}",
+                f"{len(measured)}",
+                f"{unmeasured}",
+                f"{largest:.3f}" if measured else "—",
+            )
         )
-        numbers.append([level(snr_db), len(done), len(measured), unmeasured, number(largest)])
+        numbers.append([snr.text(snr_db), len(done), len(measured), unmeasured, number(largest)])
     head = ("snr_db", "evaluations", "utterances_measured", "utterances_unmeasured", "largest_deviation_db")
     titles = ("SNR (dB)", "evaluations", "readings measured", "readings not measured", "largest deviation (dB)")
     table = Table("Measured SNR inside the noisy span, against the nominal one", titles, tuple(rows))
     return Exhibit(
         title="SNR check",
         caption=(
-            f"An evaluation with an utterance that is off by more than {MOST_DEVIATION_DB:g} dB is refused; none of"
+            f"An evaluation with an utterance that is off by more than {snr.TOLERANCE_DB:g} dB is refused; none of"
             " these is."
             if any(row[1] != "0" for row in rows)
             else "No noisy evaluation is finished yet."

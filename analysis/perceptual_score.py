@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dmlm.sweep.drawing import (
+from dmlm import snr
+from dmlm.results.drawing import (
     INK,
     LINES,
     legend,
@@ -14,18 +15,18 @@ from dmlm.sweep.drawing import (
     snr_line,
     style_of,
 )
-from dmlm.sweep.exhibit import Exhibit, Table, write_points
-from dmlm.sweep.measures import Arm, Point, arms, level, perceptual, permuted_levels, permuted_modalities
-from dmlm.sweep.store import GridResults
-from dmlm.sweep.tables import MISSING, bracketed, percent
+from dmlm.results.exhibit import Exhibit, Table, write_points
+from dmlm.results.grid import GridResults
+from dmlm.results.measures import Point, System, perceptual, permuted_levels, permuted_modalities, systems
+from dmlm.results.tables import MISSING, bracketed, percent
 
 ORDER = 30
 NAME = "perceptual_score"
 TITLE = "Perceptual score by SNR"
 
 
-def _probed(results: GridResults, model: str) -> list[tuple[Arm, str]]:
-    return [(arm, letter) for arm in arms(results, model) for letter in permuted_modalities(results, arm)]
+def _probed(results: GridResults, model: str) -> list[tuple[System, str]]:
+    return [(system, letter) for system in systems(results, model) for letter in permuted_modalities(results, system)]
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
@@ -39,15 +40,23 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         axis.axhline(0, color=INK, linewidth=1.0)
         drawn: list[Point] = []
         lines = _probed(results, model)
-        for place, (arm, letter) in enumerate(lines):
-            found = [perceptual(results, arm, letter, snr_db) for snr_db in levels]
-            style = {**style_of(results, arm), "linestyle": LINES[permuted_modalities(results, arm).index(letter) % 4]}
+        for place, (system, letter) in enumerate(lines):
+            found = [perceptual(results, system, letter, snr_db) for snr_db in levels]
+            style = {
+                **style_of(results, system),
+                "linestyle": LINES[permuted_modalities(results, system).index(letter) % 4],
+            }
             shift = 1.6 * (place - (len(lines) - 1) / 2)
-            snr_line(axis, [point for point, _ in found], levels, style, f"{letter} in {arm.name}", shift)
+            snr_line(axis, [point for point, _ in found], levels, style, f"{letter} in {system.name}", shift)
             drawn += [point for point, _ in found]
             rows += [
                 (
-                    *(model, f"{letter} in {arm.name}", level(point.snr_db), bracketed(point.estimate, signed=True)),
+                    *(
+                        model,
+                        f"{letter} in {system.name}",
+                        snr.text(point.snr_db),
+                        bracketed(point.estimate, signed=True),
+                    ),
                     *(
                         bracketed(part, signed=True)
                         for part in ((score.by_model, score.by_task) if score else (None, None))

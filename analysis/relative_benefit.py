@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from dmlm.results.drawing import INK, legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
+from dmlm.results.exhibit import Exhibit, write_points
+from dmlm.results.grid import GridResults
+from dmlm.results.measures import Point, benefit_point, compared
 from dmlm.score.intervals import RESAMPLES, Estimate
-from dmlm.sweep.drawing import INK, legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
-from dmlm.sweep.exhibit import Exhibit, write_points
-from dmlm.sweep.measures import Point, benefit_point, compared
-from dmlm.sweep.store import GridResults
 
 ORDER = 20
 NAME = "relative_benefit"
@@ -38,9 +38,9 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         axis.axhline(0, color=INK, linewidth=1.0)
         lines = compared(results, model)
         drawn: list[Point] = []
-        for place, arm in enumerate(lines):
-            points = [benefit_point(results, arm, snr_db) for snr_db in levels]
-            snr_line(axis, points, levels, style_of(results, arm), arm.name, place - (len(lines) - 1) / 2)
+        for place, system in enumerate(lines):
+            points = [benefit_point(results, system, snr_db) for snr_db in levels]
+            snr_line(axis, points, levels, style_of(results, system), system.name, place - (len(lines) - 1) / 2)
             drawn += points
         everything += drawn
         note_missing(axis, drawn)

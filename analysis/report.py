@@ -7,33 +7,36 @@ from pathlib import Path
 import jinja2
 
 import dmlm
-from dmlm import places
+from dmlm import files, snr
+from dmlm.results.exhibit import Exhibit
+from dmlm.results.grid import CorpusCard, GridResults
 from dmlm.score.intervals import RESAMPLES
-from dmlm.sweep.exhibit import Exhibit
-from dmlm.sweep.measures import level
-from dmlm.sweep.store import CLEAN_DB, GridResults
 
 MARKS = {"holds": "yes", "does not hold": "no", "undecided": "maybe", "not measured": "none"}  # cell text -> CSS class
 
 
-def _data_uri(svg: str) -> str:
-    """A figure as an image inside the page: vector, and its internal names cannot collide with another figure's."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode("utf-8")).decode("ascii")
+def _image(exhibit: Exhibit) -> str:
+    """A figure as an image inside the page: vector where there is one, else its PNG; empty for none.
+
+    The names inside an SVG cannot collide with another figure's.
+    """
+    if exhibit.svg:
+        return "data:image/svg+xml;base64," + base64.b64encode(exhibit.svg.encode("utf-8")).decode("ascii")
+    png = next((file for file in exhibit.files if file.suffix == ".png"), None)
+    return "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode("ascii") if png else ""
 
 
 def _facts(results: GridResults) -> list[tuple[str, str]]:
     """What a reader needs to judge the numbers, and to make them again."""
-    corpus, sizes = results.corpus, results.corpus.get("utterances", {})
     trained = sum(cell.training is not None for cell in results.cells)
     done = results.asked - len(results.missing)
     seeds = sorted({cell.seed for cell in results.cells})
     speakers = {u.speaker for c in results.cells for e in c.evaluations[:1] if e.done for u in e.utterances}
     return [
-        ("corpus", f"{corpus['name']} {corpus['version']}, licence {corpus['licence']}, SHA-256 {corpus['digest']}"),
-        ("utterances", ", ".join(f"{count} {split}" for split, count in sizes.items())),
+        *(("corpus", _corpus(card)) for card in results.corpora),
         ("speakers in the test set", f"{len(speakers - {None})}" if speakers - {None} else "not recorded"),
-        ("noise", ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in results.noise.items())),
-        ("readers", ", ".join(f"{letter} {name}" for letter, name in results.readers.items()) or "not recorded"),
+        *(("noise", _noise(noise)) for noise in results.distinct(lambda cell: cell.noise)),
+        ("tokenizers", "; ".join(_tokenizers(results)) or "not recorded"),
         ("text normaliser", f"{results.normaliser}, the same for references and hypotheses"),
         ("WER", "sum of substitutions, deletions and insertions over sum of reference words"),
         ("intervals", f"95 %, percentile, paired bootstrap over test utterances, {RESAMPLES} resamples, fixed seed"),
@@ -42,6 +45,21 @@ def _facts(results: GridResults) -> list[tuple[str, str]]:
         ("cells", f"{trained} of {len(results.cells)} trained; {done} of {results.asked} evaluations finished"),
         ("made by", f"dmlm {dmlm.__version__}; again with: python analysis/make_figures.py {results.folder.name}"),
     ]
+
+
+def _corpus(card: CorpusCard) -> str:
+    sizes = ", ".join(f"{count} {split}" for split, count in card.utterances.items())
+    return f"{card.name} {card.version}: {sizes} utterances; licence {card.licence}, SHA-256 {card.digest}"
+
+
+def _noise(noise: dict[str, object]) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in noise.items())
+
+
+def _tokenizers(results: GridResults) -> list[str]:
+    """`A audio_mfcc or audio_codec`: every recipe that a modality was read with."""
+    letters = dict.fromkeys(letter for cell in results.cells for letter in cell.inputs)
+    return [f"{letter} {' or '.join(recipes)}" for letter in letters if (recipes := results.tokenizers_of(letter))]
 
 
 def _plain(value: object) -> str:
@@ -56,7 +74,7 @@ def _missing(results: GridResults) -> list[str]:
     """One line for each missing evaluation."""
     lines = []
     for cell, evaluation in results.missing:
-        condition = level(evaluation.snr_db) + (" dB" if evaluation.snr_db != CLEAN_DB else "")
+        condition = snr.with_unit(evaluation.snr_db)
         permuted = f", {evaluation.permuted} permuted, draw {evaluation.draw}" if evaluation.permuted else ""
         variant = f", {cell.variant}" if cell.variant else ""
         lines.append(f"{cell.model} {cell.template}, seed {cell.seed}{variant}: {condition}{permuted}")
@@ -73,8 +91,8 @@ def write(results: GridResults, path: Path, exhibits: Sequence[Exhibit]) -> Path
         missing=_missing(results),
         asked=results.asked,
         exhibits=exhibits,
-        data_uri=_data_uri,
+        image_of=_image,
         marks=MARKS,
     )
-    places.write_text(path, page)
+    files.write_text(path, page)
     return path

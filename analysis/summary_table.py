@@ -5,31 +5,31 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from dmlm import places
+from dmlm import files, snr
+from dmlm.results.exhibit import Exhibit, Table, number, write_csv, write_points
+from dmlm.results.grid import GridResults
+from dmlm.results.measures import Point, System, benefit_point, cells_of, compared, systems, wer_point
+from dmlm.results.tables import MISSING, UNDEFINED, bracketed, mean_benefits
 from dmlm.score.intervals import RESAMPLES
-from dmlm.sweep.exhibit import Exhibit, Table, number, write_csv, write_points
-from dmlm.sweep.measures import Arm, Point, arms, benefit_point, compared, level, wer_point
-from dmlm.sweep.store import GridResults
-from dmlm.sweep.tables import MISSING, UNDEFINED, bracketed, mean_benefits
 
 ORDER = 40
 NAME = "summary"
 
 
-def _costs(results: GridResults, arm: Arm) -> tuple[str, ...]:
-    """Means over the finished trainings of an arm."""
-    cells = [c for c in results.cells if (c.model, c.template, c.variant) == (arm.model, arm.template, arm.variant)]
+def _costs(results: GridResults, system: System) -> tuple[str, ...]:
+    """Means over the finished trainings of an system."""
+    cells = cells_of(results, system)
     done = [cell.training for cell in cells if cell.training]
-    decoded = [e.result["decode_s"] / e.result["utterances"] for c in cells for e in c.evaluations if e.done]
+    decoded = [e.result.decode_s / e.result.utterances for c in cells for e in c.evaluations if e.done]
     trained = f"{len(done)}/{len(cells)}"
     if not done:
         return (trained, *[MISSING] * 5)
-    mean = {
-        key: statistics.fmean(run[key] for run in done) for key in ("steps", "train_s", "tokens_per_s", "final_loss")
-    }
+    speeds = [run.tokens_per_s for run in done if run.tokens_per_s is not None]
     return (
-        *(trained, f"{done[0]['parameters'] / 1e6:.2f}", f"{mean['steps']:.0f}", f"{mean['train_s']:.0f}"),
-        *(f"{mean['tokens_per_s']:.0f}", f"{1000 * statistics.fmean(decoded):.0f}" if decoded else MISSING),
+        *(trained, f"{done[0].parameters / 1e6:.2f}", f"{statistics.fmean(run.steps for run in done):.0f}"),
+        f"{statistics.fmean(run.train_s for run in done):.0f}",
+        f"{statistics.fmean(speeds):.0f}" if speeds else MISSING,
+        f"{1000 * statistics.fmean(decoded):.0f}" if decoded else MISSING,
     )
 
 
@@ -64,15 +64,17 @@ def _latex(tables: Sequence[Table]) -> str:
 
 
 def _table(title: str, results: GridResults, rows: Sequence[tuple[str, ...]], *more: str) -> Table:
-    head = [level(snr_db) if level(snr_db) == "clean" else f"{level(snr_db)} dB" for snr_db in results.snrs_db]
+    head = map(snr.with_unit, results.snrs_db)
     return Table(title, ("model", "inputs", *head, *more), tuple(rows), words=2)
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
     """Write the three tables in each format."""
-    wer = {arm: [wer_point(results, arm, snr_db) for snr_db in results.snrs_db] for arm in arms(results)}
-    benefits = {arm: [benefit_point(results, arm, snr_db) for snr_db in results.snrs_db] for arm in compared(results)}
-    means = {arm: mean_benefits(results, arm) for arm in benefits}
+    wer = {system: [wer_point(results, system, snr_db) for snr_db in results.snrs_db] for system in systems(results)}
+    benefits = {
+        system: [benefit_point(results, system, snr_db) for snr_db in results.snrs_db] for system in compared(results)
+    }
+    means = {system: mean_benefits(results, system) for system in benefits}
     wer_rows = [
         (a.model, a.name, *(bracketed(p.estimate, seed_sd=p.seed_sd) for p in points)) for a, points in wer.items()
     ]
@@ -90,15 +92,15 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         "tokens/s",
         "decoding (ms/utt.)",
     )
-    cost_rows = [(arm.model, arm.name, *_costs(results, arm)) for arm in wer]
+    cost_rows = [(system.model, system.name, *_costs(results, system)) for system in wer]
     tables = (
         _table("Word error rate (%)", results, wer_rows),
         _table(f"Relative benefit over {results.baseline} (%)", results, benefit_rows, "mean", "pooled"),
         Table("What the models cost", cost_head, tuple(cost_rows), words=2),
     )
     tables = tuple(table for table in tables if table.rows)
-    places.write_text(folder / f"{NAME}.md", _markdown(tables))
-    places.write_text(folder / f"{NAME}.tex", _latex(tables))
+    files.write_text(folder / f"{NAME}.md", _markdown(tables))
+    files.write_text(folder / f"{NAME}.tex", _latex(tables))
     mean_rows = [
         [a.model, a.template, a.variant, kind, *(map(number, (e.value, e.low, e.high)) if e else ("", "", ""))]
         for a, pair in means.items()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dmlm.sweep.drawing import INK, legend, panels, save, style_of
-from dmlm.sweep.exhibit import Exhibit, number, write_csv
-from dmlm.sweep.measures import arms
-from dmlm.sweep.store import Cell, GridResults
+from dmlm.results.drawing import INK, legend, panels, save, style_of
+from dmlm.results.exhibit import Exhibit, number, write_csv
+from dmlm.results.grid import GridCell, GridResults
+from dmlm.results.measures import cells_of, systems
 
 ORDER = 60
 NAME = "training_curves"
@@ -22,19 +22,18 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.array([values[at - half : at + half + 1].mean() for at, half in enumerate(halves)])
 
 
-def _curves(cell: Cell) -> tuple[np.ndarray, np.ndarray]:  # steps (K,), losses (2, K): total, transcript
-    log = cell.log
-    losses = [[line["loss"], line.get("loss_by_modality", {}).get("T", float("nan"))] for line in log]
-    return np.array([line["step"] for line in log]), np.array(losses).reshape(-1, 2).T
+def _curves(cell: GridCell) -> tuple[np.ndarray, np.ndarray]:  # steps (K,), losses (2, K): total, transcript
+    losses = [[step.loss, step.loss_by_modality.get("T", float("nan"))] for step in cell.log]
+    return np.array([step.step for step in cell.log]), np.array(losses).reshape(-1, 2).T
 
 
 def _rows(results: GridResults) -> Iterator[list[object]]:
     for cell in results.cells:
-        for line in cell.log:
-            parts = line.get("loss_by_modality", {})
+        for step in cell.log:
+            parts = step.loss_by_modality
             named = " ".join(f"{letter}={number(value)}" for letter, value in parts.items())
             where = [cell.model, cell.template, cell.variant, cell.seed]
-            yield [*where, line["step"], number(line["loss"]), number(parts.get("T", float("nan"))), named]
+            yield [*where, step.step, number(step.loss), number(parts.get("T", float("nan"))), named]
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
@@ -42,14 +41,14 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     figure, columns = panels(results.models, rows=2, height_in=2.8)
     untrained = sum(not cell.log for cell in results.cells)
     for model, axes in zip(results.models, columns, strict=True):
-        for arm in arms(results, model):
-            style = {key: value for key, value in style_of(results, arm).items() if key != "marker"}
-            cells = [c for c in results.cells if (c.model, c.template, c.variant) == (model, arm.template, arm.variant)]
+        for system in systems(results, model):
+            style = {key: value for key, value in style_of(results, system).items() if key != "marker"}
+            cells = cells_of(results, system)
             for seed, cell in enumerate(cells):
                 steps, losses = _curves(cell)
                 for axis, values in zip(axes, losses, strict=True):
                     axis.plot(steps, values, linewidth=0.5, alpha=0.25, color=style["color"])
-                    axis.plot(steps, _smooth(values), linewidth=1.4, label="" if seed else arm.name, **style)
+                    axis.plot(steps, _smooth(values), linewidth=1.4, label="" if seed else system.name, **style)
         for axis, label in zip(axes, ("weighted loss", "transcript loss (nats/token)"), strict=True):
             axis.set_ylabel(label, fontsize=10, color=INK)
             axis.set_ylim(bottom=0)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from dmlm.results.drawing import legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
+from dmlm.results.exhibit import Exhibit, write_points
+from dmlm.results.grid import GridResults
+from dmlm.results.measures import Point, systems, wer_point
 from dmlm.score.intervals import RESAMPLES
-from dmlm.sweep.drawing import legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
-from dmlm.sweep.exhibit import Exhibit, write_points
-from dmlm.sweep.measures import Point, arms, wer_point
-from dmlm.sweep.store import GridResults
 
 ORDER = 10
 NAME = "wer_by_snr"
@@ -18,11 +18,11 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     figure, columns = panels(results.models)
     everything: list[Point] = []
     for model, (axis,) in zip(results.models, columns, strict=True):
-        lines = arms(results, model)
+        lines = systems(results, model)
         drawn: list[Point] = []
-        for place, arm in enumerate(lines):
-            points = [wer_point(results, arm, snr_db) for snr_db in levels]
-            snr_line(axis, points, levels, style_of(results, arm), arm.name, place - (len(lines) - 1) / 2)
+        for place, system in enumerate(lines):
+            points = [wer_point(results, system, snr_db) for snr_db in levels]
+            snr_line(axis, points, levels, style_of(results, system), system.name, place - (len(lines) - 1) / 2)
             drawn += points
         everything += drawn
         note_missing(axis, drawn)

@@ -1,13 +1,12 @@
 """The ten utterances that a system reads worst, aligned with their references; beside them what the baseline read."""
 
-import math
 from pathlib import Path
 
-from dmlm import places
+from dmlm import files, snr
+from dmlm.results.exhibit import Exhibit
+from dmlm.results.grid import GridEvaluation, GridResults
+from dmlm.results.measures import System, baseline_of, cells_of, compared, wer_point
 from dmlm.score.wer import align
-from dmlm.sweep.exhibit import Exhibit
-from dmlm.sweep.measures import Arm, baseline_of, compared, level, wer_point
-from dmlm.sweep.store import Evaluation, GridResults
 
 ORDER = 70
 NAME = "worst_utterances"
@@ -15,20 +14,20 @@ TITLE = "Ten worst utterances"
 SHOWN = 10
 
 
-def _chosen(results: GridResults) -> tuple[Arm, float] | None:
+def _chosen(results: GridResults) -> tuple[System, float] | None:
     """The best compared system of the grid at the level nearest 0 dB, where noise bites and speech is still there."""
     levels = sorted(results.snrs_db, key=lambda snr_db: (abs(snr_db), snr_db))
     for snr_db in levels:
-        points = [wer_point(results, arm, snr_db) for arm in compared(results)]
-        values = {point.arm: point.estimate.value for point in points if point.estimate}
+        points = [wer_point(results, system, snr_db) for system in compared(results)]
+        values = {point.system: point.estimate.value for point in points if point.estimate}
         if values:
-            return min(values, key=lambda arm: values[arm]), snr_db
+            return min(values, key=lambda system: values[system]), snr_db
     return None
 
 
-def _reading(results: GridResults, arm: Arm, snr_db: float) -> Evaluation | None:
-    found = [e for e in results.find(arm.model, arm.template, snr_db, variant=arm.variant) if e.done]
-    return found[0] if found else None
+def _reading(results: GridResults, system: System, snr_db: float) -> GridEvaluation | None:
+    evaluations = [e for cell in cells_of(results, system) for e in cell.evaluations if not e.permuted]
+    return next((e for e in evaluations if e.snr_db == snr_db and e.done), None)
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
@@ -37,15 +36,15 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     reading = _reading(results, *chosen) if chosen else None
     if not chosen or not reading:
         return Exhibit(title=TITLE, caption="Nothing to show yet: no evaluation with a further modality is finished.")
-    arm, snr_db = chosen
-    baseline = baseline_of(results, arm)
+    system, snr_db = chosen
+    baseline = baseline_of(results, system)
     other = _reading(results, baseline, snr_db) if baseline else None
     theirs = {utterance.id: utterance for utterance in other.utterances} if other else {}
     worst = sorted(reading.utterances, key=lambda u: (-u.errors / u.reference_words, u.id))[:SHOWN]
     blocks = []
     for utterance in worst:
         lines = [f"{utterance.id}"]
-        for name, heard in ((arm.name, utterance), (baseline.name if baseline else "", theirs.get(utterance.id))):
+        for name, heard in ((system.name, utterance), (baseline.name if baseline else "", theirs.get(utterance.id))):
             if heard:
                 aligned = align(heard.reference, heard.hypothesis)
                 lines += [f"  {name}: {heard.errors} errors in {heard.reference_words} words"]
@@ -54,12 +53,12 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
                 ]
         blocks.append("\n".join(lines))
     text = "\n\n".join(blocks) + "\n"
-    condition = f"at {level(snr_db)} dB" if math.isfinite(snr_db) else "in clean speech"
-    places.write_text(folder / f"{NAME}.txt", text)
+    condition = f"at {snr.text(snr_db)} dB" if snr.noisy(snr_db) else "in clean speech"
+    files.write_text(folder / f"{NAME}.txt", text)
     return Exhibit(
         title=TITLE,
         caption=(
-            f"{arm.model} {arm.name} {condition} (the best system at that level, its first finished seed), by WER of"
+            f"{system.model} {system.name} {condition} (the best system at that level, its first finished seed), by WER of"
             " the utterance; beneath each, what the baseline read. Words in error are in capitals: S substituted, D"
             " deleted, I inserted."
         ),

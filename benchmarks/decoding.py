@@ -14,8 +14,8 @@ import torch
 from harness import VOCABULARY, alternate, device, items, model, record, row, seconds
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from dmlm.run.decode import decode
-from dmlm.run.settings import DecodeSettings
+from dmlm.recognition.decode import decode
+from dmlm.recognition.settings import DecodeSettings
 
 NEW = 40
 PAD, END = VOCABULARY.special("<pad>"), VOCABULARY.special("<eos>")

@@ -24,7 +24,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from dmlm.model.backbones import BackboneSpec, build
+from dmlm.model.backbones import build
+from dmlm.model.family import BackboneSpec
 from dmlm.sequence.template import Packed, Template, pack
 from dmlm.tokens.vocabulary import Vocabulary
 

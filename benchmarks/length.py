@@ -16,7 +16,7 @@ import torch
 from harness import ROOT, VOCABULARY, device, machine, model, seconds
 from tqdm import tqdm
 
-from dmlm import workers
+from dmlm import processes
 from dmlm.model import backbones
 from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss
@@ -89,7 +89,7 @@ def draw(rows: list[dict[str, object]]) -> None:
 
 def main() -> None:
     """Measure, write the table, draw."""
-    workers.keep_memory()
+    processes.keep_memory()
     names = sys.argv[1:] or ["opt-tiny", "mamba-tiny"]
     nets = {name: model(name, VOCABULARY, context=max(LENGTHS) + NEW).to(device()) for name in names}
     rows = []

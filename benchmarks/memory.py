@@ -16,8 +16,8 @@ import torch
 import training
 from harness import FULL, alternate, model, record, row
 
-from dmlm.run.settings import PLAIN, Execution
 from dmlm.sequence.template import ROLES, Packed
+from dmlm.training.settings import PLAIN, Execution
 
 LENGTH = 2048
 

@@ -14,7 +14,7 @@ import torch
 import training
 from harness import FULL, device, items, model, record, row, seconds
 
-from dmlm import workers
+from dmlm import processes
 from dmlm.model.backbones import parameter_count
 from dmlm.sequence.batches import stream
 
@@ -32,7 +32,7 @@ def peak() -> float:
 def main() -> None:
     """Peak and training take turns; the highest peak of all rounds counts."""
     name, batch_size, rounds = "opt-125m", int(sys.argv[1]) if sys.argv[1:] else 8, 5
-    workers.keep_memory()
+    processes.keep_memory()
     net, sequences = model(name, FULL), items(FULL, 1024)
     lengths = np.array([len(sequence) for sequence in sequences])
     taken = np.concatenate([i for _, i in itertools.islice(stream(lengths, batch_size, 0), 20)])

@@ -19,9 +19,9 @@ def main() -> None:
     import torch  # noqa: F401  # reads the environment of its threads now, before dmlm changes it
 
     if side == "ours":
-        from dmlm import workers
+        from dmlm import processes
 
-        workers.keep_memory()
+        processes.keep_memory()
     run = importlib.import_module(module).contestant(side, case)
     for _ in sys.stdin:
         print(json.dumps(run()), file=answers, flush=True)

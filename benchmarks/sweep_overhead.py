@@ -11,7 +11,6 @@ workers  4 trainings with their evaluations: two workers against half the time o
 
 import contextlib
 import io
-import json
 import os
 import shutil
 import statistics
@@ -25,13 +24,15 @@ from pathlib import Path
 import yaml
 from harness import ROOT, ROUNDS, record, row, seconds
 
-from dmlm import places, recipes
-from dmlm.sweep.engines import Engine, Inline
-from dmlm.sweep.grid import read_grid_file
-from dmlm.sweep.index import write_index
+from dmlm import paths, recipes
+from dmlm.engines.base import Engine
+from dmlm.engines.local import Local
+from dmlm.plan.grid import read_grid_file
+from dmlm.results.grid import write_grid
+from dmlm.results.records import TrialResult
+from dmlm.sweep.api import index_of
 from dmlm.sweep.materials import check, prepare
-from dmlm.sweep.run import complaint, run_trials
-from dmlm.sweep.store import SCORED
+from dmlm.sweep.schedule import missing_cells, run_trials
 from dmlm.sweep.trial import trial_of
 
 BOTH = {"backbone": ["opt-nano", "mamba-nano"], "template": ["A -> T", "A+L -> T"]}
@@ -46,9 +47,9 @@ class Counted(recipes.load("tokenizers", {recipe!r}).{kind}):
 """
 
 
-def started(count: int, stand_in: bool = False) -> Inline:
+def started(count: int, stand_in: bool = False) -> Local:
     """Workers that have loaded what they need, or stand-ins for what trains and evaluates."""
-    opened = Inline([""] * count)
+    opened = Local([""] * count)
     list(opened.map(_load, [stand_in] * count))
     return opened
 
@@ -56,29 +57,30 @@ def started(count: int, stand_in: bool = False) -> Inline:
 def _load(stand_in: bool) -> None:
     recipes.load("datasets", "three_equations")
     if stand_in:
-        sys.modules["dmlm.sweep.execute"] = module = types.ModuleType("dmlm.sweep.execute")
-        module.train_cell, module.evaluate_conditions = _leave_result, _leave_results
-    import dmlm.sweep.execute  # noqa: F401
+        for name, function in (("train_trial", _leave_result), ("evaluate_trial", _leave_results)):
+            sys.modules[f"dmlm.sweep.{name}"] = module = types.ModuleType(f"dmlm.sweep.{name}")
+            setattr(module, name, function)
+    import dmlm.sweep.evaluate_trial
+    import dmlm.sweep.train_trial  # noqa: F401
 
 
 def _leave_result(trial, materials, checkpoint_every_s):
     (trial.folder / "model").mkdir(exist_ok=True)
     (trial.folder / "model" / "config.json").write_text('{"model_type": "opt"}')
     (trial.folder / "model" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    (trial.folder / "result.json").write_text('{"parameters": 1, "steps": 1, "train_s": 0.001}\n')
+    trial.stored.write_result(TrialResult(parameters=1, steps=1, train_s=0.001))
 
 
 def _leave_results(trial, pending, materials):
-    for folder in map(trial.scores, pending):
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps(dict.fromkeys(SCORED, 0)) + "\n")
+    for evaluation in pending:
+        trial.folder_of(evaluation).write({}, [], 0.0)
 
 
 def grid_file(name: str, axes: dict[str, list], **changes: object) -> Path:
     """The smoke grid with other axes and settings."""
     base = yaml.safe_load((ROOT / "sweeps" / "smoke.yaml").read_text())["base"]
     del base["tokenizers"]["O"]
-    path = places.home() / f"{name}.yaml"
+    path = paths.home() / f"{name}.yaml"
     path.write_text(yaml.safe_dump({"name": name, "base": {**base, **changes}, "axes": axes}))
     return path
 
@@ -90,9 +92,9 @@ def go(path: Path, opened: Engine) -> None:
         check(grid.cells)
         materials = prepare(grid.cells, run=opened.map)
         trials = [trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, materials, strict=True)]
-        write_index(grid, materials, trials)
+        write_grid(index_of(grid, materials, trials))
         failures = run_trials(grid, trials, opened, [].append, 30.0)
-    if missing := complaint(trials, failures):
+    if missing := missing_cells(trials, failures):
         raise RuntimeError("\n".join(missing))
 
 
@@ -104,7 +106,7 @@ def overhead() -> list[dict[str, object]]:
         prepare(read_grid_file(str(path)).cells, run=opened.map)
         first = seconds(partial(go, path, opened))
         again = statistics.median(seconds(partial(go, path, opened)) for _ in range(ROUNDS))
-    command = [sys.executable, "-c", "from dmlm.cli import main; main()", "grid", "status", "thousand"]
+    command = [sys.executable, "-c", "from dmlm.cli.main import main; main()", "grid", "status", "thousand"]
     status = partial(subprocess.run, command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     shown = statistics.median(seconds(status) for _ in range(ROUNDS))
     note = "2 workers; a cell is a training and 1 or 2 evaluations, in 2 tasks; no flush to disk"
@@ -117,9 +119,9 @@ def overhead() -> list[dict[str, object]]:
 
 def tokens() -> list[dict[str, object]]:
     """Items that reach the encoders in a whole run; how many differ, and how many cells that share nothing need."""
-    log, choices = places.home() / "encoded.txt", {}
+    log, choices = paths.home() / "encoded.txt", {}
     for letter, recipe, kind, clusters in (("A", "audio_mfcc", "MfccUnits", 64), ("L", "lips_dct", "DctUnits", 50)):
-        file = places.home() / f"counted_{recipe}.py"
+        file = paths.home() / f"counted_{recipe}.py"
         file.write_text(COUNTED.format(recipe=recipe, kind=kind, log=str(log)))
         choices[letter] = {"recipe": str(file), "settings": {"clusters": clusters}}
     path = grid_file("counted", {"seed": [0, 1], **BOTH}, tokenizers=choices)
@@ -151,7 +153,7 @@ def workers() -> list[dict[str, object]]:
     path = grid_file("four", {"seed": [0, 1, 2, 3], "backbone": ["opt-nano"], "template": ["A -> T"]}, train=train)
     times: dict[int, list[float]] = {1: [], 2: []}
     for count in [*times] * ROUNDS:
-        shutil.rmtree(places.home() / "runs", ignore_errors=True)
+        shutil.rmtree(paths.home() / "runs", ignore_errors=True)
         with started(count) as opened:
             prepare(read_grid_file(str(path)).cells, run=opened.map)
             times[count].append(seconds(partial(go, path, opened)))

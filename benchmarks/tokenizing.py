@@ -18,15 +18,15 @@ import torch
 from harness import alternate, device, record, row
 from memory import peak
 
-from dmlm import places, recipes
+from dmlm import paths, recipes
 from dmlm.corpus import media
 from dmlm.corpus.manifest import read_corpus
 from dmlm.errors import UserError
-from dmlm.sweep.cell import CorpusChoice
+from dmlm.plan.cell import CorpusChoice
 from dmlm.sweep.materials import open_corpus
+from dmlm.tokens.encoder import Reader, Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import Codebook
-from dmlm.tokens.tokenizer import Reader, Tokenizer
 
 SECONDS, CLIPS = 4, {"audio": 16, "image": 16, "lips": 2}  # a network of images takes seconds for a clip of video
 READ = {"audio": media.read_audio, "lips": media.read_video, "image": media.read_image}
@@ -46,7 +46,7 @@ KEEP_EVERY_S = 0.5  # least time of one measurement
 
 def clips(kind: str) -> list[np.ndarray]:
     """Real media of equal shape."""
-    (folder,) = (places.home() / "corpora").glob("*-smoke-*")
+    (folder,) = (paths.home() / "corpora").glob("*-smoke-*")
     found = [READ[kind](folder / getattr(u, kind)) for u in read_corpus(folder).split("train")[: CLIPS[kind]]]
     if kind == "image":
         return found

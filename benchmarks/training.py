@@ -17,9 +17,9 @@ import torch
 from harness import FULL, VOCABULARY, alternate, device, items, model, record, row, synchronise
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from dmlm.run.settings import PLAIN, TrainSettings
-from dmlm.run.train import train
 from dmlm.sequence.batches import stream
+from dmlm.training.loop import train
+from dmlm.training.settings import PLAIN, TrainSettings
 
 SIZES = {  # vocabulary, timed steps on a CPU; on CUDA ten times as many
     "opt-tiny": (VOCABULARY, 16),
@@ -87,7 +87,7 @@ def theirs(net, sequences, vocabulary, batch_size, steps, warm=WARM, **saving) -
 
 
 def ours(net, sequences, vocabulary, batch_size, steps, warm=WARM, execution=PLAIN) -> float:
-    """Tokens a second of `dmlm.run.train`."""
+    """Tokens a second of `dmlm.training.loop`."""
     marks = []
 
     def on_step(step, loss):

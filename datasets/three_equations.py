@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dmlm import places
+from dmlm import files
 from dmlm.corpus.manifest import Corpus, Utterance, write_corpus
-from dmlm.corpus.media import SAMPLE_RATE_HZ
-from dmlm.corpus.noise import generator
-from dmlm.corpus.synthesis import blocks
-from dmlm.corpus.synthesis.mouth import MouthStyle, render, write_video
-from dmlm.corpus.synthesis.page import draw_page, lay_out
-from dmlm.corpus.synthesis.speech import SPEAKERS, Speaker, engine
+from dmlm.corpus.media import SAMPLE_RATE_HZ, write_video
+from dmlm.seeding import generator
+from dmlm.synthesis import blocks
+from dmlm.synthesis.mouth import MouthStyle, render
+from dmlm.synthesis.page import draw_page, lay_out
+from dmlm.synthesis.speech import SPEAKERS, Speaker, engine
 
 NAME = "three_equations"
 VERSION = "1"
@@ -247,7 +247,7 @@ def prepare(settings: Settings, folder: Path, workers: int | None = None) -> Cor
         folder: gets audio, lips, image, phones.jsonl, manifest.jsonl and, last, corpus.json
         workers: processes at a time; the result does not depend on it
     """
-    card: dict[str, Any] = {"name": NAME, "version": VERSION, "licence": LICENCE}
+    card: dict[str, Any] = {"name": NAME, "version": VERSION, "licence": LICENCE, "language": "en"}
     card["settings"] = settings.model_dump(mode="json")
     if (old := folder / "corpus.json").is_file() and any(
         json.loads(old.read_text("utf-8")).get(key) != value for key, value in card.items()
@@ -257,5 +257,5 @@ def prepare(settings: Settings, folder: Path, workers: int | None = None) -> Cor
         (folder / kind).mkdir(parents=True, exist_ok=True)
     records = blocks.make(Path(__file__), json.dumps(card), plan(settings), folder, workers)
     lines = [json.dumps({"id": r["utterance"]["id"], "phones": r["phones"]}, ensure_ascii=False) for r in records]
-    places.write_text(folder / "phones.jsonl", "\n".join(lines) + "\n")
+    files.write_text(folder / "phones.jsonl", "\n".join(lines) + "\n")
     return write_corpus(folder, [Utterance.model_validate(record["utterance"]) for record in records], card)

@@ -1,7 +1,6 @@
 """dmlm: discrete-token multimodal language models for speech recognition, under noise.
 
-Rooms in the order of the data flow; each imports only rooms above it:
-errors, places, recipes, progress, workers -> corpus -> tokens -> sequence -> model -> run -> score -> sweep -> cli.
+Packages in the order of the data flow, listed in docs/architecture.md; each imports only those before it.
 """
 
 import os

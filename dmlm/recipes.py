@@ -1,4 +1,4 @@
-"""Find and load a recipe: a file of a wing, by its name, or any file of the user's own, by its path."""
+"""Find and load a recipe: a a file of a recipe folder by its name, or any file by its path."""
 
 import hashlib
 import sys
@@ -7,35 +7,43 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from dmlm import places
+from dmlm import paths
 from dmlm.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 DIGEST = "__digest__"  # where a recipe's module keeps that of the source that was executed
+PROGRAMS = ("run_grid", "make_figures")  # scripts that stand among the recipes
 SUFFIXES = {"tokenizers": ".py", "datasets": ".py", "analysis": ".py", "sweeps": ".yaml"}
 
 
-def find(wing: str, name: str) -> Path:
-    """Path of recipe `name` of `wing`; a name with a slash or the wing's suffix is taken as a path.
+def find(kind: str, name: str) -> Path:
+    """Path of recipe `name` of `kind`; a name with a slash or the kind's suffix is taken as a path.
 
     Raises:
         UserError: no such file; the message names the nearest known recipe.
     """
-    suffix = SUFFIXES[wing]
+    suffix = SUFFIXES[kind]
     if "/" in name or name.endswith(suffix):
         path = Path(name).expanduser()
         if path.is_file():
             return path.resolve()
-        raise UserError(f"{wing}: there is no file {name}; give a recipe's name or the path of a {suffix} file.")
-    path = places.wing(wing) / f"{name}{suffix}"
-    if not path.is_file():
-        raise UserError(f"{wing}: no recipe is named {name!r}; {did_you_mean(name, names(wing))}.")
-    return path
+        raise UserError(f"{kind}: there is no file {name}; give a recipe's name or the path of a {suffix} file.")
+    known = _files(kind)
+    if name not in known:
+        raise UserError(f"{kind}: no recipe is named {name!r}; {did_you_mean(name, names(kind))}.")
+    return known[name]
 
 
-def names(wing: str) -> list[str]:
-    """Names of the recipes that a wing holds."""
-    return sorted(path.stem for path in places.wing(wing).glob(f"*{SUFFIXES[wing]}") if path.stem != "run_grid")
+def names(kind: str) -> list[str]:
+    """Names of the recipes that a kind holds."""
+    return sorted(_files(kind))
+
+
+def _files(kind: str) -> dict[str, Path]:
+    """Recipes of a kind by name; those of `analysis` may lie in folders of their own, one a paper."""
+    pattern = f"{'**/' if kind == 'analysis' else ''}*{SUFFIXES[kind]}"
+    found = sorted(paths.recipe_folder(kind).glob(pattern))
+    return {path.stem: path for path in found if path.stem not in PROGRAMS}
 
 
 @cache
@@ -55,9 +63,9 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-def load(wing: str, name: str) -> ModuleType:
+def load(kind: str, name: str) -> ModuleType:
     """The module of a recipe."""
-    return _module(find(wing, name))
+    return _module(find(kind, name))
 
 
 def digest(module: str) -> str:
@@ -65,13 +73,13 @@ def digest(module: str) -> str:
     return str(vars(sys.modules[module])[DIGEST])
 
 
-def load_class(wing: str, name: str, base: type[T]) -> type[T]:
+def load_class(kind: str, name: str, base: type[T]) -> type[T]:
     """The one class in a recipe that derives from `base`.
 
     Raises:
         UserError: no such recipe, or the file does not define exactly one such class.
     """
-    module = load(wing, name)
+    module = load(kind, name)
     found = [
         value
         for value in vars(module).values()
@@ -79,6 +87,6 @@ def load_class(wing: str, name: str, base: type[T]) -> type[T]:
     ]
     if len(found) != 1:
         raise UserError(
-            f"{wing}: {module.__file__} must define exactly one class derived from {base.__name__}, it has {len(found)}."
+            f"{kind}: {module.__file__} must define exactly one class derived from {base.__name__}, it has {len(found)}."
         )
     return found[0]

@@ -2,10 +2,9 @@
 
 import typer
 
-from dmlm import cli
-from dmlm.sweep import commands
+from dmlm.cli import grid, main
 
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(commands.run)
-    cli.run(app)
+    app.command()(grid.run)
+    main.run(app)

@@ -36,5 +36,5 @@ def offline(tmp_path, monkeypatch):
     home = tmp_path / "dmlm home é"
     monkeypatch.setenv("DMLM_HOME", str(home))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setattr("dmlm.run.loggers.CLOSE_S", 120.0)
+    monkeypatch.setattr("dmlm.training.loggers.CLOSE_S", 120.0)
     return home / "runs" / "trials" / "opt-nano_A+L_seed0-0123456789ab"

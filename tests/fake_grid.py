@@ -102,6 +102,10 @@ def write_grid(
 ) -> Path:
     """Write trials and `grid.json` under `folder`; returns the folder of the grid."""
     texts = sentences(utterances)
+    corpus = {"name": "three_equations", "version": "1", "licence": "CC0-1.0", "digest": "ab" * 32}
+    corpus["utterances"] = {"train": 600, "val": 60, "test": utterances}
+    noise = {"set": "builtin", "kinds": ["noise", "music", "babble"], "placement": "second_half", "seed": 0}
+    recipes = {"A": "audio_mfcc", "L": "lips_dct", "O": "ocr_rapidocr"}
     cells: list[dict[str, Any]] = []
     for model in models:
         for template in templates:
@@ -125,15 +129,11 @@ def write_grid(
                     {
                         **{"model": model, "template": template, "seed": seed, "label": f"{family} {inputs}"},
                         **{"trial": f"../trials/{trial.name}", "evaluations": evaluations},
+                        **{"corpus": corpus, "noise": noise, "steps": 400},
+                        "tokenizers": {letter: recipe for letter, recipe in recipes.items() if letter in inputs},
                     }
                 )
-    corpus = {"name": "three_equations", "version": "1", "licence": "CC0-1.0", "digest": "ab" * 32}
-    grid = {
-        **{"schema": 1, "name": "fake", "normaliser": NORMALISER, "baseline": "A -> T", "cells": cells},
-        "corpus": {**corpus, "utterances": {"train": 600, "val": 60, "test": utterances}},
-        "noise": {"set": "builtin", "kinds": ["noise", "music", "babble"], "placement": "second_half", "seed": 0},
-        "readers": {"A": "audio_mfcc", "L": "lips_dct", "O": "ocr_rapidocr"},
-    }
+    grid = {"schema": 2, "name": "fake", "normaliser": NORMALISER, "baseline": "A -> T", "cells": cells}
     (folder / "fake").mkdir(parents=True, exist_ok=True)
     (folder / "fake" / "grid.json").write_text(json.dumps(grid, indent=2), encoding="utf-8")
     return folder / "fake"

@@ -6,7 +6,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from dmlm.sweep.engines import Engine, Outcome
+from dmlm.engines.base import Engine, Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE = (

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_train import fit, model
 
-from dmlm.run.loggers import open_loggers
+from dmlm.training.loggers import open_loggers
 
 SPEC = {"seed": 0, "train": {"lr": 0.003, "steps": 24}, "noise": ["a", "b"]}
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, Wav2Vec2Config, Wav2Vec2Model
 
-from dmlm import places, recipes
-from dmlm.tokens import weights
+from dmlm import paths, recipes
+from dmlm.weights import published
 
 TINY_WAV2VEC = {
     "hidden_size": 64,
@@ -177,21 +177,21 @@ def codec(folder: Path, family: str) -> Any:
 
 def audio_ssl_kmeans() -> dict[str, Any]:
     """HuBERT, read after two of four layers."""
-    folder = places.home() / "models" / "hubert"
+    folder = paths.home() / "models" / "hubert"
     speech_model(folder, "hubert")
     return {"model": str(folder), "layer": 2, "clusters": 50}
 
 
 def audio_codec() -> dict[str, Any]:
     """Mimi, three of four codebooks."""
-    folder = places.home() / "models" / "mimi"
+    folder = paths.home() / "models" / "mimi"
     codec(folder, "mimi")
     return {"model": str(folder), "codebooks": 3}
 
 
 def audio_seamless() -> dict[str, Any]:
     """Five layers of which the third is read; fifty centroids."""
-    folder = weights.folder("audio_seamless")
+    folder = published.folder("audio_seamless")
     folder.mkdir(parents=True)
     torch.save({"model": fairseq_names(wav2vec(5).state_dict())}, folder / "xlsr2_1b_v2.pt")
     np.save(folder / "kmeans_10k.npy", np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32))

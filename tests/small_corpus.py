@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dmlm.corpus.manifest import Corpus, Utterance, write_corpus
 from dmlm.corpus.media import SAMPLE_RATE_HZ
-from dmlm.sweep.cell import Cell
+from dmlm.plan.cell import Cell
 
 TIME_S = np.arange(SAMPLE_RATE_HZ // 4) / SAMPLE_RATE_HZ
 KINDS = ("noise", "music")
@@ -76,6 +76,6 @@ def small_cell(tones: Path, /, **changes: Any) -> Cell:
     return Cell(**{**plain, **changes})
 
 
-def in_this_process(function, jobs, count=None):
+def in_this_process(function, jobs):
     """What `prepare` and `TokenSource` take as `run`: no workers."""
     return map(function, jobs)

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.functional import conv2d, group_norm, normalize, pad
 from transformers import JanusVQVAE, JanusVQVAEConfig
 
-from dmlm.corpus.synthesis.page import draw_page
-from dmlm.tokens import weights
+from dmlm.synthesis.page import draw_page
 from dmlm.tokens.shards import EncoderSpec
+from dmlm.weights import published
 
 DALLE = {"hidden_size": 16, "vocab_size": 64}
 VIT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 64}
@@ -94,7 +94,7 @@ def write_dalle(path: Path, **size: int) -> Encoder:
 def image_dalle() -> dict[str, Any]:
     """At 64 px; converted as `dmlm fetch` would."""
     settings = {"side_px": 64, "architecture": DALLE}
-    path = weights.folder("image_dalle") / "encoder.pkl"
+    path = published.folder("image_dalle") / "encoder.pkl"
     write_dalle(path)
     EncoderSpec("image_dalle", settings).build().convert([path])
     return settings
@@ -171,7 +171,7 @@ def llamagen_units(held: dict[str, torch.Tensor], x: torch.Tensor, levels: int =
 
 def image_vq() -> dict[str, Any]:
     """Of LlamaGen, at 64 px."""
-    write_llamagen(weights.folder("image_vq") / "vq_ds16_t2i.pt")
+    write_llamagen(published.folder("image_vq") / "vq_ds16_t2i.pt")
     return {"side_px": 64, "architecture": VQ}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from dmlm import recipes
-from dmlm.tokens import weights
 from dmlm.tokens.shards import EncoderSpec
+from dmlm.weights import published
 
 TINY_AVHUBERT: dict[str, Any] = {
     "widths": [8, 8, 8, 12, 16],
@@ -55,7 +55,7 @@ def avhubert_tensors(shape: dict[str, Any] = TINY_AVHUBERT) -> dict[str, torch.T
     return found
 
 
-def published(path: Path, tensors: dict[str, torch.Tensor], **more: Any) -> None:
+def write_published(path: Path, tensors: dict[str, torch.Tensor], **more: Any) -> None:
     """Write a checkpoint as fairseq does: the tensors, and around them objects of fairseq, omegaconf and argparse."""
     fairseq, omegaconf = types.ModuleType("fairseq.meters"), types.ModuleType("omegaconf.dictconfig")
     for module, name in ((fairseq, "AverageMeter"), (omegaconf, "DictConfig")):
@@ -79,9 +79,9 @@ def published(path: Path, tensors: dict[str, torch.Tensor], **more: Any) -> None
 def lips_avhubert() -> dict[str, Any]:
     """Three layers of which the second is read, through a checkpoint in the published layout."""
     settings = {"layer": 2, "clusters": 30, "architecture": TINY_AVHUBERT}
-    path = weights.folder("lips_avhubert") / "base_vox_iter5.pt"
+    path = published.folder("lips_avhubert") / "base_vox_iter5.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    published(path, avhubert_tensors())
+    write_published(path, avhubert_tensors())
     EncoderSpec("lips_avhubert", settings).build().convert([path])
     return settings
 

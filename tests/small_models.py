@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from dmlm.model.backbones import BackboneSpec, build
+from dmlm.model.backbones import build
+from dmlm.model.family import BackboneSpec
 from dmlm.sequence.template import Template, pack
 from dmlm.tokens.vocabulary import Vocabulary
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from dmlm import recipes
-from dmlm.corpus.synthesis.page import draw_page
-from dmlm.tokens import weights
-from dmlm.tokens.tokenizer import Encoder, importable
+from dmlm.synthesis.page import draw_page
+from dmlm.tokens.encoder import Encoder, importable
+from dmlm.weights import published
 
 
 def random_networks() -> dict[str, torch.nn.Module]:
@@ -41,7 +41,7 @@ def ocr_easyocr() -> dict[str, Any]:
     """Nothing is written where the package is missing: the recipe says so itself."""
     if not importable("easyocr"):
         return {}
-    folder = weights.folder("ocr_easyocr")
+    folder = published.folder("ocr_easyocr")
     folder.mkdir(parents=True)
     for name, network in random_networks().items():
         archive = folder / f"{name}.zip"

@@ -35,10 +35,10 @@ from transformers import (
 )
 
 from dmlm.errors import UserError
-from dmlm.tokens import weights
+from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import learn_codebook
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.weights import published
 
 RATE = 16_000
 STABLE = ["wav2vec2", "whisper"]  # families here whose encoder ends in a normalisation
@@ -69,7 +69,7 @@ def home(tmp_path, monkeypatch) -> Path:
 def seamless(request, home):
     """The network of full depth, its centroids, and the folder that holds both in one of the two published layouts."""
     network, centroids = wav2vec(5), np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
-    folder = weights.folder("audio_seamless")
+    folder = published.folder("audio_seamless")
     folder.mkdir(parents=True)
     torch.save({"model": request.param(network.state_dict())}, folder / "xlsr2_1b_v2.pt")
     np.save(folder / "kmeans_10k.npy", centroids)

@@ -9,8 +9,8 @@ from transformers import OPTConfig, OPTForCausalLM
 from dmlm.errors import UserError
 from dmlm.model import backbones
 from dmlm.model.backbones import family, parameter_count
+from dmlm.model.family import MAMBA, OPT, check_name
 from dmlm.model.layout import Layout
-from dmlm.model.sizes import MAMBA, OPT, check_name
 
 LENGTHS = [5, 17, 1, 9]
 
@@ -110,8 +110,13 @@ def test_the_families_have_equal_sizes(opt, mamba):
 
 def test_published_sizes_have_the_published_dimensions():
     """facebook/opt-125m config.json; state-spaces/mamba-130m config.json (d_model 768, n_layer 24)."""
-    assert OPT["opt-125m"] == {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072}
-    assert MAMBA["mamba-130m"] == {"hidden_size": 768, "num_hidden_layers": 24, "state_size": 16}
+    assert OPT.sizes["opt-125m"] == {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "ffn_dim": 3072,
+    }
+    assert MAMBA.sizes["mamba-130m"] == {"hidden_size": 768, "num_hidden_layers": 24, "state_size": 16}
 
 
 def test_equal_seeds_give_equal_weights():

@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModel
 
 from dmlm import recipes
 from dmlm.errors import UserError
-from dmlm.tokens import checkpoint, weights
-from dmlm.tokens.network import open_model
 from dmlm.tokens.quantize import Codebook
+from dmlm.weights import published, untrusted
+from dmlm.weights.frozen import open_model
 
 
 class Malicious:
@@ -36,9 +36,9 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, legacy) -> None:
     held = {"model": {"weight": torch.ones(2)}, "extra": Malicious(witness)}
     torch.save(held, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(UserError, match="holds more than tensors"):
-        checkpoint.read(path)
+        untrusted.read(path)
     with pytest.raises(UserError, match=r"wants (posix|nt)\.system to be run"):
-        checkpoint.read_guarded(path, inert=("fairseq", "omegaconf"))
+        untrusted.read_guarded(path, inert=("fairseq", "omegaconf"))
     assert not witness.exists()
 
 
@@ -70,7 +70,7 @@ def test_a_program_is_refused_and_not_run(tmp_path) -> None:
     torch.jit.load(path)
     assert witness.exists()
     witness.unlink()
-    for reader in (checkpoint.read, lambda path: checkpoint.read_guarded(path, inert=("torch",))):
+    for reader in (untrusted.read, lambda path: untrusted.read_guarded(path, inert=("torch",))):
         with pytest.raises(UserError, match="is a TorchScript program"):
             reader(path)
     assert not witness.exists()
@@ -93,32 +93,32 @@ def test_objects_of_named_packages_are_inert_and_tensors_whole(tmp_path, monkeyp
     tensors = {"weight": torch.randn(3, 4), "half": torch.randn(5).half(), "count": torch.arange(6)}
     path = tmp_path / "net.pt"
     torch.save({"model": tensors, "cfg": Task(), "more": OrderedDict(a=Task())}, path)
-    held = checkpoint.read_guarded(path, inert=("fairseq_stand_in",))
+    held = untrusted.read_guarded(path, inert=("fairseq_stand_in",))
     assert all(torch.equal(held["model"][name], tensor) for name, tensor in tensors.items())
-    assert isinstance(held["cfg"], checkpoint.Inert)
+    assert isinstance(held["cfg"], untrusted.Inert)
     assert held["cfg"].name == "pretraining"
     assert not ran
     with pytest.raises(UserError, match=r"fairseq_stand_in\.Task"):
-        checkpoint.read_guarded(path, inert=("omegaconf",))
+        untrusted.read_guarded(path, inert=("omegaconf",))
 
 
 def test_a_pickled_module_gives_its_tensors(tmp_path) -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
     path = tmp_path / "module.pkl"
     torch.save(module, path)
-    found = checkpoint.module_tensors(checkpoint.read_guarded(path, inert=("torch",)), "module.pkl")
+    found = untrusted.module_tensors(untrusted.read_guarded(path, inert=("torch",)), "module.pkl")
     assert set(found) == set(module.state_dict())
     assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
 
 
 def test_what_has_not_the_form_of_a_module_gives_no_tensors() -> None:
-    odd, part = checkpoint.Inert(), checkpoint.Inert()
+    odd, part = untrusted.Inert(), untrusted.Inert()
     vars(part).update(_parameters=[torch.ones(1)], _buffers={1: torch.ones(1), "text": "x"}, _modules=5)
     vars(odd).update(_parameters={"weight": torch.ones(1)}, _modules={"part": part, "none": None, "number": 3})
-    assert set(checkpoint.module_tensors(odd, "net.pkl")) == {"weight", "part.1"}
+    assert set(untrusted.module_tensors(odd, "net.pkl")) == {"weight", "part.1"}
     vars(part).update(_modules={"again": odd})
     with pytest.raises(UserError, match=r"net\.pkl holds a module that is part of itself"):
-        checkpoint.module_tensors(odd, "net.pkl")
+        untrusted.module_tensors(odd, "net.pkl")
 
 
 @pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
@@ -129,10 +129,10 @@ def test_a_truncated_file_is_a_sentence(tmp_path, name, keep) -> None:
     save_file(tensors, path) if name.endswith("safetensors") else torch.save(tensors, path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match="cannot be read as weights"):
-        checkpoint.read(path)
+        untrusted.read(path)
     if name == "net.pt":
         with pytest.raises(UserError, match="cannot be read as weights"):
-            checkpoint.read_guarded(path, inert=())
+            untrusted.read_guarded(path, inert=())
 
 
 def test_another_kind_of_file_is_a_sentence(tmp_path) -> None:
@@ -140,11 +140,11 @@ def test_another_kind_of_file_is_a_sentence(tmp_path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("page.html", "<html>404</html>")
     with pytest.raises(UserError, match="cannot be read as weights"):
-        checkpoint.read(path)
+        untrusted.read(path)
     for held in ({"step": 3, "lr": 0.1}, {1: torch.ones(1)}):
         torch.save(held, path)
         with pytest.raises(UserError, match="not a set of named tensors"):
-            checkpoint.read(path)
+            untrusted.read(path)
     with pytest.raises(UserError, match="no entry 'model'"):
         recipes.load("tokenizers", "lips_avhubert").renamed({"model": {1: torch.ones(1)}}, "net.pt")
 
@@ -158,7 +158,7 @@ def test_bytes_that_are_no_pickle_are_a_sentence(tmp_path, content) -> None:
         for name, held in {"data.pkl": content, "version": b"3\n", "byteorder": b"little"}.items():
             archive.writestr(f"archive/{name}", held)
     for each in (path, packed):
-        for reader in (checkpoint.read, lambda path: checkpoint.read_guarded(path, inert=())):
+        for reader in (untrusted.read, lambda path: untrusted.read_guarded(path, inert=())):
             with pytest.raises(UserError, match=r"cannot be read as weights|holds more than tensors"):
                 reader(each)
 
@@ -177,7 +177,7 @@ def test_weights_of_another_shape_are_refused(changed, complaint) -> None:
     module = torch.nn.Linear(3, 2)
     tensors = {k: v for k, v in {**module.state_dict(), **changed}.items() if v is not None}
     with pytest.raises(UserError, match=complaint):
-        checkpoint.fit(module, tensors, "net.pt")
+        untrusted.fit(module, tensors, "net.pt")
 
 
 def test_weights_of_a_folder_are_finite(tmp_path) -> None:
@@ -186,7 +186,7 @@ def test_weights_of_a_folder_are_finite(tmp_path) -> None:
     model.layernorm.bias.data[3] = torch.inf
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"layernorm\.bias holds NaN or infinity"):
-        open_model("image_x", str(tmp_path), weights.of_model(str(tmp_path), None, {}))
+        open_model("image_x", str(tmp_path), published.of_model(str(tmp_path), None, {}))
 
 
 def test_tensors_of_an_unrelated_file_are_not_read(tmp_path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from dmlm import recipes
 from dmlm.corpus import media
 from dmlm.corpus.manifest import read_corpus
-from dmlm.tokens import weights
+from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import learn_codebook
-from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
+from dmlm.weights import published
 
 READ = {"audio": media.read_audio, "lips": media.read_video, "image": media.read_image}
 SMALL: dict[str, Callable[[], dict[str, Any]]] = {  # settings; what weights they need is written first
@@ -145,7 +145,7 @@ def test_other_weights_are_another_tokenizer(name, build) -> None:
     if encoder.card is None:
         pytest.skip("needs no published weights")
     before = encoder.fingerprint
-    files = weights.present(encoder.card, name)
+    files = published.present(encoder.card, name)
     assert files
     kept = files[-1].read_bytes()
     files[-1].write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
@@ -190,6 +190,6 @@ def test_a_missing_package_is_one_sentence_with_the_command(name, build, monkeyp
     kind = recipes.load_class("tokenizers", name, Encoder)
     if not kind.packages:
         pytest.skip("needs no package of its own")
-    monkeypatch.setattr("dmlm.tokens.tokenizer.importable", lambda package: False)
+    monkeypatch.setattr("dmlm.tokens.encoder.importable", lambda package: False)
     with pytest.raises(Exception, match=r"missing; run: pip install"):
         EncoderSpec(name, {}).build().require()

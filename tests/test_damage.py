@@ -9,15 +9,15 @@ import pytest
 from fake_grid import write_grid
 from grids import ONE, Direct
 
-from dmlm import places, recipes
+from dmlm import files, recipes
 from dmlm.corpus.condition import CLEAN
 from dmlm.corpus.manifest import read_corpus
 from dmlm.errors import UserError
+from dmlm.plan.grid import read_grid_file
+from dmlm.results.grid import read_grid
 from dmlm.sweep import status, tasks
-from dmlm.sweep.grid import read_grid_file
 from dmlm.sweep.materials import prepare
-from dmlm.sweep.run import run_trials
-from dmlm.sweep.store import read_grid
+from dmlm.sweep.schedule import run_trials
 from dmlm.sweep.trial import Evaluation, Trial, trial_of
 from dmlm.tokens.quantize import Codebook
 from dmlm.tokens.vocabulary import TextVocabulary
@@ -28,7 +28,7 @@ DAMAGED = [b"", b'{"wer": 0.1, "steps', b"{}", b"[]", b"\xff\xfe\x00", b'{"wer":
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_result_is_none(tmp_path, content):
     trial = Trial(read_grid_file("smoke").cells[0], {}, tmp_path, (Evaluation(CLEAN),))
-    for folder in (tmp_path, trial.scores(trial.evaluations[0])):
+    for folder in (tmp_path, trial.folder_of(trial.evaluations[0]).path):
         folder.mkdir(exist_ok=True, parents=True)
         (folder / "result.json").write_bytes(content)
     assert not trial.trained
@@ -42,11 +42,11 @@ def test_a_damaged_result_is_missing_in_status_and_tables(tmp_path, content):
     index["cells"][0]["steps"] = 400
     (folder / "grid.json").write_text(json.dumps(index))
     (cell,) = read_grid(folder).cells
-    (cell.evaluations[0].folder / "result.json").write_bytes(content)
+    (cell.evaluations[0].folder.path / "result.json").write_bytes(content)
     (cell,) = read_grid(folder).cells
     assert [(e.snr_db, e.done) for e in cell.evaluations] == [(math.inf, False), (0.0, True)]
     assert "1 of 2 evaluations" in status.table(folder)[0]
-    (cell.trial / "result.json").write_bytes(content)
+    (cell.trial.path / "result.json").write_bytes(content)
     assert read_grid(folder).cells[0].training is None
     assert "waiting" in status.table(folder)[0]
 
@@ -56,7 +56,7 @@ def test_a_damaged_trial_is_made_again_with_the_same_transcripts(finished, home,
     tasks._kept.clear()
     grid = read_grid_file("smoke", (*ONE, "train.steps=4", "snr_db.test=[clean]", "seed=70"))
     (trial,) = (trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, prepare(grid.cells), strict=True))
-    scores = trial.scores(trial.evaluations[0])
+    scores = trial.folder_of(trial.evaluations[0]).path
     model = trial.folder / "model" / "model.safetensors"
 
     def run() -> list[str]:
@@ -87,7 +87,7 @@ def test_a_damaged_codebook_is_named(tmp_path):
     path = tmp_path / "audio_mfcc-01234567.safetensors"
     book = Codebook.plain(np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32))
     book.save(path)
-    assert places.sealed(path)
+    assert files.sealed(path)
     whole = path.read_bytes()
     for damaged in (b"", whole[:40], whole[:-4], whole[:-4] + b"\0\0\0\0"):
         path.write_bytes(damaged)
@@ -116,10 +116,10 @@ def test_a_damaged_text_vocabulary_is_named(tmp_path):
 def test_a_damaged_seal_seals_nothing(tmp_path, seal):
     path = tmp_path / "shard.safetensors"
     path.write_bytes(b"tokens")
-    places.seal(path)
-    assert places.sealed(path)
+    files.seal(path)
+    assert files.sealed(path)
     path.with_suffix(".sha256").write_bytes(seal)
-    assert not places.sealed(path)
+    assert not files.sealed(path)
 
 
 @pytest.mark.parametrize("lose", ["missing", "empty"])

@@ -8,8 +8,8 @@ import torch
 from small_models import CPU, FAMILIES, VOCABULARY, prompts, tiny
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from dmlm.run.decode import _batches, decode, shared_prefixes
-from dmlm.run.settings import DecodeSettings
+from dmlm.recognition.decode import _batches, decode, shared_prefixes
+from dmlm.recognition.settings import DecodeSettings
 from dmlm.sequence.template import Packed
 
 END = VOCABULARY.special("<eos>")

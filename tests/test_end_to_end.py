@@ -13,7 +13,7 @@ import pytest
 from grids import ONE, ROOT, run_grid
 from threadpoolctl import threadpool_info
 
-from dmlm import workers
+from dmlm import processes
 from dmlm.errors import UserError
 
 
@@ -139,13 +139,13 @@ def test_a_wrong_number_of_workers_is_one_sentence(monkeypatch):
     for wrong in ("0", "many", "-2"):
         monkeypatch.setenv("DMLM_WORKERS", wrong)
         with pytest.raises(UserError, match="DMLM_WORKERS"):
-            workers.count()
+            processes.count()
     monkeypatch.setenv("DMLM_WORKERS", "3")
-    assert workers.count() == 3
+    assert processes.count() == 3
 
 
 def test_a_worker_has_one_thread_for_linear_algebra():
-    (pools,) = workers.run(operator.call, [threadpool_info])
+    (pools,) = processes.run(operator.call, [threadpool_info])
     assert pools, "no BLAS found in the worker: the test sees nothing"
     assert {pool["num_threads"] for pool in pools} == {1}
 

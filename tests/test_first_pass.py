@@ -11,22 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from dmlm.cli import grid
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.manifest import Corpus, Utterance
-from dmlm.corpus.synthesis.page import draw_page
 from dmlm.errors import UserError
-from dmlm.sweep import commands
-from dmlm.sweep.execute import heard_with, permute
-from dmlm.sweep.grid import read_grid_file
+from dmlm.ocr import lines
+from dmlm.ocr.lines import Line, heard
+from dmlm.plan.grid import read_grid_file
+from dmlm.sweep.controls import exchanged_with, permute
 from dmlm.sweep.materials import prepare
 from dmlm.sweep.trial import trial_of
-from dmlm.tokens import encoding, lines
+from dmlm.synthesis.page import draw_page
+from dmlm.tokens import encoding
+from dmlm.tokens.encoder import Reader
 from dmlm.tokens.encoding import EncoderSpec
-from dmlm.tokens.lines import Line, heard
 from dmlm.tokens.shards import TokenSource
-from dmlm.tokens.tokenizer import Reader
 
-NOISY = Condition((0.0,))
+NOISY = Condition(0.0)
 EQUATIONS = ("12 + 45 a = 38", "7 x - 3 = 9 y", "k + 20 = 6 m")
 SPOKEN = ("12 plus 45 a equals 38", "7 x minus 3 equals 9 y", "k plus 20 equals 6 m")
 
@@ -50,7 +51,7 @@ def page_source(tmp_path, monkeypatch):
 
     def build(folder: Path) -> TokenSource:
         settings = {"keep": 1, "first_pass": str(folder)}
-        return TokenSource(corpus, "ocr_rapidocr", settings, CLEAN, run=lambda f, jobs, _: map(f, jobs))
+        return TokenSource(corpus, "ocr_rapidocr", settings, CLEAN, run=map)
 
     return build
 
@@ -149,10 +150,10 @@ def test_text_that_depends_on_what_was_heard_depends_on_the_noise(finished, home
     reader = materials.sources["O"].encoder
     assert isinstance(reader, Reader)
     both = cell.model_copy(update={"template": "A+O -> T"})
-    assert heard_with("A", both, materials) == ["A"]
+    assert exchanged_with("A", both, materials) == ["A"]
     monkeypatch.setattr(type(reader), "first_pass", tmp_path)
-    assert heard_with("A", both, materials) == ["A", "O"], "an exchanged audio takes what it chose along"
-    assert heard_with("O", both, materials) == ["O"]
+    assert exchanged_with("A", both, materials) == ["A", "O"], "an exchanged audio takes what it chose along"
+    assert exchanged_with("O", both, materials) == ["O"]
     assert trial_of(cell, materials, grid.baseline).spec["noise"] == [c.key for c in materials.train_conditions[:1]]
 
 
@@ -160,12 +161,12 @@ def test_a_trained_cell_writes_what_it_understands_of_every_clip(finished, home,
     """The test split as its evaluations have it; a second command goes on where the first one ended."""
     monkeypatch.setenv("DMLM_HOME", str(home))
     folder = tmp_path / "first pass"
-    commands.transcribe(to=folder, overrides=["smoke"], cell=0)
+    grid.transcribe(to=folder, overrides=["smoke"], cell=0)
     cell = read_grid_file("smoke").cells[0]
     (materials,) = prepare([cell])
     trial = trial_of(cell, materials, "A -> T")
     for evaluation in trial.evaluations:
-        scored = map(json.loads, (trial.scores(evaluation) / "utterances.jsonl").read_text().splitlines())
+        scored = map(json.loads, (trial.folder_of(evaluation).path / "utterances.jsonl").read_text().splitlines())
         path = folder / evaluation.condition.key / "test.jsonl"
         said = [(record["id"], record["text"]) for record in map(json.loads, path.read_text().splitlines())]
         assert said == [(record["id"], record["hypothesis"]) for record in scored]
@@ -175,7 +176,7 @@ def test_a_trained_cell_writes_what_it_understands_of_every_clip(finished, home,
     whole = {path: path.read_text() for path in folder.glob("*/*.jsonl")}
     shutil.rmtree(training.parent)
     times = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.jsonl")}
-    commands.transcribe(to=folder, overrides=["smoke"], cell=0)
+    grid.transcribe(to=folder, overrides=["smoke"], cell=0)
     assert {path: path.read_text() for path in whole} == whole
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
@@ -189,7 +190,7 @@ def test_a_trained_cell_writes_what_it_understands_of_every_clip(finished, home,
         (tmp_path / "none", [], 99, "has cells 0 to 4"),
     ):
         with pytest.raises(UserError, match=complaint):
-            commands.transcribe(to=to, overrides=["smoke", *changes], cell=cell)
+            grid.transcribe(to=to, overrides=["smoke", *changes], cell=cell)
     assert not (tmp_path / "none").exists()
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
-from dmlm.sweep.cell import Cell
-from dmlm.sweep.grid import Grid, assign, read_grid_file
-from dmlm.sweep.identity import canonical, identity
+from dmlm.plan.cell import Cell
+from dmlm.plan.grid import Grid, assign, read_grid_file
+from dmlm.plan.identity import canonical, identity
 from dmlm.sweep.preview import describe
-from dmlm.sweep.trial import evaluations_of, training_spec, trial_folder
+from dmlm.sweep.trial import evaluations_of, training_spec, trial_name
 
 FINGERPRINTS = {"A": "a", "L": "l", "O": "o"}
 
@@ -172,8 +172,8 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
         ("snr_db.test=[]", "snr_db.test"),
         ("snr_db.test=[clean, 0]", "perceptual.snr_db has -10, which snr_db.test lacks"),
         ("permute=I", "permute: 'I' is no input modality"),
-        ("snr_db.test=[.nan, 0]", "snr_db.test.0: Value error, a level is a number of dB, or `clean` (got nan)"),
-        ("snr_db.train=-.inf", "a level is a number of dB, or `clean`"),
+        ("snr_db.test=[.nan, 0]", "snr_db.test.0: Value error, an SNR is a number of dB, or `clean` (got nan)"),
+        ("snr_db.train=-.inf", "an SNR is a number of dB, or `clean`"),
         ("seed=-1", "seed=-1: seed: Input should be greater than or equal to 0"),
         ("seed=100000000000000000000", "seed: Input should be less than 9223372036854775808"),
         ("name=..", "a grid called '..' cannot have a folder of its own in runs; give it another `name`"),
@@ -286,18 +286,17 @@ def test_new_test_levels_train_nothing():
     assert identity(spec(before)) == identity(spec(after))
 
 
-def test_the_trial_folder_is_readable(tmp_path):
+def test_the_name_of_a_trial_is_readable():
     grid = read_grid_file("quickstart")
-    folder = trial_folder(tmp_path, grid.cells[1], spec(grid, 1))
-    assert folder.name.startswith("opt-tiny_A+L_seed0-")
+    assert trial_name(grid.cells[1], spec(grid, 1)).startswith("opt-tiny_A+L_seed0-")
 
 
 def test_only_added_modalities_are_permuted():
     grid = read_grid_file("quickstart", ["perceptual={snr_db: [0], draws: 3}"])
     levels = grid.cells[0].snr_db.test
-    conditions = {level: CLEAN if level == math.inf else Condition((level,), bank_digest="b") for level in levels}
+    conditions = {level: CLEAN if level == math.inf else Condition(level, bank_digest="b") for level in levels}
     plain, lips = (evaluations_of(grid.cells[n], grid.baseline, conditions) for n in (0, 1))
     assert {e.permuted for e in plain} == {None}
     assert [(e.permuted, e.draw) for e in lips if e.permuted] == [("L", 0), ("L", 1), ("L", 2)]
-    names = [e.folder_name(grid.cells[1]) for e in lips]
+    names = [e.name(grid.cells[1]) for e in lips]
     assert len(set(names)) == len(names)

@@ -24,8 +24,8 @@ from transformers import (
 
 from dmlm import recipes
 from dmlm.errors import UserError
-from dmlm.tokens import weights
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Tokenizer
+from dmlm.weights import published
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def _home(tmp_path, monkeypatch) -> None:
 def test_vq_equals_llamagen_written_out() -> None:
     """LlamaGen's encoder and quantizer derived again from its published code, run on a checkpoint in its layout."""
     settings = small.image_vq()
-    tensors = small.write_llamagen(weights.folder("image_vq") / "vq_ds16_t2i.pt")
+    tensors = small.write_llamagen(published.folder("image_vq") / "vq_ds16_t2i.pt")
     images = noise(4)
     pixels = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1)
     found = np.stack(built("image_vq", **settings).encode(images))
@@ -51,7 +51,7 @@ def test_codes_of_any_length_are_compared_by_direction() -> None:
     """transformers' own quantizer forgets to scale the codes, so a long code would never be chosen."""
     settings = small.image_vq()
     before = built("image_vq", **settings).encode(noise(2))
-    path = weights.folder("image_vq") / "vq_ds16_t2i.pt"
+    path = published.folder("image_vq") / "vq_ds16_t2i.pt"
     held = torch.load(path, weights_only=True)
     held["model"]["quantize.embedding.weight"][::2] *= 7
     torch.save(held, path)
@@ -115,7 +115,7 @@ def test_mistakes_with_vq(tmp_path) -> None:
     settings = small.image_vq()
     with pytest.raises(UserError, match="weights of another size"):
         built("image_vq", **{**settings, "architecture": {**small.VQ, "num_embeddings": 64}}).encode(noise(1))
-    path = weights.folder("image_vq") / "vq_ds16_t2i.pt"
+    path = published.folder("image_vq") / "vq_ds16_t2i.pt"
     path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(UserError, match="damaged or of another kind"):
         built("image_vq", **settings).encode(noise(1))

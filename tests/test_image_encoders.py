@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, SiglipCon
 
 from dmlm import recipes
 from dmlm.errors import UserError
-from dmlm.tokens import weights
 from dmlm.tokens.canvas import PATCHWISE, square
 from dmlm.tokens.quantize import learn_codebook
+from dmlm.weights import published
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_crop_is_the_originals() -> None:
 @pytest.fixture
 def dalle() -> tuple[Any, small.Encoder]:
     settings = small.image_dalle()
-    model = small.write_dalle(weights.folder("image_dalle") / "encoder.pkl")
+    model = small.write_dalle(published.folder("image_dalle") / "encoder.pkl")
     return built("image_dalle", **settings), model
 
 
@@ -89,7 +89,7 @@ def test_dalle_equals_the_original() -> None:
     dall_e = pytest.importorskip("dall_e")
     torch.manual_seed(0)
     original = dall_e.Encoder(n_hid=64, vocab_size=512)
-    path = weights.folder("image_dalle") / "encoder.pkl"
+    path = published.folder("image_dalle") / "encoder.pkl"
     path.parent.mkdir(parents=True)
     torch.save(original, path)
     encoder = built("image_dalle", side_px=128, architecture={"hidden_size": 64, "vocab_size": 512})
@@ -114,7 +114,7 @@ def test_dalle_gives_as_many_units_as_squares(dalle) -> None:
 def test_dalle_loads_only_what_was_converted(dalle) -> None:
     encoder, _ = dalle
     before = encoder.fingerprint
-    path = weights.folder("image_dalle") / "converted.safetensors"
+    path = published.folder("image_dalle") / "converted.safetensors"
     tensors = {name: tensor * 2 for name, tensor in encoder.network.state_dict().items()}
     save_file(tensors, path)
     assert built("image_dalle", **encoder.settings.model_dump()).fingerprint != before
@@ -140,7 +140,7 @@ class Payload(nn.Module):
     ],
 )
 def test_a_spoilt_pickle_is_refused(spoil, message, tmp_path, monkeypatch) -> None:
-    path = weights.folder("image_dalle") / "encoder.pkl"
+    path = published.folder("image_dalle") / "encoder.pkl"
     small.write_dalle(path, **({"hidden_size": 32} if spoil == "wide" else {}))
     if spoil == "payload":
         monkeypatch.setattr(sys, "argv", [str(tmp_path / "run")])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dmlm.sweep.lease import Busy, Leases, Tenure, _machine, live
+from dmlm.engines.lease import Busy, HeldLease, Leases, _machine, live
 
 on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -136,7 +136,7 @@ def test_another_process_that_got_the_number_of_a_dead_one_holds_nothing(tmp_pat
 def test_work_under_a_lease_that_was_taken_over_stops_and_says_so(tmp_path):
     path = tmp_path / "x.lease"
     with Leases().hold(path):
-        tenure = Tenure(path)
+        tenure = HeldLease(path)
         tenure.confirm()
         foreign(path, 0)
         tenure.look()  # not so soon

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_lips_encoders import SMALL, TINY_AVHUBERT, TINY_DINO, avhubert_tensors, published
+from small_lips_encoders import SMALL, TINY_AVHUBERT, TINY_DINO, avhubert_tensors, write_published
 
 from dmlm.errors import UserError
-from dmlm.tokens import weights
 from dmlm.tokens.canvas import PATCHWISE
 from dmlm.tokens.shards import EncoderSpec
+from dmlm.weights import published
 
 HEADS, GROUPS = TINY_AVHUBERT["num_attention_heads"], TINY_AVHUBERT["num_conv_pos_embedding_groups"]
 
@@ -114,13 +114,13 @@ def test_a_finetuned_checkpoint_gives_the_same(avhubert, tensors, tmp_path):
     before = build(avhubert).features_of([clip(9)])[0]
     tuned = {f"encoder.w2v_model.{name}": tensor for name, tensor in tensors.items()}
     tuned |= {"decoder.embed_tokens.weight": torch.randn(10, 32), "encoder.proj.weight": torch.randn(4, 32)}
-    published(tmp_path / "tuned.pt", tuned)
+    write_published(tmp_path / "tuned.pt", tuned)
     build(avhubert).convert([tmp_path / "tuned.pt"])
     assert np.array_equal(build(avhubert).features_of([clip(9)])[0], before)
 
 
 def test_half_precision_weights_are_read(avhubert, tensors, tmp_path):
-    published(tmp_path / "half.pt", {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()})
+    write_published(tmp_path / "half.pt", {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()})
     build(avhubert).convert([tmp_path / "half.pt"])
     features = build(avhubert).features_of([clip(9)])[0]
     np.testing.assert_allclose(features, described(tensors, clip(9), 2), atol=0.05)
@@ -128,16 +128,16 @@ def test_half_precision_weights_are_read(avhubert, tensors, tmp_path):
 
 def test_fetch_takes_a_folder_and_keeps_tensors_only(avhubert, tensors, tmp_path, monkeypatch):
     monkeypatch.setenv("DMLM_HOME", str(tmp_path / "other"))
-    published(tmp_path / "base_vox_iter5.pt", tensors)
+    write_published(tmp_path / "base_vox_iter5.pt", tensors)
     encoder = build(avhubert)
     with pytest.raises(UserError, match=r"accept the licence .* --from FOLDER"):
         encoder.require()
     with pytest.raises(UserError, match=r"cannot be downloaded unasked; accept the licence"):
-        weights.fetch(encoder.card, "lips_avhubert")
-    (kept,) = encoder.convert(weights.fetch(encoder.card, "lips_avhubert", tmp_path))
-    assert kept == weights.folder("lips_avhubert") / "converted-base.safetensors"
+        published.fetch(encoder.card, "lips_avhubert")
+    (kept,) = encoder.convert(published.fetch(encoder.card, "lips_avhubert", tmp_path))
+    assert kept == published.folder("lips_avhubert") / "converted-base.safetensors"
     encoder.require()
-    (weights.folder("lips_avhubert") / "base_vox_iter5.pt").unlink()
+    (published.folder("lips_avhubert") / "base_vox_iter5.pt").unlink()
     assert len(encoder.features_of([clip(5)])[0]) == 5
 
 
@@ -148,7 +148,7 @@ class Payload:
 
 def test_a_checkpoint_that_wants_to_run_something_is_refused(avhubert, tensors, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    published(tmp_path / "bad.pt", tensors, task_state=Payload())
+    write_published(tmp_path / "bad.pt", tensors, task_state=Payload())
     with pytest.raises(UserError, match=r"wants (posix|nt|os)\.system to be run"):
         build(avhubert).convert([tmp_path / "bad.pt"])
     assert not (tmp_path / "PAYLOAD_RAN").exists()
@@ -163,13 +163,13 @@ def test_builtins_that_it_names_are_not_run(avhubert, tensors, tmp_path, monkeyp
         def __reduce__(self):
             return function, ("open('PAYLOAD_RAN', 'w')",)
 
-    published(tmp_path / "sneaky.pt", tensors, task_state=Sneaky())
+    write_published(tmp_path / "sneaky.pt", tensors, task_state=Sneaky())
     build(avhubert).convert([tmp_path / "sneaky.pt"])
     assert not (tmp_path / "PAYLOAD_RAN").exists()
 
 
 def test_damaged_and_foreign_files_are_refused_in_a_sentence(avhubert, tensors, tmp_path):
-    published(tmp_path / "whole.pt", tensors)
+    write_published(tmp_path / "whole.pt", tensors)
     (tmp_path / "cut.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:100_000])
     (tmp_path / "empty.pt").write_bytes(b"")
     for name in ("cut.pt", "empty.pt"):
@@ -178,13 +178,13 @@ def test_damaged_and_foreign_files_are_refused_in_a_sentence(avhubert, tensors, 
     torch.save({"weights": tensors}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="no entry 'model'"):
         build(avhubert).convert([tmp_path / "other.pt"])
-    published(tmp_path / "deaf.pt", {k: v for k, v in tensors.items() if "video" not in k})
+    write_published(tmp_path / "deaf.pt", {k: v for k, v in tensors.items() if "video" not in k})
     with pytest.raises(UserError, match="sees no video"):
         build(avhubert).convert([tmp_path / "deaf.pt"])
 
 
 def test_weights_of_another_size_are_refused_in_a_sentence(avhubert, tensors, tmp_path):
-    published(tmp_path / "small.pt", tensors)
+    write_published(tmp_path / "small.pt", tensors)
     wider = {**TINY_AVHUBERT, "hidden_size": 64}
     with pytest.raises(UserError, match=r"small.pt: proj.weight has shape .* the weights of another size"):
         build(avhubert, architecture=wider).convert([tmp_path / "small.pt"])
@@ -197,9 +197,9 @@ def test_weights_of_another_size_are_refused_in_a_sentence(avhubert, tensors, tm
 
 def test_the_fingerprint_follows_the_converted_file(avhubert, tensors, tmp_path):
     before = build(avhubert).fingerprint
-    (weights.folder("lips_avhubert") / "base_vox_iter5.pt").unlink()
+    (published.folder("lips_avhubert") / "base_vox_iter5.pt").unlink()
     assert build(avhubert).fingerprint == before
-    published(tmp_path / "other.pt", {name: tensor + 1 for name, tensor in tensors.items()})
+    write_published(tmp_path / "other.pt", {name: tensor + 1 for name, tensor in tensors.items()})
     build(avhubert).convert([tmp_path / "other.pt"])
     assert build(avhubert).fingerprint != before
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from logged import SPEC, Killed, die_at, fit_in_three_sessions, fit_with, told
 
-from dmlm.run import logger_kinds
-from dmlm.run.loggers import open_loggers
+from dmlm.training import logger_kinds
+from dmlm.training.loggers import open_loggers
 
 # TensorBoard ---------------------------------------------------------------------------------------------------------
 

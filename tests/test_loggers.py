@@ -15,14 +15,14 @@ import torch
 from logged import SPEC, Killed, die_at, fit_with
 from test_train import fit, model, weights
 
-from dmlm import workers
+from dmlm import processes
 from dmlm.errors import UserError
-from dmlm.run import logger_kinds, loggers
-from dmlm.run.logger_kinds import Logger
-from dmlm.run.loggers import Guarded, Loggers, open_loggers
-from dmlm.run.settings import Execution
-from dmlm.sweep.cell import Cell, validated
+from dmlm.plan.cell import Cell, validated
 from dmlm.sweep.trial import training_spec
+from dmlm.training import logger_kinds, loggers
+from dmlm.training.logger_kinds import Logger
+from dmlm.training.loggers import Guarded, Loggers, open_loggers
+from dmlm.training.settings import Execution
 
 CELL = {
     "corpus": {"recipe": "r", "preset": "p"},
@@ -208,7 +208,7 @@ def test_servers_that_are_away_are_no_harm(tmp_path):
     if not names:
         pytest.skip("needs wandb, mlflow or trackio")
     started = time.monotonic()
-    ended = dict(workers.run(in_a_worker, [(tmp_path / "without", []), (tmp_path / "with", names)], workers=1))
+    ended = dict(processes.run(in_a_worker, [(tmp_path / "without", []), (tmp_path / "with", names)], workers=1))
     assert ended[True] == ended[False]
     assert time.monotonic() - started < 60  # with the end of the processes
 
@@ -251,6 +251,6 @@ def test_a_folder_named_like_a_package_is_no_package(tmp_path, monkeypatch):
 
 
 def test_no_package_is_loaded_before_training():
-    program = "import sys, dmlm.run.loggers as l; l.open_loggers(['tensorboard'], None, {}); print(*sys.modules)"
+    program = "import sys, dmlm.training.loggers as l; l.open_loggers(['tensorboard'], None, {}); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "tensorboardX", "wandb", "mlflow", "trackio"} & set(loaded)

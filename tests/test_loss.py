@@ -58,7 +58,7 @@ def test_parts_of_a_batch_add_up_to_it():
     ids, roles, layout = batch()
     whole, _ = modality_loss(model, ids, roles, layout, LAMBDAS)
     halves = [
-        modality_loss(model, i, r, Layout([len(i)]), LAMBDAS, items=2)[0].item()
+        modality_loss(model, i, r, Layout([len(i)]), LAMBDAS, batch_size=2)[0].item()
         for i, r in zip(ids.split([7, 5]), roles.split([7, 5]), strict=True)
     ]
     assert sum(halves) == pytest.approx(whole.item(), rel=1e-6)
@@ -88,7 +88,7 @@ def test_half_precision_loses_no_small_weights(kind):
     for gradients, kinds in ((exact, None), (half, kind)):
         model.zero_grad()
         with torch.autocast("cpu", kinds or torch.bfloat16, enabled=kinds is not None):
-            loss, _ = modality_loss(model, ids, roles, layout, LAMBDAS, items=10**6)
+            loss, _ = modality_loss(model, ids, roles, layout, LAMBDAS, batch_size=10**6)
         loss.mul(1024.0).backward()  # as a gradient scaler does
         gradients.append(model.get_input_embeddings().weight.grad.clone())
     assert (half[0] - exact[0]).norm() < 0.05 * exact[0].norm()

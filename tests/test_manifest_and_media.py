@@ -9,8 +9,7 @@ import soundfile
 from PIL import Image, ImageDraw
 
 from dmlm.corpus.manifest import Utterance, read_corpus, read_utterances, write_corpus
-from dmlm.corpus.media import read_audio, read_image, read_video
-from dmlm.corpus.synthesis.mouth import write_video
+from dmlm.corpus.media import read_audio, read_image, read_video, write_video
 from dmlm.errors import UserError
 
 GOOD = {"id": "a", "split": "train", "text": "one", "audio": "a.wav", "duration_s": 1.0, "spans": [[0.0, 0.5]]}

@@ -249,7 +249,7 @@ def test_the_command_line_wants_videos_and_fetches_only_when_asked(tmp_path):
     given = {**os.environ, "DMLM_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
 
     def run(*arguments):
-        command = [sys.executable, "-c", "from dmlm.cli import main; main()", "mouths", *arguments]
+        command = [sys.executable, "-c", "from dmlm.cli.main import main; main()", "mouths", *arguments]
         return subprocess.run(command, env=given, capture_output=True, text=True, check=False)
 
     done = run("--to", str(tmp_path))

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmlm import recipes
-from dmlm.corpus.synthesis.page import GAP_PX, MARGIN_PX, draw_page, place
-from dmlm.corpus.synthesis.typeset import typeset
 from dmlm.errors import UserError
-from dmlm.tokens import reading
+from dmlm.ocr import spelling
+from dmlm.synthesis.page import GAP_PX, MARGIN_PX, draw_page, place
+from dmlm.synthesis.typeset import typeset
+from dmlm.tokens.encoder import Reader, Tokenizer
 from dmlm.tokens.quantize import Codebook
-from dmlm.tokens.tokenizer import Reader, Tokenizer
 
 EQUATIONS = ["12 a^{3} + 45 = 8", r"\log(17 k) - 30 = 9 h", r"\frac{12}{7} b + 26 = 41"]
 
@@ -99,14 +99,14 @@ def test_what_cannot_be_drawn_is_a_sentence() -> None:
     ],
 )
 def test_equations_are_spelt_one_way(read: str, spelt: str) -> None:
-    assert reading.equations(read) == spelt
-    assert reading.equations(spelt) == spelt, "normalising twice changes nothing"
+    assert spelling.equations(read) == spelt
+    assert spelling.equations(spelt) == spelt, "normalising twice changes nothing"
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=30))
 def test_normalised_text_holds_plain_characters_only(text: str) -> None:
-    for name, normalise in reading.NORMALISERS.items():
+    for name, normalise in spelling.NORMALISERS.items():
         letters = string.ascii_uppercase if name == "authors/1" else string.ascii_lowercase + "/()^., "
         assert set(normalise(text)) <= set(letters + string.digits + "-+=")
         assert normalise(normalise(text)) == normalise(text)

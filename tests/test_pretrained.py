@@ -15,7 +15,9 @@ from transformers import PreTrainedTokenizerFast as FastTokenizer
 import tokenizers as hf_tokenizers
 from dmlm.errors import UserError
 from dmlm.model import pretrained
-from dmlm.model.backbones import BackboneSpec, build
+from dmlm.model.backbones import build
+from dmlm.model.family import BackboneSpec
+from dmlm.recognition.model_folder import read_description
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -91,9 +93,10 @@ def test_a_grid_starts_from_pretrained_weights(folder, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (trial,) = (home / "runs" / "trials").iterdir()
     model = AutoModelForCausalLM.from_pretrained(trial / "model")
-    spec = json.loads((trial / "model" / "trial.json").read_text())
-    assert spec["backbone"] == {"name": str(folder), "weights": pretrained.digest(str(folder))}
-    text = TextVocabulary.load(trial / "model" / "text.json")
+    description = read_description(trial / "model")
+    assert description.trial["backbone"] == {"name": str(folder), "weights": pretrained.digest(str(folder))}
+    text = TextVocabulary.load_without_units(trial / "model", description.text_size)
+    assert text.digest == TextVocabulary.of_model(folder).digest
     assert model.get_input_embeddings().weight.shape[0] == text.size + 64 + 8
     wer = json.loads(next(trial.glob("evals/clean-*/result.json")).read_text())["wer"]
     assert f"| clean | {100 * wer:.1f} | 16 |" in (trial / "model" / "README.md").read_text()
@@ -119,7 +122,7 @@ def test_what_cannot_be_started_from_is_refused_in_a_sentence(folder, tmp_path):
         pretrained.folder(str(tmp_path))
     (tmp_path / "gelu").mkdir()
     (tmp_path / "gelu" / "config.json").write_text('{"model_type": "mamba", "hidden_act": "gelu"}')
-    with pytest.raises(UserError, match="has activation 'gelu'; Mamba is read here with silu only"):
+    with pytest.raises(UserError, match="has hidden_act 'gelu'; mamba is read here with 'silu' only"):
         pretrained.folder(str(tmp_path / "gelu"))
     with pytest.raises(UserError, match="knows 304 text tokens, the text vocabulary has 900"):
         build(BackboneSpec(str(folder), 900, 1000, 64, 997, 998, 999), 0)

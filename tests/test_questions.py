@@ -10,21 +10,21 @@ import pytest
 import yaml
 from grids import run_grid
 
-from dmlm import places, recipes
+from dmlm import paths, recipes
 from dmlm.corpus.noise import Placement
+from dmlm.plan.cell import Cell
+from dmlm.plan.grid import Grid, read_grid_file
 from dmlm.sequence.template import Template
-from dmlm.sweep.cell import Cell
-from dmlm.sweep.grid import Grid, read_grid_file
 from dmlm.sweep.materials import lacking
 from dmlm.sweep.preview import describe
+from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.shards import TokenSource
-from dmlm.tokens.tokenizer import Tokenizer
 
 LONGEST_S = {"smoke": 5.16, "tiny": 7.84, "paper": 16.84}  # longest clip of each preset of three_equations
 TEXT_TOKENS = {"T": 50 + 1, "O": 71}  # most that its transcripts and its pages have, and <eos>
 PAGE = np.full((200, 450, 3), 255, np.uint8)
-README = places.wing("sweeps") / "README.md"
+README = paths.recipe_folder("sweeps") / "README.md"
 
 
 def shipped() -> list[str]:

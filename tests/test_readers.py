@@ -18,14 +18,15 @@ from small_text_encoders import ocr_easyocr
 from dmlm import recipes
 from dmlm.corpus.condition import CLEAN
 from dmlm.corpus.manifest import Corpus, Utterance
-from dmlm.corpus.synthesis.page import draw_page
-from dmlm.corpus.synthesis.typeset import typeset
 from dmlm.errors import UserError
-from dmlm.tokens import lines, reading, weights
+from dmlm.ocr import lines, spelling
+from dmlm.ocr.lines import Line
+from dmlm.synthesis.page import draw_page
+from dmlm.synthesis.typeset import typeset
+from dmlm.tokens.encoder import Reader
 from dmlm.tokens.encoding import EncoderSpec
-from dmlm.tokens.lines import Line
 from dmlm.tokens.shards import TokenSource
-from dmlm.tokens.tokenizer import Reader
+from dmlm.weights import published
 
 PAGE = (200, 450)
 BOXES = {"12 + 45 = 38": (20, 30), "43 - 25 a = 18": (120, 230)}  # equation: top left corner
@@ -59,7 +60,7 @@ def line(text: str, width: int = 10, confidence: float = 1.0, top: int = 0) -> L
 def test_lines_spelt_one_by_one_give_the_text_of_the_page(texts, normaliser) -> None:
     """As pages were spelt before lines had boxes: joined first, then normalised."""
     settings = lines.Settings(normaliser=normaliser)
-    assert lines.written([line(t) for t in texts], PAGE, settings) == reading.NORMALISERS[normaliser](" ".join(texts))
+    assert lines.written([line(t) for t in texts], PAGE, settings) == spelling.NORMALISERS[normaliser](" ".join(texts))
 
 
 @given(st.lists(st.text(alphabet="aZ09+-=/^() .³é~", max_size=12), max_size=5))
@@ -127,7 +128,7 @@ def test_lines_of_rare_words_are_kept(tmp_path) -> None:
     for keep in range(1, 6):
         settings = lines.Settings(keep=keep, frequencies=table, normaliser="words/1")
         best = sorted(texts, key=rank.__getitem__)[:keep]
-        expected = " ".join(reading.words(text) for text in texts if text in best)
+        expected = " ".join(spelling.words(text) for text in texts if text in best)
         assert lines.written([line(text, 10 * n) for n, text in enumerate(texts)], PAGE, settings) == expected
 
 
@@ -169,7 +170,7 @@ def test_nothing_of_the_reference_reaches_a_reader(settings, tmp_path, monkeypat
         fields = {"id": "u", "split": "test", "text": text, "audio": "none.flac", "duration_s": 1.0, "ocr": ocr}
         card = {"name": "pictures", "digest": f"{number}" * 64}
         corpus = Corpus(tmp_path, (Utterance(**fields, image="page.png"),), card)
-        source = TokenSource(corpus, "ocr_rapidocr", settings, CLEAN, run=lambda f, jobs, _: map(f, jobs))
+        source = TokenSource(corpus, "ocr_rapidocr", settings, CLEAN, run=map)
         read.append(source.load("test", CLEAN).tokens["u"])
     assert len(set(read)) == 1
     assert "43 - 25 a = 18" in read[0], "the larger box, and the one with a word"
@@ -190,7 +191,7 @@ def test_lines_have_the_boxes_of_their_ink(recipe, settings, slack_px) -> None:
         pytest.skip(str(missing))
     page, boxes = page_at_known_places()
     found = engine.lines_of(page)
-    assert [reading.equations(one.text) for one in found] == list(BOXES)
+    assert [spelling.equations(one.text) for one in found] == list(BOXES)
     for one, box in zip(found, boxes, strict=True):
         assert np.abs(np.subtract(one.box, box)).max() <= slack_px, (one.box, box)
         assert 0 < one.confidence <= 1
@@ -214,7 +215,7 @@ def test_lines_of_tesseract_hold_what_it_says_of_the_page() -> None:
         page = np.repeat(grey[..., None], 3, axis=2)
         large = cv2.resize(page, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
         plain = pytesseract.image_to_string(large, lang="eng", config="--psm 11")
-        assert tesseract.read([page]) == [reading.equations(plain)]
+        assert tesseract.read([page]) == [spelling.equations(plain)]
 
 
 # EasyOCR
@@ -245,7 +246,7 @@ def test_easyocr_gives_the_lines_of_its_own_package(easy, tmp_path, monkeypatch)
     from easyocr.config import detection_models, recognition_models
     from easyocr.utils import calculate_md5
 
-    folder, before = weights.folder("ocr_easyocr"), list(sys.path)
+    folder, before = published.folder("ocr_easyocr"), list(sys.path)
     monkeypatch.setitem(detection_models["craft"], "md5sum", calculate_md5(folder / "craft_mlt_25k.pth"))
     monkeypatch.setitem(recognition_models["gen2"]["english_g2"], "md5sum", calculate_md5(folder / "english_g2.pth"))
     state = torch.get_rng_state()
@@ -340,7 +341,7 @@ def test_what_easyocr_lacks_is_a_sentence(tmp_path, monkeypatch) -> None:
     with pytest.raises(UserError, match=r"its weights \(91 MB\) are not here; run: dmlm fetch ocr_easyocr"):
         easyocr.require()
     for file in easyocr.card.files:
-        archive = weights.folder("ocr_easyocr") / file.name
+        archive = published.folder("ocr_easyocr") / file.name
         archive.parent.mkdir(parents=True, exist_ok=True)
         archive.write_bytes(b"")
     with pytest.raises(UserError, match="dmlm fetch ocr_easyocr"):

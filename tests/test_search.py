@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from dmlm.cli import grid
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
-from dmlm.sweep import commands
-from dmlm.sweep.cell import CorpusChoice
-from dmlm.sweep.grid import Grid, read_grid_file
+from dmlm.plan.cell import CorpusChoice
+from dmlm.plan.grid import Grid, read_grid_file
 from dmlm.sweep.materials import corpus_folder, open_corpus
-from dmlm.sweep.search import Hunt, Point, Proposals, dev_wer, explore
+from dmlm.sweep.search import Hunt, Proposals, SearchPoint, dev_wer, explore
 from dmlm.sweep.trial import Evaluation, Trial
 
 pytest.importorskip("optuna")
@@ -81,7 +81,7 @@ def explored(grid: Grid, objective=bowl, store: dict | None = None, most: int | 
                     raise Killed
                 fresh.append(key)
                 store[key] = objective(cell)
-        return [Point(values, "", store[cell.model_dump_json()]) for cell, values in asked]
+        return [SearchPoint(values, "", store[cell.model_dump_json()]) for cell, values in asked]
 
     explore(hunts, read, lambda: None)
     return hunts
@@ -119,7 +119,7 @@ def test_all_points_lie_in_the_space_and_the_answers_decide_what_comes_next(tmp_
     assert bowl_at(hunt.best) < min(map(bowl_at, hunt.points[:4]))
 
 
-def bowl_at(point: Point) -> float:
+def bowl_at(point: SearchPoint) -> float:
     assert point.wer is not None
     return point.wer
 
@@ -257,7 +257,7 @@ def test_without_optuna_the_message_says_how_to_get_it(tmp_path, monkeypatch):
 def test_a_dry_run_says_how_many_models_a_search_trains(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DMLM_HOME", str(tmp_path))
     grid_of(tmp_path, TPE + "axes: {template: [A -> T, A+L -> T]}")
-    commands.run(grid=str(tmp_path / "mine.yaml"), dry_run=True)
+    grid.run(grid=str(tmp_path / "mine.yaml"), dry_run=True)
     assert "search: before that, 12 + 12 models of other train.lambdas.A, train.lambdas.L" in capsys.readouterr().out
     assert not (tmp_path / "corpora").exists()
 
@@ -277,7 +277,7 @@ def test_the_shipped_searches_begin_where_the_fixed_grids_are():
 
 def test_the_dev_wer_pools_counts_and_waits_for_all_levels(tmp_path):
     cell = grid_of(tmp_path, TPE, "split=val").cells[0]
-    evaluations = (Evaluation(CLEAN), Evaluation(Condition((0.0,), bank_digest="b")))
+    evaluations = (Evaluation(CLEAN), Evaluation(Condition(0.0, bank_digest="b")))
     trial = Trial(cell, {}, tmp_path / "trial", evaluations)
     trial.folder.mkdir()
     (trial.folder / "result.json").write_text('{"parameters": 1, "steps": 1, "train_s": 1.0}')
@@ -285,8 +285,8 @@ def test_the_dev_wer_pools_counts_and_waits_for_all_levels(tmp_path):
         assert dev_wer(trial) is None
         counts = {"substitutions": 3, "deletions": 1, "insertions": 1, "reference_words": words, "utterances": 8}
         counts |= {"wer": 5 / words, "decode_s": 1.0}
-        trial.scores(evaluation).mkdir(parents=True)
-        (trial.scores(evaluation) / "result.json").write_text(json.dumps(counts))
+        trial.folder_of(evaluation).path.mkdir(parents=True)
+        (trial.folder_of(evaluation).path / "result.json").write_text(json.dumps(counts))
     assert dev_wer(trial) == 10 / 40
 
 

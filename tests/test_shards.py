@@ -10,14 +10,14 @@ import soundfile
 from dmlm.corpus.condition import CLEAN
 from dmlm.corpus.manifest import Corpus, read_corpus
 from dmlm.errors import UserError
-from dmlm.sweep.grid import read_grid_file
+from dmlm.plan.grid import read_grid_file
 from dmlm.sweep.materials import prepare, without
 from dmlm.tokens import encoding
 from dmlm.tokens.shards import TokenSource
 
 LENGTH = """
 import numpy as np
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Tokenizer
 
 class Length(Tokenizer):
     modality, media, vocab_size, rate_hz = "L", "lips", 1000, 25.0
@@ -37,7 +37,7 @@ def corpus(finished, home, tmp_path, monkeypatch) -> Corpus:
     return read_corpus(tmp_path / "home" / "corpora" / folder.name)
 
 
-def in_this_process(function, jobs, count=None):
+def in_this_process(function, jobs):
     return map(function, jobs)
 
 
@@ -95,7 +95,7 @@ def test_one_failing_tokenizer_costs_only_the_cells_that_need_it(corpus, tmp_pat
 
 PROMISES = """
 import numpy as np
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Tokenizer
 
 class Broken(Tokenizer):
     modality, media, vocab_size, rate_hz = "L", "lips", 1000, 25.0

@@ -10,22 +10,24 @@ import pytest
 import torch
 from grids import ONE, Direct
 
+from dmlm.engines import lease
+from dmlm.engines.base import LostWorker
+from dmlm.engines.local import Local
 from dmlm.errors import UserError
-from dmlm.run import train as training
-from dmlm.sweep import execute, lease, run, tasks
-from dmlm.sweep.engines import Inline, LostWorker
-from dmlm.sweep.failures import history, record
-from dmlm.sweep.grid import read_grid_file
+from dmlm.plan.grid import read_grid_file
+from dmlm.results.failures import read_failures, record_failure
+from dmlm.sweep import schedule, tasks, train_trial
 from dmlm.sweep.materials import prepare
-from dmlm.sweep.run import TimeUp, complaint, run_trials
+from dmlm.sweep.schedule import TimeUp, missing_cells, run_trials
 from dmlm.sweep.trial import trial_of
+from dmlm.training.objectives import next_token
 
 
 @pytest.fixture
 def sweep(finished, home, monkeypatch):
     """Run some cells of the smoke grid afresh, here, and hand back what happened."""
     monkeypatch.setenv("DMLM_HOME", str(home))
-    monkeypatch.setattr(run, "LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(schedule, "LOOK_AGAIN_S", 0.0)
     tasks._kept.clear()
 
     class Swept:
@@ -67,28 +69,28 @@ def test_r19_one_failing_cell_never_stops_the_others(sweep, monkeypatch):
     assert name == swept.trials[1].id
     assert (failure.kind, failure.again) == ("error", False)
     assert any("a bug" in line for line in swept.said)
-    (line,) = complaint(swept.trials, failures)
+    (line,) = missing_cells(swept.trials, failures)
     assert line.startswith("OPT A seed 1: a bug (see ")
-    assert "ValueError" in history(swept.trials[1].folder)[-1].trace
+    assert "ValueError" in read_failures(swept.trials[1].folder)[-1].trace
     monkeypatch.undo()
 
 
 def test_r19_no_success_of_the_same_model_hides_why_an_evaluation_failed(sweep, monkeypatch):
-    monkeypatch.setattr(run, "TOGETHER", 1)
+    monkeypatch.setattr(schedule, "EVALUATIONS_PER_TASK", 1)
     swept = sweep("snr_db.test=[clean, 0]")
     monkeypatch.setattr(tasks, "evaluate", broken("('clean-", ValueError("a bug"))(tasks.evaluate))
     failures = swept.go()
     assert [name for name, _ in swept.engine.done] == ["train", "evaluate", "evaluate"]
     (trial,) = swept.trials
     assert [evaluation.condition.clean for evaluation in trial.pending] == [True]
-    (line,) = complaint(swept.trials, failures)
+    (line,) = missing_cells(swept.trials, failures)
     assert line.startswith("OPT A: a bug (see ")
     assert {failure.kind for failure in failures.values()} == {"error"}
 
 
 def test_r2_a_worker_that_is_killed_while_it_is_idle_is_replaced():
     own_number = ["__import__('os').getpid()"]  # no function of this file: what it imports takes a worker long
-    with Inline([""]) as engine:
+    with Local([""]) as engine:
         (idle,) = engine.map(eval, own_number)
         (pool,) = engine._pools[""]
         os.kill(idle, signal.SIGKILL)
@@ -104,12 +106,12 @@ def test_r2_r8_a_lost_worker_is_replaced_but_not_for_ever(sweep, monkeypatch):
     monkeypatch.setattr(tasks, "train", broken("opt-nano", LostWorker("killed"), times=3)(real))
     assert not swept.go()
     assert [name for name, _ in swept.engine.done] == [*["train"] * 4, "evaluate"]
-    assert [(f.kind, f.again) for f in history(swept.trials[0].folder)] == [("lost_worker", True)] * 3
+    assert [(f.kind, f.again) for f in read_failures(swept.trials[0].folder)] == [("lost_worker", True)] * 3
 
     swept = sweep()
     monkeypatch.setattr(tasks, "train", broken("opt-nano", LostWorker("killed"))(real))
     assert [failure.kind for failure in swept.go().values()] == ["lost_worker"]
-    assert [f.again for f in history(swept.trials[0].folder)] == [True, True, True, False]
+    assert [f.again for f in read_failures(swept.trials[0].folder)] == [True, True, True, False]
 
 
 def test_out_of_memory_is_tried_once_in_halves_and_trains_the_same_model(sweep, monkeypatch):
@@ -117,7 +119,7 @@ def test_out_of_memory_is_tried_once_in_halves_and_trains_the_same_model(sweep, 
     assert not whole.go()
     losses = [json.loads(line)["loss"] for line in (whole.trials[0].folder / "train.jsonl").read_text().splitlines()]
 
-    real, most = training.modality_loss, []
+    real, most = next_token.modality_loss, []
 
     def limited(model, ids, *rest):
         most.append(len(ids))
@@ -125,17 +127,17 @@ def test_out_of_memory_is_tried_once_in_halves_and_trains_the_same_model(sweep, 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, ids, *rest)
 
-    monkeypatch.setattr(training, "modality_loss", limited)
+    monkeypatch.setattr(next_token, "modality_loss", limited)
     swept = sweep("train.dropout=0.0")
     assert not swept.go()
     (trial,) = swept.trials
-    (entry,) = history(trial.folder)
+    (entry,) = read_failures(trial.folder)
     assert (entry.kind, entry.again) == ("out_of_memory", True)
     assert json.loads((trial.folder / "result.json").read_text())["execution"]["micro_tokens"] == most[0] // 2
     again = [json.loads(line)["loss"] for line in (trial.folder / "train.jsonl").read_text().splitlines()]
     assert again == pytest.approx(losses, rel=1e-4)
 
-    monkeypatch.setattr(training, "modality_loss", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
+    monkeypatch.setattr(next_token, "modality_loss", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError()))
     swept = sweep("train.dropout=0.0")
     (failure,) = swept.go().values()
     assert failure.kind == "out_of_memory"
@@ -169,7 +171,7 @@ def test_what_another_process_works_on_is_waited_for(sweep, monkeypatch):
     assert not swept.go()
     assert len(tries) == 3
     assert trial.trained
-    assert not history(trial.folder)
+    assert not read_failures(trial.folder)
     assert sum("waiting for it" in line for line in swept.said) == 1
 
 
@@ -185,11 +187,11 @@ def test_a_training_whose_lease_was_taken_over_writes_no_more(sweep, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(lease, "BEAT_S", 0.0)
         if instant == "in the middle":
-            objective = training.modality_loss
-            patch.setattr(training, "modality_loss", lambda *rest: (take_over(trial), objective(*rest))[1])
+            objective = next_token.modality_loss
+            patch.setattr(next_token, "modality_loss", lambda *rest: (take_over(trial), objective(*rest))[1])
         else:
-            fit = execute.train
-            patch.setattr(execute, "train", lambda *rest, **more: (fit(*rest, **more), take_over(trial))[0])
+            fit = train_trial.train
+            patch.setattr(train_trial, "train", lambda *rest, **more: (fit(*rest, **more), take_over(trial))[0])
 
         def train(job):
             calls.append(job)
@@ -204,7 +206,7 @@ def test_a_training_whose_lease_was_taken_over_writes_no_more(sweep, monkeypatch
         assert not swept.go()
     assert len(calls) == 2
     assert trial.trained
-    assert not history(trial.folder)
+    assert not read_failures(trial.folder)
     assert any("taken over by process 1 on elsewhere" in line for line in swept.said)
 
 
@@ -212,8 +214,8 @@ def test_what_another_process_evaluates_is_left_to_it_and_what_it_has_evaluated_
     swept = sweep("snr_db.test=[clean, 0]")
     assert not swept.go()
     (trial,) = swept.trials
-    clean, noisy = (trial.scores(evaluation) for evaluation in trial.evaluations)
-    job = tasks.job(trial, "A -> T", (clean.name, noisy.name), 30.0)
+    clean, noisy = (trial.folder_of(evaluation).path for evaluation in trial.evaluations)
+    job = tasks.task_of(trial, "A -> T", (clean.name, noisy.name), 30.0)
     for folder in (clean, noisy):
         shutil.rmtree(folder)
     with lease.Leases().hold(trial.folder / f"{noisy.name}.lease"), pytest.raises(lease.Busy):
@@ -252,16 +254,16 @@ def test_a_result_is_on_the_disk_after_the_model_it_speaks_of(sweep, monkeypatch
 
 
 def test_a_line_that_a_kill_has_torn_takes_no_other_with_it(tmp_path):
-    record(tmp_path, "user_error", "größer", "", again=True)
+    record_failure(tmp_path, "user_error", "größer", "", again=True)
     whole = (tmp_path / "failures.jsonl").read_bytes()
     for end in range(1, len(whole)):
         (tmp_path / "failures.jsonl").write_bytes(whole + whole[:end])
-        assert [failure.message for failure in history(tmp_path)] == ["größer"]
-    record(tmp_path, "user_error", "next", "", again=False)
-    assert [failure.message for failure in history(tmp_path)] == ["größer", "next"]
+        assert [failure.message for failure in read_failures(tmp_path)] == ["größer"]
+    record_failure(tmp_path, "user_error", "next", "", again=False)
+    assert [failure.message for failure in read_failures(tmp_path)] == ["größer", "next"]
     (tmp_path / "failures.jsonl").write_bytes(b"{\n" + whole)
     with pytest.raises(UserError, match="line 1 is damaged"):
-        history(tmp_path)
+        read_failures(tmp_path)
 
 
 def test_a_result_that_is_seen_late_is_waited_for_and_one_that_never_comes_is_a_failure(sweep, monkeypatch):
@@ -311,7 +313,7 @@ def test_r17_cells_that_differ_in_their_evaluations_alone_are_trained_once_and_a
         monkeypatch.setattr(tasks, "evaluate", broken(f'"max_new_tokens":{length}', error)(tasks.evaluate))
     failures = swept.go()
     assert {failure.kind for failure in failures.values()} == {"user_error", "error"}
-    one, other = complaint(swept.trials, failures)
+    one, other = missing_cells(swept.trials, failures)
     assert one.endswith(": a mistake")
     assert ": a bug (see " in other
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmlm.corpus.media import SAMPLE_RATE_HZ, read_audio, read_video
-from dmlm.corpus.noise import NoiseBank, generator
-from dmlm.corpus.synthesis import bank, speech
-from dmlm.corpus.synthesis.mouth import MouthStyle, render, write_video
-from dmlm.corpus.synthesis.viseme import PARAMETERS, VISEMES, movement, visemes_of
+from dmlm.corpus.media import SAMPLE_RATE_HZ, read_audio, read_video, write_video
+from dmlm.corpus.noise import NoiseBank
 from dmlm.errors import UserError
+from dmlm.seeding import generator
+from dmlm.synthesis import bank, speech
+from dmlm.synthesis.mouth import MouthStyle, render
+from dmlm.synthesis.viseme import PARAMETERS, VISEMES, movement, visemes_of
 
 SENTENCE = "16 minus 17 over 35 a to the power of 3 equals log of 15 m"
 STILL = MouthStyle(jitter=0.0, effort_least=1.0, sway_px=0.0, light_drift=0.0, noise=0.0)
@@ -77,7 +78,7 @@ def test_a_data_path_over_160_bytes_works_and_fresh_processes_agree(tmp_path):
     code = (
         "import sys, hashlib, espeakng_loader\n"
         "if sys.argv[1]: espeakng_loader.get_data_path = lambda: sys.argv[1]\n"
-        "from dmlm.corpus.synthesis.speech import SPEAKERS, engine\n"
+        "from dmlm.synthesis.speech import SPEAKERS, engine\n"
         "breathy = next(s for s in SPEAKERS if s.name == 'f5')\n"
         "samples = [engine().say('17 over 35', s).samples.tobytes() for s in (breathy, SPEAKERS[0])]\n"
         "print(hashlib.sha256(b''.join(samples)).hexdigest())\n"

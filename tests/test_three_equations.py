@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from dmlm import recipes
 from dmlm.corpus.manifest import Corpus, read_corpus
 from dmlm.corpus.media import SAMPLE_RATE_HZ, read_audio, read_image, read_video
-from dmlm.corpus.synthesis import blocks
-from dmlm.corpus.synthesis.page import FONT_PX
-from dmlm.corpus.synthesis.typeset import typeset
+from dmlm.synthesis import blocks
+from dmlm.synthesis.page import FONT_PX
+from dmlm.synthesis.typeset import typeset
 
 recipe = recipes.load("datasets", "three_equations")
 PAPER = recipe.PRESETS["paper"]

@@ -7,12 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from dmlm import recipes
-from dmlm.cli import app, names
+from dmlm.cli.main import app, names
 from dmlm.errors import UserError
-from dmlm.places import PACKAGE
+from dmlm.paths import PACKAGE
+from dmlm.tokens.encoder import Encoder, Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import learn_codebook
-from dmlm.tokens.tokenizer import Encoder, Tokenizer
 
 PAGE = (PACKAGE.parent / "docs" / "tokenizers.md").read_text("utf-8")
 

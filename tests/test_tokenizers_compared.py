@@ -5,10 +5,10 @@ import json
 import pytest
 from fake_grid import rows, write_grid
 
-from dmlm import recipes
-from dmlm.sweep.drawing import legend, panels, style_of
-from dmlm.sweep.measures import arms, baseline_of, compared
-from dmlm.sweep.store import read_grid
+from dmlm.results.drawing import legend, panels, style_of
+from dmlm.results.figures import make_figures
+from dmlm.results.grid import read_grid
+from dmlm.results.measures import baseline_of, compared, systems
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def filtered(tmp_path):
 
 
 def test_the_benefit_of_filtered_text_is_checked_where_both_are(filtered):
-    recipes.load("analysis", "make_figures").make(filtered)
+    make_figures(read_grid(filtered))
     checks = {row["trend"][:1]: row for row in rows(filtered / "figures" / "trend_checks.csv")}
     assert checks["6"]["verdict"] == "holds"
     assert (
@@ -54,12 +54,12 @@ def test_the_benefit_of_filtered_text_is_checked_where_both_are(filtered):
 
 def test_a_benefit_is_over_the_baseline_of_the_same_tokenizer(filtered):
     results = read_grid(filtered)
-    for arm in compared(results):
-        assert baseline_of(results, arm).variant == "audio_mfcc", "not the first, audio_ssl_kmeans"
+    for system in compared(results):
+        assert baseline_of(results, system).variant == "audio_mfcc", "not the first, audio_ssl_kmeans"
 
 
 def test_a_finding_names_the_baseline_where_there_are_several(filtered):
-    recipes.load("analysis", "make_figures").make(filtered)
+    make_figures(read_grid(filtered))
     said = (filtered / "figures" / "findings.md").read_text()
     assert "A (audio_mfcc) (baseline): WER" in said
     assert "A (audio_ssl_kmeans): WER" in said
@@ -69,8 +69,8 @@ def test_a_finding_names_the_baseline_where_there_are_several(filtered):
 def test_a_legend_lies_within_its_figure(filtered):
     results = read_grid(filtered)
     figure, columns = panels(["one"])
-    for arm in arms(results):
-        columns[0][0].plot([0, 1], [0, 1], label=arm.name, **style_of(results, arm))
+    for system in systems(results):
+        columns[0][0].plot([0, 1], [0, 1], label=system.name, **style_of(results, system))
     legend(figure, columns)
     figure.draw_without_rendering()
     box = figure.legends[0].get_window_extent()

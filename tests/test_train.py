@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training_here import train_here
 
 from dmlm.errors import UserError
-from dmlm.model.backbones import BackboneSpec, build
-from dmlm.run import checkpoint
-from dmlm.run.settings import Execution, TrainSettings
-from dmlm.run.train import Interrupted, learning_rate, train
+from dmlm.model.backbones import build
+from dmlm.model.family import BackboneSpec
 from dmlm.sequence.template import Template, pack
 from dmlm.tokens.vocabulary import Vocabulary
+from dmlm.training import checkpoint
+from dmlm.training.loop import Interrupted, learning_rate
+from dmlm.training.settings import Execution, TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = Vocabulary(256, {"A": 12})
@@ -40,9 +42,7 @@ def model(name="opt-nano", dropout=0.1):
 
 
 def fit(net, folder, settings=SETTINGS, **more):
-    return train(
-        net, [corpus(0), corpus(1)], settings, 0, folder, VOCABULARY.special("<pad>"), torch.device("cpu"), **more
-    )
+    return train_here(net, [corpus(0), corpus(1)], settings, folder, VOCABULARY.special("<pad>"), **more)
 
 
 def weights(net):
@@ -135,7 +135,7 @@ import json, sys
 from pathlib import Path
 import torch
 from tests.test_train import SETTINGS, fit, model, weights
-from dmlm.run.peers import Peers
+from dmlm.training.peers import Peers
 losses = []
 net = model(sys.argv[2], dropout=0.0)
 fit(net, Path(sys.argv[1]), SETTINGS.model_copy(update={"batch_size": 7}), on_step=lambda step, loss: losses.append(loss))
@@ -151,7 +151,7 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path):
     outcomes = []
     for number, launch in enumerate(([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
         command = [sys.executable, *launch, str(program), str(tmp_path / str(number)), "opt-nano"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         outcomes.append(json.loads(done.stdout))

@@ -11,11 +11,11 @@ import pytest
 from fake_grid import rows, sentences, write_grid
 
 from dmlm import recipes
+from dmlm.results.exhibit import Exhibit
+from dmlm.results.grid import read_grid
+from dmlm.results.tables import percent
 from dmlm.score.intervals import wer_difference
 from dmlm.score.wer import Counts
-from dmlm.sweep.exhibit import Exhibit
-from dmlm.sweep.store import read_grid
-from dmlm.sweep.tables import percent
 
 Lost = int | Callable[[str], int]  # words of a sentence that are not recognised; every sentence has eight at least
 ITEMS = 15  # odd, so that sentences in two groups never balance
@@ -207,11 +207,11 @@ def test_the_report_and_the_file_show_each_trend_beside_its_verdict(tmp_path, li
 # ---- findings
 
 
-def findings(folder: Path, arm: str = "A+L") -> list[str]:
-    """The clauses of the sentence about one arm."""
+def findings(folder: Path, system: str = "A+L") -> list[str]:
+    """The clauses of the sentence about one system."""
     notes = recipes.load("analysis", "findings").draw(read_grid(folder), folder / "figures").notes
-    (note,) = [note for note in notes if note.startswith(f"opt-tiny, {arm}: ")]
-    return note.removeprefix(f"opt-tiny, {arm}: ").removesuffix(".").split("; ")
+    (note,) = [note for note in notes if note.startswith(f"opt-tiny, {system}: ")]
+    return note.removeprefix(f"opt-tiny, {system}: ").removesuffix(".").split("; ")
 
 
 def test_a_gain_and_its_mirror_have_the_same_numbers_and_the_other_verb(tmp_path):

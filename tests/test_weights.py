@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
-from dmlm import doctor, recipes
-from dmlm.cli import app
+from dmlm import recipes
+from dmlm.cli import doctor
+from dmlm.cli.main import app
 from dmlm.errors import UserError
-from dmlm.tokens import weights
-from dmlm.tokens.network import open_model
-from dmlm.tokens.weights import Card, File
+from dmlm.weights import published
+from dmlm.weights.frozen import open_model
+from dmlm.weights.published import Card, File
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -72,7 +73,7 @@ def card(url: str, sha256: str | None = DIGEST) -> Card:
 
 def test_a_download_is_verified_and_not_done_twice(server) -> None:
     for _ in range(2):
-        (path,) = weights.fetch(card(server.url + "/whole"), "audio_x")
+        (path,) = published.fetch(card(server.url + "/whole"), "audio_x")
         assert path.read_bytes() == CONTENT
     assert server.asked == ["/whole"]
 
@@ -80,9 +81,9 @@ def test_a_download_is_verified_and_not_done_twice(server) -> None:
 def test_a_broken_download_goes_on_where_it_stopped(server) -> None:
     broken = card(server.url + "/broken")
     with pytest.raises(UserError, match=r"broke after 1,000,000 of 3,000,000 bytes; run the same command again"):
-        weights.fetch(broken, "audio_x")
-    assert weights.present(broken, "audio_x") is None
-    (path,) = weights.fetch(broken, "audio_x")
+        published.fetch(broken, "audio_x")
+    assert published.present(broken, "audio_x") is None
+    (path,) = published.fetch(broken, "audio_x")
     assert path.read_bytes() == CONTENT
     assert server.asked == ["/broken", "/broken bytes=1000000-"]
 
@@ -91,10 +92,10 @@ def test_a_download_of_another_file_does_not_count_as_present(server) -> None:
     other = card(server.url + "/whole", "0" * 64)
     for _ in range(2):
         with pytest.raises(UserError, match=r"/whole is not the published file .* run the same command again"):
-            weights.fetch(other, "audio_x")
-        assert weights.present(other, "audio_x") is None
+            published.fetch(other, "audio_x")
+        assert published.present(other, "audio_x") is None
     assert server.asked == ["/whole", "/whole"]
-    assert weights.fetch(card(server.url + "/whole"), "audio_x")
+    assert published.fetch(card(server.url + "/whole"), "audio_x")
 
 
 @pytest.fixture
@@ -137,20 +138,20 @@ LONGER = b"x" * 5000
 )
 def test_what_does_not_go_on_is_begun_anew(answering, had, ranged) -> None:
     answering.answers = [answer("200 OK", SMALL, LENGTH), ranged]
-    part = weights.folder("audio_x") / "net.bin.part"
+    part = published.folder("audio_x") / "net.bin.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(had)
-    (path,) = weights.fetch(card(answering.url, None), "audio_x")
+    (path,) = published.fetch(card(answering.url, None), "audio_x")
     assert path.read_bytes() == SMALL
 
 
 def test_what_came_whole_is_not_asked_for_again(answering) -> None:
     end = answer("416 Range Not Satisfiable", b"", "Content-Length: 0", "Content-Range: bytes */3000")
     answering.answers = [b"", end]
-    part = weights.folder("audio_x") / "net.bin.part"
+    part = published.folder("audio_x") / "net.bin.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(SMALL)
-    (path,) = weights.fetch(card(answering.url, None), "audio_x")
+    (path,) = published.fetch(card(answering.url, None), "audio_x")
     assert path.read_bytes() == SMALL
 
 
@@ -171,36 +172,36 @@ def test_what_came_whole_is_not_asked_for_again(answering) -> None:
 def test_what_is_no_file_is_neither_kept_nor_taken_down(answering, sent, complaint) -> None:
     answering.answers = [sent, sent]
     with pytest.raises(UserError, match=complaint):
-        weights.fetch(card(answering.url, None), "audio_x")
-    assert [path for path in weights.folder("audio_x").iterdir() if path.name != "net.bin.part"] == []
+        published.fetch(card(answering.url, None), "audio_x")
+    assert [path for path in published.folder("audio_x").iterdir() if path.name != "net.bin.part"] == []
 
 
 def test_a_file_without_published_digest_is_held_to_its_first(server, capsys) -> None:
-    (path,) = weights.fetch(card(server.url + "/whole", None), "audio_x")
+    (path,) = published.fetch(card(server.url + "/whole", None), "audio_x")
     assert DIGEST in capsys.readouterr().out
     path.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(UserError, match=r"is not the published file .*net\.bin\.sha256 says"):
-        weights.fetch(card(server.url + "/whole", None), "audio_x")
+        published.fetch(card(server.url + "/whole", None), "audio_x")
     assert path.with_name("net.bin.refused").read_bytes() == CONTENT[:-1] + b"x"
-    assert weights.fetch(card(server.url + "/whole", None), "audio_x") == [path]
+    assert published.fetch(card(server.url + "/whole", None), "audio_x") == [path]
     assert path.read_bytes() == CONTENT
 
 
 def test_a_file_that_moved_is_a_sentence(server) -> None:
     with pytest.raises(UserError, match="answered 404"):
-        weights.fetch(card(server.url + "/gone"), "audio_x")
+        published.fetch(card(server.url + "/gone"), "audio_x")
 
 
 def test_nobody_there_is_a_sentence() -> None:
     with pytest.raises(UserError, match="cannot be read"):
-        weights.fetch(card("http://127.0.0.1:9/net.bin"), "audio_x")
+        published.fetch(card("http://127.0.0.1:9/net.bin"), "audio_x")
 
 
 def test_offline_means_offline(server, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for wanted in (card(server.url + "/whole"), Card(source="", licence="", hub="facebook/hubert-base-ls960")):
         with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-            weights.fetch(wanted, "audio_x")
+            published.fetch(wanted, "audio_x")
     assert server.asked == []
 
 
@@ -208,22 +209,22 @@ def test_files_can_be_given(tmp_path) -> None:
     (tmp_path / "net.bin").write_bytes(CONTENT)
     by_hand = Card(source="", licence="", files=(File("net.bin", DIGEST),), by_hand="accept the licence first.")
     with pytest.raises(UserError, match=r"cannot be downloaded unasked; accept the licence first"):
-        weights.fetch(by_hand, "lips_x")
-    (path,) = weights.fetch(by_hand, "lips_x", tmp_path)
+        published.fetch(by_hand, "lips_x")
+    (path,) = published.fetch(by_hand, "lips_x", tmp_path)
     assert path.read_bytes() == CONTENT
-    assert weights.present(by_hand, "lips_x") == [path]
+    assert published.present(by_hand, "lips_x") == [path]
 
 
 def test_a_given_file_that_is_refused_replaces_nothing(tmp_path) -> None:
     by_hand = Card(source="", licence="", files=(File("net.bin", DIGEST),), by_hand="")
     (tmp_path / "net.bin").write_bytes(b"another")
     with pytest.raises(UserError, match=r"net.bin is not the published file .* nothing was changed"):
-        weights.fetch(by_hand, "lips_x", tmp_path)
-    assert weights.present(by_hand, "lips_x") is None
+        published.fetch(by_hand, "lips_x", tmp_path)
+    assert published.present(by_hand, "lips_x") is None
     (tmp_path / "good.bin").write_bytes(CONTENT)
-    (path,) = weights.fetch(by_hand, "lips_x", tmp_path / "good.bin")
+    (path,) = published.fetch(by_hand, "lips_x", tmp_path / "good.bin")
     with pytest.raises(UserError, match="is not the published file"):
-        weights.fetch(by_hand, "lips_x", tmp_path)
+        published.fetch(by_hand, "lips_x", tmp_path)
     assert path.read_bytes() == CONTENT
     assert [kept.name for kept in path.parent.iterdir()] == ["net.bin"]
 
@@ -232,23 +233,23 @@ def test_one_file_is_not_taken_for_several(tmp_path) -> None:
     (tmp_path / "net.bin").write_bytes(CONTENT)
     two = Card(source="", licence="", files=(File("net.bin", DIGEST), File("codes.npy")))
     with pytest.raises(UserError, match=r"--from takes the folder that holds net\.bin"):
-        weights.fetch(two, "lips_x", tmp_path / "net.bin")
-    assert not weights.folder("lips_x").exists()
+        published.fetch(two, "lips_x", tmp_path / "net.bin")
+    assert not published.folder("lips_x").exists()
     with pytest.raises(UserError, match="--from is not for a model of the Hub"):
-        weights.fetch(Card(source="", licence="", hub="owner/name"), "lips_x", tmp_path)
+        published.fetch(Card(source="", licence="", hub="owner/name"), "lips_x", tmp_path)
 
 
 def test_a_digest_follows_the_file(home) -> None:
     path = home / "file"
     path.parent.mkdir()
     path.write_bytes(b"one")
-    assert weights.file_digest(path) == hashlib.sha256(b"one").hexdigest()
+    assert published.file_digest(path) == hashlib.sha256(b"one").hexdigest()
     path.write_bytes(b"other")
-    assert weights.file_digest(path) == hashlib.sha256(b"other").hexdigest()
+    assert published.file_digest(path) == hashlib.sha256(b"other").hexdigest()
     times = path.stat()
     path.write_bytes(b"newer")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert weights.file_digest(path) == hashlib.sha256(b"newer").hexdigest()
+    assert published.file_digest(path) == hashlib.sha256(b"newer").hexdigest()
 
 
 @pytest.mark.parametrize("damaged", ['{"cut', "[1]", "7", "[]"])
@@ -256,12 +257,12 @@ def test_digests_that_were_remembered_are_found_again(home, damaged) -> None:
     book = home / "weights" / "digests.json"
     book.parent.mkdir(parents=True)
     book.write_text(damaged)
-    assert weights.file_digest(book) == hashlib.sha256(damaged.encode()).hexdigest()
+    assert published.file_digest(book) == hashlib.sha256(damaged.encode()).hexdigest()
 
 
 def test_what_is_no_hub_id_is_a_sentence() -> None:
     with pytest.raises(UserError, match="not a Hub id"):
-        weights.hub_folder("no/such/folder")
+        published.hub_folder("no/such/folder")
 
 
 def test_centroids_are_a_matrix_of_numbers(tmp_path) -> None:
@@ -270,26 +271,26 @@ def test_centroids_are_a_matrix_of_numbers(tmp_path) -> None:
     for wrong in (np.ones(3), np.full((2, 2), np.nan), np.array([[1, 2]]), np.array([{}, {}]), nothing, large):
         np.save(path, wrong, allow_pickle=True)
         with pytest.raises(UserError):
-            weights.load_centroids(path)
+            published.load_centroids(path)
     with path.open("wb") as file:
         np.savez(file, np.eye(2))
     with pytest.raises(UserError, match="cannot be read"):
-        weights.load_centroids(path)
+        published.load_centroids(path)
     for rows in (10**10, 10**30):
         with path.open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": (rows, 1280)}
             np.lib.format.write_array_header_1_0(file, header)
         with pytest.raises(UserError, match="cannot be read"):
-            weights.load_centroids(path)
+            published.load_centroids(path)
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(UserError, match="cannot be read"):
-        weights.load_centroids(path)
+        published.load_centroids(path)
     np.save(path, np.eye(2))
-    assert weights.load_centroids(path).dtype == np.float32
+    assert published.load_centroids(path).dtype == np.float32
 
 
 def test_every_card_is_complete() -> None:
-    from dmlm.tokens.tokenizer import Encoder
+    from dmlm.tokens.encoder import Encoder
 
     for name in recipes.names("tokenizers"):
         kind = recipes.load_class("tokenizers", name, Encoder)
@@ -327,23 +328,23 @@ def test_fetch_and_doctor_from_the_command_line(tmp_path) -> None:
 def test_a_model_in_a_folder_is_not_fetched_and_a_part_of_one_is_named(tmp_path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    card = weights.of_model(str(folder), None, {})
+    card = published.of_model(str(folder), None, {})
     assert card is not None
     with pytest.raises(UserError, match="dmlm fetch audio_x model=nobody/nothing"):
-        weights.model_folder(Card("", "", hub="nobody/nothing"), "audio_x")
-    assert "lacks config.json or weights" in weights.missing(card, "audio_x")
+        published.model_folder(Card("", "", hub="nobody/nothing"), "audio_x")
+    assert "lacks config.json or weights" in published.missing(card, "audio_x")
     (folder / "config.json").write_text("{}")
     save_file({"weight": torch.ones(1)}, folder / "model.safetensors")
-    assert weights.fetch(card, "audio_x") == [folder / "config.json", folder / "model.safetensors"]
+    assert published.fetch(card, "audio_x") == [folder / "config.json", folder / "model.safetensors"]
 
 
 def test_another_revision_has_no_known_digest() -> None:
     known = Card("page", "MIT", (File("a", "0" * 64),), hub="o/n", revision="abc")
-    assert weights.of_model("o/n", None, {"o/n": known}) is known
-    other = weights.of_model("o/n", "main", {"o/n": known})
+    assert published.of_model("o/n", None, {"o/n": known}) is known
+    other = published.of_model("o/n", "main", {"o/n": known})
     assert other is not None
     assert (other.revision, other.files, other.licence) == ("main", (), "MIT")
-    assert weights.of_model("random:hubert", None, {"o/n": known}) is None
+    assert published.of_model("random:hubert", None, {"o/n": known}) is None
 
 
 def model(folder: Path) -> Path:
@@ -357,11 +358,11 @@ def model(folder: Path) -> Path:
 def test_a_model_of_the_hub_is_held_to_its_card_when_it_is_opened(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     path = model(tmp_path / "models--owner--name" / "snapshots" / ("a" * 40))
-    file = File("model.safetensors", weights.file_digest(path))
+    file = File("model.safetensors", published.file_digest(path))
     known = Card.on_hub("owner/name", "MIT", "a" * 40, file)
     assert open_model("image_x", "owner/name", known)
     other = Card.on_hub("owner/name", "MIT", "a" * 40, replace(file, sha256="0" * 64))
-    assert weights.present(other, "image_x")  # asked often, and must cost nothing
+    assert published.present(other, "image_x")  # asked often, and must cost nothing
     with pytest.raises(
         UserError, match=r"not the published file .* remove .* run: dmlm fetch image_x model=owner/name"
     ):
@@ -371,13 +372,13 @@ def test_a_model_of_the_hub_is_held_to_its_card_when_it_is_opened(tmp_path, monk
 def test_every_file_that_a_loader_may_open_is_in_the_digest(tmp_path) -> None:
     path = model(tmp_path)
     save_file({"centroids": torch.zeros(2, 2)}, tmp_path / "kmeans.safetensors")
-    assert weights.model_files(tmp_path) == [tmp_path / "config.json", path]
+    assert published.model_files(tmp_path) == [tmp_path / "config.json", path]
     path.rename(tmp_path / "pytorch_model.bin")
-    assert weights.model_files(tmp_path) == [tmp_path / "config.json", tmp_path / "pytorch_model.bin"]
+    assert published.model_files(tmp_path) == [tmp_path / "config.json", tmp_path / "pytorch_model.bin"]
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "model-00001-of-00001.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     names = ["config.json", "model.safetensors.index.json", "model-00001-of-00001.safetensors"]
-    assert weights.model_files(tmp_path) == [tmp_path / name for name in names]
+    assert published.model_files(tmp_path) == [tmp_path / name for name in names]
 
 
 def test_code_in_a_model_folder_is_refused_and_not_asked_about(tmp_path, monkeypatch) -> None:
@@ -386,9 +387,9 @@ def test_code_in_a_model_folder_is_refused_and_not_asked_about(tmp_path, monkeyp
     said = {"model_type": "other", "auto_map": {"AutoConfig": "code.Other", "AutoModel": "code.Other"}}
     (folder / "config.json").write_text(json.dumps(said))
     (folder / "code.py").write_text(f"open({str(witness)!r}, 'w')\nclass Other: ...\n")
-    given = weights.of_model(str(folder), None, {})
+    given = published.of_model(str(folder), None, {})
     for use in (
-        lambda: weights.config_of("image_x", str(folder), given, {}),
+        lambda: published.config_of("image_x", str(folder), given, {}),
         lambda: open_model("image_x", str(folder), given),
     ):
         monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))

@@ -13,17 +13,18 @@ from grids import ONE, Direct
 from dmlm.corpus.condition import Condition
 from dmlm.corpus.manifest import Corpus, Utterance
 from dmlm.errors import UserError
-from dmlm.run.train import modality_loss
+from dmlm.plan.cell import ALL_SNRS_DB, Cell
+from dmlm.plan.grid import read_grid_file
 from dmlm.sequence.template import Template, unpack
-from dmlm.sweep.cell import ALL_LEVELS, Cell
-from dmlm.sweep.execute import evaluate_conditions, packed_draws
-from dmlm.sweep.grid import read_grid_file
+from dmlm.sweep.evaluate_trial import evaluate_trial
 from dmlm.sweep.materials import Materials, prepare
-from dmlm.sweep.run import run_trials
+from dmlm.sweep.schedule import run_trials
+from dmlm.sweep.train_trial import packed_draws
 from dmlm.sweep.trial import Evaluation, Trial, trial_of
+from dmlm.tokens.encoder import Encoder, Tokenizer
 from dmlm.tokens.shards import Encoded
-from dmlm.tokens.tokenizer import Encoder, Tokenizer
 from dmlm.tokens.vocabulary import TextVocabulary
+from dmlm.training.objectives.next_token import modality_loss
 
 ITEMS = 12
 TEXT = "a b c d"
@@ -48,8 +49,9 @@ class Source:
     fingerprint: str = "0" * 64
 
     def load(self, split: str, condition: Condition) -> Encoded:
-        names, asked = [utterance.id for utterance in self.corpus.split(split)], condition.snrs_db[0]
-        heard = (ALL_LEVELS.index(asked), condition.draw) if self.encoder.hears else (0, 0)
+        names = [utterance.id for utterance in self.corpus.split(split)]
+        asked = math.inf if condition.snr_db is None else condition.snr_db
+        heard = (ALL_SNRS_DB.index(asked), condition.draw) if self.encoder.hears else (0, 0)
         tokens = {name: np.array([place, *heard], np.int32) for place, name in enumerate(names)}
         return Encoded(tokens, {name: asked + (self.off_db if name == names[-1] else 0.0) for name in names})
 
@@ -66,8 +68,8 @@ def materials_of(folder: Path, off_db: float = 0.0) -> Materials:
         {"name": "made_up", "digest": "0" * 64},
     )
     sources = {k.modality: Source(k(k.Settings()), corpus, off_db) for k in (Audio, Lips)}
-    training = [Condition((math.inf, 0.0), draw) for draw in range(2)]
-    testing = {level: Condition((level,)) for level in ALL_LEVELS}
+    training = [Condition(None, (math.inf, 0.0), draw) for draw in range(2)]
+    testing = {level: Condition(level) for level in ALL_SNRS_DB}
     return Materials(corpus, sources, TextVocabulary.learn([TEXT], 260), training, testing)
 
 
@@ -88,11 +90,11 @@ def evaluate(tmp_path, monkeypatch):
 
     def run(cell, evaluations, recogniser=say_what_was_read, off_db=0.0) -> list[list[dict]]:
         monkeypatch.setattr("dmlm.model.backbones.load", lambda folder: None)
-        monkeypatch.setattr("dmlm.sweep.execute.transcribe", recogniser)
-        monkeypatch.setattr("dmlm.sweep.execute.write_card", lambda *facts: None)
+        monkeypatch.setattr("dmlm.sweep.evaluate_trial.transcribe", recogniser)
+        monkeypatch.setattr("dmlm.sweep.evaluate_trial.write_card", lambda *facts: None)
         trial = Trial(cell, {}, tmp_path / "trial", tuple(evaluations))
-        evaluate_conditions(trial, evaluations, materials_of(tmp_path, off_db))
-        files = [trial.scores(evaluation) / "utterances.jsonl" for evaluation in evaluations]
+        evaluate_trial(trial, evaluations, materials_of(tmp_path, off_db))
+        files = [trial.folder_of(evaluation).path / "utterances.jsonl" for evaluation in evaluations]
         return [[json.loads(line) for line in file.read_text("utf-8").splitlines()] for file in files]
 
     return run
@@ -115,18 +117,18 @@ def exchanged(found: list[int]) -> bool:
 
 def test_every_condition_gets_the_transcripts_of_what_was_heard_under_it(evaluate):
     """More conditions than are decoded together."""
-    evaluations = [Evaluation(Condition((level,))) for level in ALL_LEVELS]
-    evaluations += [Evaluation(Condition((-10.0,)), "L", draw) for draw in range(2)]
+    evaluations = [Evaluation(Condition(level)) for level in ALL_SNRS_DB]
+    evaluations += [Evaluation(Condition(-10.0), "L", draw) for draw in range(2)]
     for evaluation, records in zip(evaluations, evaluate(cell_of(), evaluations), strict=True):
         audio, levels, lips = owners(records)
         assert audio == OWN
-        assert levels == [ALL_LEVELS.index(evaluation.condition.snrs_db[0])] * ITEMS
+        assert levels == [ALL_SNRS_DB.index(evaluation.condition.snr_db)] * ITEMS
         assert exchanged(lips) if evaluation.permuted else lips == OWN
 
 
 @pytest.mark.parametrize("letter", ["A", "L"])
 def test_draws_of_a_permutation_have_donors_of_their_own_the_same_at_every_level(evaluate, letter):
-    evaluations = [Evaluation(Condition((level,)), letter, draw) for level in (0.0, -20.0) for draw in range(3)]
+    evaluations = [Evaluation(Condition(level), letter, draw) for level in (0.0, -20.0) for draw in range(3)]
     found = evaluate(cell_of(), evaluations)
     donors = [audio if letter == "A" else lips for audio, _, lips in map(owners, found)]
     others = [lips if letter == "A" else audio for audio, _, lips in map(owners, found)]
@@ -138,7 +140,7 @@ def test_draws_of_a_permutation_have_donors_of_their_own_the_same_at_every_level
 
 @pytest.mark.parametrize("letter", ["A", "L"])
 def test_a_control_is_tested_with_its_modality_exchanged(evaluate, letter):
-    (records,) = evaluate(cell_of(permute=letter), [Evaluation(Condition((0.0,)))])
+    (records,) = evaluate(cell_of(permute=letter), [Evaluation(Condition(0.0))])
     audio, _, lips = owners(records)
     assert exchanged(audio if letter == "A" else lips)
     assert (lips if letter == "A" else audio) == OWN
@@ -173,8 +175,8 @@ def test_a_training_has_as_many_noise_draws_as_it_asks_for(tmp_path, count):
 
 @pytest.mark.parametrize("off_db", [0.2, -0.2, math.inf, math.nan])
 def test_a_clip_at_another_level_than_asked_for_is_named_and_nothing_is_scored(evaluate, tmp_path, off_db):
-    evaluation = Evaluation(Condition((-10.0,)))
-    with pytest.raises(UserError, match=rf"'test-{ITEMS - 1}' was asked for -10\.0 dB but has"):
+    evaluation = Evaluation(Condition(-10.0))
+    with pytest.raises(UserError, match=rf"'test-{ITEMS - 1}' was asked for -10 dB but has"):
         evaluate(cell_of(), [evaluation], off_db=off_db)
     assert not list(tmp_path.rglob("utterances.jsonl"))
     assert evaluate(cell_of(), [evaluation], off_db=math.copysign(0.09, off_db))
@@ -183,7 +185,7 @@ def test_a_clip_at_another_level_than_asked_for_is_named_and_nothing_is_scored(e
 def test_a_word_too_many_is_stored_as_an_insertion_and_a_missing_one_as_a_deletion(evaluate):
     """Said was `a b c d`."""
     longer = lambda model, streams, reading: ["A  x c d e f"] * len(streams)  # noqa: E731
-    (records,) = evaluate(cell_of(), [Evaluation(Condition((0.0,)))], longer)
+    (records,) = evaluate(cell_of(), [Evaluation(Condition(0.0))], longer)
     counts = {"substitutions": 1, "deletions": 0, "insertions": 2, "reference_words": 4}
     assert {(r["reference"], r["hypothesis"]) for r in records} == {(TEXT, "a x c d e f")}
     assert all({key: record[key] for key in counts} == counts for record in records)
@@ -209,7 +211,7 @@ def test_a_grid_with_two_noise_draws_trains_on_them_in_turn(finished, home, monk
             met[-1].append(token)
         return modality_loss(model, ids, *rest)
 
-    monkeypatch.setattr("dmlm.run.train.modality_loss", spy)
+    monkeypatch.setattr("dmlm.training.objectives.next_token.modality_loss", spy)
     assert not run_trials(grid, [trial], Direct(), print, 30.0, None)
     assert trial.trained
     assert sorted(met[: len(first)]) == sorted(first)

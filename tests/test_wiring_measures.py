@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from fake_grid import sentences, write_grid
 
+from dmlm.results.grid import read_grid
+from dmlm.results.measures import System, benefit_point, perceptual
 from dmlm.score.wer import Counts, count_errors, mean_over_runs
-from dmlm.sweep.measures import Arm, benefit_point, perceptual
-from dmlm.sweep.store import read_grid
 
-LIPS = Arm("opt-tiny", "A+L -> T")
+LIPS = System("opt-tiny", "A+L -> T", corpus="three_equations-abababab")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def tones(tmp_path) -> dict[int, Path]:
 def loud(tones, tmp_path) -> Condition:
     """Noise far above the speech."""
     folder = tmp_path / "tones"
-    return Condition((-30.0,), 0, SETTINGS, folder, NoiseBank.open(folder, KINDS).digest)
+    return Condition(-30.0, (), 0, SETTINGS, folder, NoiseBank.open(folder, KINDS).digest)
 
 
 def hear(condition: Condition, number: int = 0, split: str = "test") -> np.ndarray:
@@ -60,9 +60,11 @@ def test_every_kind_of_noise_is_heard(loud, tones):
 
 def test_each_draw_of_a_training_set_has_noise_and_levels_of_its_own(loud):
     levels = (0.0, -5.0, -10.0, -20.0)
-    drawn = [[replace(loud, snrs_db=levels, draw=n).level_db(f"u{i}") for i in range(40)] for n in (0, 1)]
+    drawn = [
+        [replace(loud, snr_db=None, drawn_from_db=levels, draw=n).snr_db_of(f"u{i}") for i in range(40)] for n in (0, 1)
+    ]
     assert drawn[0] != drawn[1]
-    at_one_level = [replace(loud, snrs_db=(-10.0, -10.0), draw=draw) for draw in (0, 0, 1)]
+    at_one_level = [replace(loud, snr_db=None, drawn_from_db=(-10.0, -10.0), draw=draw) for draw in (0, 0, 1)]
     for number in range(3):
         first, again, other = (hear(condition, number, "train") for condition in at_one_level)
         assert np.array_equal(first, again)
@@ -79,8 +81,8 @@ def test_another_noise_seed_is_other_noise(loud):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"snrs_db": (-20.0,)},
-        {"snrs_db": (-30.0, -20.0)},
+        {"snr_db": -20.0},
+        {"snr_db": None, "drawn_from_db": (-30.0, -20.0)},
         {"draw": 1},
         {"bank_digest": "of other files"},
         *(
@@ -92,4 +94,4 @@ def test_another_noise_seed_is_other_noise(loud):
 )
 def test_whatever_changes_the_noise_has_a_place_of_its_own_in_the_token_cache(loud, changed):
     assert replace(loud, **changed).key != loud.key
-    assert replace(loud, snrs_db=(math.inf,), **{k: v for k, v in changed.items() if k != "snrs_db"}).key == "clean"
+    assert replace(loud, **{**changed, "snr_db": math.inf}).key == "clean"

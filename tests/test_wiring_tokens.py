@@ -6,7 +6,7 @@ from small_corpus import KINDS, in_this_process, small_cell, write_tones
 
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.noise import NoiseBank, NoiseSettings
-from dmlm.sweep.cell import Cell
+from dmlm.plan.cell import Cell
 from dmlm.sweep.materials import groups, open_corpus, prepare
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import Codebook, learn_codebook
@@ -40,7 +40,7 @@ def test_a_codebook_is_learned_under_the_noise_that_is_asked_for(noise):
     """In one home, one after the other: the second does not take what the first left."""
     cell = small_cell(noise)
     corpus, settings = open_corpus(cell.corpus), cell.tokenizers["A"].settings
-    loud = Condition((-20.0,), 0, NoiseSettings(kinds=KINDS), noise, NoiseBank.open(noise, KINDS).digest)
+    loud = Condition(-20.0, (), 0, NoiseSettings(kinds=KINDS), noise, NoiseBank.open(noise, KINDS).digest)
     clean, noisy, again = (
         TokenSource(corpus, "audio_mfcc", settings, under, in_this_process).ready() for under in (CLEAN, loud, CLEAN)
     )

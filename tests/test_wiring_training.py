@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 from small_corpus import in_this_process, small_cell, write_tones
-from small_models import CPU, tiny
+from small_models import tiny
+from training_here import train_here
 
+from dmlm.engines.lease import Leases
 from dmlm.model.backbones import family, load
 from dmlm.model.layout import Layout
-from dmlm.run.settings import Lambdas, TrainSettings
-from dmlm.run.train import train
 from dmlm.sequence.batches import stream
 from dmlm.sequence.template import Template, pack, unpack
-from dmlm.sweep.execute import packed_draws, train_cell
-from dmlm.sweep.lease import Leases
 from dmlm.sweep.materials import prepare
+from dmlm.sweep.train_trial import packed_draws, train_trial
 from dmlm.sweep.trial import trial_of
 from dmlm.tokens.vocabulary import Vocabulary
+from dmlm.training.settings import Lambdas, TrainSettings
 
 VOCABULARY = Vocabulary(270, {"A": 12, "L": 10, "I": 8})  # fits into that of `tiny`
 STILL = TrainSettings(steps=6, batch_size=4, lr=1e-30, warmup_steps=0, dropout=0.0)  # the weights stay as they are
@@ -38,7 +38,7 @@ def losses(draws, settings, folder, model=None, **more):
     seen: list[float] = []
     model = model or tiny("opt-nano", settings.dropout)
     pad = VOCABULARY.special("<pad>")
-    train(model, draws, settings, 0, folder, pad, CPU, on_step=lambda step, loss: seen.append(loss), **more)
+    train_here(model, draws, settings, folder, pad, on_step=lambda step, loss: seen.append(loss), **more)
     return seen
 
 
@@ -114,7 +114,7 @@ def test_no_gradient_is_longer_than_the_clip_norm(tmp_path):
         lengths.append(torch.stack(parts).norm().item())
 
     settings = MOVING.model_copy(update={"clip_norm": 1e-3})
-    train(model, [items(8)], settings, 0, tmp_path, VOCABULARY.special("<pad>"), CPU, on_step=measure)
+    train_here(model, [items(8)], settings, tmp_path, VOCABULARY.special("<pad>"), on_step=measure)
     assert lengths == pytest.approx([1e-3] * settings.steps, rel=1e-3)
 
 
@@ -147,7 +147,7 @@ def test_every_epoch_has_other_batches():
 def trained(trial, materials):
     """The model that a training leaves whose learning rate is too small to move it."""
     with Leases().hold(trial.folder / "train.lease"):
-        train_cell(trial, materials, 60.0)
+        train_trial(trial, materials, 60.0)
     return load(trial.folder / "model")
 
 

@@ -16,19 +16,19 @@ from pydantic import Field
 
 from dmlm.corpus.media import SAMPLE_RATE_HZ
 from dmlm.errors import UserError
-from dmlm.tokens import weights
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
+from dmlm.weights import published
 
 PADDED = ("dac", "xcodec")  # their feature extractor fills the last frame with zeros; the others' convolutions do
 CODECS = ("mimi", "encodec", *PADDED)
 MIMI = "kyutai/mimi"
 KNOWN = {
-    MIMI: weights.Card.on_hub(
+    MIMI: published.Card.on_hub(
         MIMI,
         "CC-BY-4.0",
         "89091b3e466eb6a9d11e537bf26b144f194978f7",
-        weights.File(
+        published.File(
             "model.safetensors", "bac7e85083dcded655d24eaadde7e6eea34c0da1b35fa2d284e641bd2b942a5e", 384_649_828
         ),
     )
@@ -56,8 +56,8 @@ class CodecCodes(Tokenizer):
     Settings = Settings
 
     @property
-    def card(self) -> weights.Card | None:
-        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
+    def card(self) -> published.Card | None:
+        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def vocab_size(self) -> int:
@@ -86,7 +86,7 @@ class CodecCodes(Tokenizer):
     @cached_property
     def config(self) -> Any:
         """The network's configuration, read without the network."""
-        return weights.config_of(self.recipe, self.settings.model, self.card, self.settings.architecture)
+        return published.config_of(self.recipe, self.settings.model, self.card, self.settings.architecture)
 
     @property
     def codec_hz(self) -> int:
@@ -113,7 +113,7 @@ class CodecCodes(Tokenizer):
     @cached_property
     def network(self) -> Any:
         """The codec without its decoder, which takes part in nothing here."""
-        from dmlm.tokens.network import on, open_model
+        from dmlm.weights.frozen import on, open_model
 
         self.require()
         network = open_model(self.recipe, self.settings.model, self.card, self.settings.architecture)
@@ -126,7 +126,7 @@ class CodecCodes(Tokenizer):
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """IDs int32 (T * K,) of each clip, float32 (samples,) at 16 kHz."""
-        from dmlm.tokens.network import in_pieces, pieces
+        from dmlm.weights.frozen import in_pieces, pieces
 
         frames = max(1, int(self.settings.longest_s * self.codec_hz) // self.hop)
         clips = []

@@ -19,10 +19,10 @@ from torch import nn
 from dmlm import progress
 from dmlm.corpus.media import SAMPLE_RATE_HZ
 from dmlm.errors import UserError
-from dmlm.tokens.network import frozen, in_pieces, on, pieces
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook, learn_codebook
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.weights.frozen import frozen, in_pieces, on, pieces
 
 TOGETHER = 64  # pieces of full length in a batch
 TARGET_FRAMES = 40_000  # from which the clusters of a target are learned

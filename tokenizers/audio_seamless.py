@@ -15,10 +15,10 @@ from pydantic import Field
 
 from dmlm.corpus.media import SAMPLE_RATE_HZ
 from dmlm.errors import UserError
-from dmlm.tokens import weights
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.weights import published
 
 HOP, FIELD = 320, 400  # samples between frames, and under one frame
 XLSR_1B = {
@@ -74,13 +74,13 @@ class SeamlessUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def card(self) -> weights.Card:
-        return weights.Card(
+    def card(self) -> published.Card:
+        return published.Card(
             source="https://github.com/facebookresearch/seamless_communication at 90e2b57 (xlsr2_1b_v2, kmeans_10k)",
             licence="not stated for the unit extractor; the SeamlessM4T models are CC-BY-NC 4.0",
             files=(
-                weights.File("xlsr2_1b_v2.pt", url=PUBLISHED + "xlsr2_1b_v2.pt"),
-                weights.File("kmeans_10k.npy", url=PUBLISHED + "kmeans_10k.npy"),
+                published.File("xlsr2_1b_v2.pt", url=PUBLISHED + "xlsr2_1b_v2.pt"),
+                published.File("kmeans_10k.npy", url=PUBLISHED + "kmeans_10k.npy"),
             ),
         )
 
@@ -96,7 +96,7 @@ class SeamlessUnits(Tokenizer):
     def codes(self) -> Codebook:
         """The published centroids, for features as they are."""
         path, width = self._file("kmeans_10k.npy"), self._architecture["hidden_size"]
-        centroids = weights.load_centroids(path)
+        centroids = published.load_centroids(path)
         if centroids.shape[1] != width:
             raise UserError(f"{path} has centroids of {centroids.shape[1]} features, and the layer gives {width}.")
         return Codebook.plain(centroids)
@@ -111,8 +111,8 @@ class SeamlessUnits(Tokenizer):
         import torch
         from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-        from dmlm.tokens import checkpoint
-        from dmlm.tokens.network import loaded, on
+        from dmlm.weights import untrusted
+        from dmlm.weights.frozen import loaded, on
 
         config = Wav2Vec2Config(**self._architecture)
 
@@ -124,7 +124,7 @@ class SeamlessUnits(Tokenizer):
             return model.to_empty(device="cpu")
 
         path = self._file("xlsr2_1b_v2.pt")
-        tensors = renamed(checkpoint.read(path), self.settings.layer)
+        tensors = renamed(untrusted.read(path), self.settings.layer)
         return on(self.device, loaded(build, tensors, str(path)))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
@@ -133,7 +133,7 @@ class SeamlessUnits(Tokenizer):
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Output of the layer, float32 (T, 1280), of each clip."""
-        from dmlm.tokens.network import in_pieces, pieces
+        from dmlm.weights.frozen import in_pieces, pieces
 
         longest = int(self.settings.longest_s * SAMPLE_RATE_HZ) // HOP
         clips = []
@@ -144,7 +144,7 @@ class SeamlessUnits(Tokenizer):
 
     def _file(self, name: str) -> Path:
         self.require()
-        return weights.folder(self.recipe) / name
+        return published.folder(self.recipe) / name
 
 
 def normalised(clip: np.ndarray) -> np.ndarray:

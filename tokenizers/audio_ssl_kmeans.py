@@ -17,10 +17,10 @@ from pydantic import Field, model_validator
 
 from dmlm.corpus.media import SAMPLE_RATE_HZ
 from dmlm.errors import UserError
-from dmlm.tokens import weights
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook, learn_codebook
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.weights import published
 
 WAVEFORM = ("wav2vec2", "hubert", "wavlm")
 FAMILIES = (*WAVEFORM, "wav2vec2-bert", "whisper")
@@ -29,19 +29,19 @@ PREPROCESSOR = "preprocessor_config.json"
 FIT_CLIPS, FIT_FRAMES = 640, 80_000  # what units are learned from before byte pairs of them are
 FIRST = 0x10000  # character that stands for unit 0 while pairs are learned
 KNOWN = {
-    "facebook/hubert-base-ls960": weights.Card.on_hub(
+    "facebook/hubert-base-ls960": published.Card.on_hub(
         "facebook/hubert-base-ls960",
         "Apache-2.0",
         "dba3bb02fda4248b6e082697eee756de8fe8aa8a",
-        weights.File(
+        published.File(
             "pytorch_model.bin", "062249fffb353eab67547a2fbc129f7c31a2f459faf641b19e8fb007cc5c48ad", 377_569_754
         ),
     ),
-    "facebook/w2v-bert-2.0": weights.Card.on_hub(
+    "facebook/w2v-bert-2.0": published.Card.on_hub(
         "facebook/w2v-bert-2.0",
         "MIT",
         "da985ba0987f70aaeb84a80f2851cfac8c697a7b",
-        weights.File(
+        published.File(
             "model.safetensors", "eb890c9660ed6e3414b6812e27257b8ce5454365d5490d3ad581ea60b93be043", 2_322_063_736
         ),
     ),
@@ -96,8 +96,8 @@ class SpeechUnits(Tokenizer):
         return self.settings.bpe is not None
 
     @property
-    def card(self) -> weights.Card | None:
-        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
+    def card(self) -> published.Card | None:
+        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def clusters(self) -> int | None:
@@ -147,25 +147,25 @@ class SpeechUnits(Tokenizer):
     def facts(self) -> list[str]:
         files = [self._folder / PREPROCESSOR] if self.card and self._folder else []
         files += [self.settings.centroids.expanduser()] if self.settings.centroids else []
-        return [*super().facts(), *map(weights.file_digest, files)]
+        return [*super().facts(), *map(published.file_digest, files)]
 
     @cached_property
     def codes(self) -> Codebook:
         """The given centroids, for features as they are; with byte pairs, what `fit` learned."""
         if self.settings.centroids:
-            return Codebook.plain(weights.load_centroids(self.settings.centroids.expanduser()))
+            return Codebook.plain(published.load_centroids(self.settings.centroids.expanduser()))
         learned = self.learned or {}
         return Codebook(learned["centroids"], learned["mean"], learned["scale"])
 
     @cached_property
     def config(self) -> Any:
         """The network's configuration, read without the network."""
-        return weights.config_of(self.recipe, self.settings.model, self.card, self.settings.architecture)
+        return published.config_of(self.recipe, self.settings.model, self.card, self.settings.architecture)
 
     @cached_property
     def network(self) -> Any:
         """Only the layers up to the one that is read; of Whisper, only the encoder."""
-        from dmlm.tokens.network import on, open_model
+        from dmlm.weights.frozen import on, open_model
 
         self.require()
         chosen, kind = self.settings, _First(self.settings.layer)
@@ -210,7 +210,7 @@ class SpeechUnits(Tokenizer):
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Output of the layer, float32 (T, D), of each clip."""
-        from dmlm.tokens.network import in_equal_batches
+        from dmlm.weights.frozen import in_equal_batches
 
         most = int(self.settings.longest_s * SAMPLE_RATE_HZ)
         if self.config.model_type not in WAVEFORM:
@@ -253,7 +253,7 @@ class SpeechUnits(Tokenizer):
         Raises:
             UserError: not mono, or shorter than one frame.
         """
-        from dmlm.tokens.network import pieces
+        from dmlm.weights.frozen import pieces
 
         family, hop = self.config.model_type, self.hop
         field = {"whisper": hop, "wav2vec2-bert": MEL_FIELD + MEL_HOP}.get(family) or _field(self.config)
@@ -290,7 +290,7 @@ class SpeechUnits(Tokenizer):
     @cached_property
     def _folder(self) -> Path | None:
         """Where the model is; None if it is untrained."""
-        return weights.model_folder(self.card, self.recipe) if self.card else None
+        return published.model_folder(self.card, self.recipe) if self.card else None
 
 
 class _First:

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from dmlm import places
 from dmlm.errors import UserError
-from dmlm.tokens import weights
 from dmlm.tokens.canvas import Fit, square
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
+from dmlm.weights import published
 
 STRIDE = 8
 EPSILON = 0.1  # of the logit-Laplace distribution, whose pixels keep away from 0 and 1
@@ -44,11 +43,11 @@ class DalleUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def card(self) -> weights.Card:
-        return weights.Card(
+    def card(self) -> published.Card:
+        return published.Card(
             source="https://github.com/openai/DALL-E (arXiv 2102.12092)",
             licence="modified MIT of openai/DALL-E",
-            files=(weights.File(PUBLISHED, url=f"https://cdn.openai.com/dall-e/{PUBLISHED}"),),
+            files=(published.File(PUBLISHED, url=f"https://cdn.openai.com/dall-e/{PUBLISHED}"),),
             converted=CONVERTED,
         )
 
@@ -63,7 +62,7 @@ class DalleUnits(Tokenizer):
     @property
     def converted(self) -> Path:
         """What is loaded."""
-        return weights.folder(self.recipe) / CONVERTED
+        return published.folder(self.recipe) / CONVERTED
 
     def convert(self, files: list[Path]) -> list[Path]:
         """Tensors of the pickled module, under the names of `transformers`.
@@ -73,15 +72,15 @@ class DalleUnits(Tokenizer):
         """
         from safetensors.torch import save_file
 
-        from dmlm.tokens import checkpoint
+        from dmlm.weights import untrusted
 
         (path,) = (file for file in files if file.name == PUBLISHED)
-        module = checkpoint.read_guarded(path, inert=("dall_e", "torch"))
-        if not isinstance(module, checkpoint.Inert):
+        module = untrusted.read_guarded(path, inert=("dall_e", "torch"))
+        if not isinstance(module, untrusted.Inert):
             raise UserError(f"{path} holds no module; give the published {PUBLISHED}.")
-        tensors = renamed(checkpoint.module_tensors(module, str(path)))
-        checkpoint.fit(self._build(), tensors, str(path))
-        with places.atomic(self.converted) as temporary:
+        tensors = renamed(untrusted.module_tensors(module, str(path)))
+        untrusted.fit(self._build(), tensors, str(path))
+        with files.atomic(self.converted) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         return [self.converted]
 
@@ -94,15 +93,15 @@ class DalleUnits(Tokenizer):
 
     @cached_property
     def network(self) -> Any:
-        from dmlm.tokens import checkpoint
-        from dmlm.tokens.network import loaded, on
+        from dmlm.weights import untrusted
+        from dmlm.weights.frozen import loaded, on
 
         self.require()
-        return on(self.device, loaded(self._build, checkpoint.read(self.converted), str(self.converted)))
+        return on(self.device, loaded(self._build, untrusted.read(self.converted), str(self.converted)))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Units int32 (T,) of each page, uint8 (H, W, 3)."""
-        from dmlm.tokens.network import in_equal_batches
+        from dmlm.weights.frozen import in_equal_batches
 
         pages = [pixels(page, self.settings.side_px, self.settings.fit) for page in batch]
         one = pages[0].size  # a batch would round otherwise than one image, and a tie of two logits fall otherwise

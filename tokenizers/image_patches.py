@@ -3,8 +3,8 @@
 import numpy as np
 from pydantic import Field
 
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
 
 
 class Settings(BaseSettings):

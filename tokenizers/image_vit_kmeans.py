@@ -18,22 +18,22 @@ import numpy as np
 from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 
 from dmlm.errors import UserError
-from dmlm.tokens import weights
 from dmlm.tokens.canvas import Fit, require_patchwise, square
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
+from dmlm.weights import published
 
 IMAGES_AT_ONCE = 8
 VIT = "google/vit-base-patch16-224-in21k"
 DINO = "facebook/dinov2-base"
 KNOWN = {
-    VIT: weights.Card.on_hub(
+    VIT: published.Card.on_hub(
         VIT,
         "Apache-2.0",
         "b4569560a39a0f1af58e3ddaf17facf20ab919b0",
-        weights.File("model.safetensors", "fd4e1169c7aa6c2dbfa8a6448be13b35abc0ee256190857c90009d12c094619b"),
+        published.File("model.safetensors", "fd4e1169c7aa6c2dbfa8a6448be13b35abc0ee256190857c90009d12c094619b"),
     ),
-    DINO: weights.Card.on_hub(DINO, "Apache-2.0", "f9e44c814b77203eaa57a6bdbbd535f21ede1415"),
+    DINO: published.Card.on_hub(DINO, "Apache-2.0", "f9e44c814b77203eaa57a6bdbbd535f21ede1415"),
 }
 
 
@@ -77,8 +77,8 @@ class PatchFeatureUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def card(self) -> weights.Card | None:
-        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
+    def card(self) -> published.Card | None:
+        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def rate_hz(self) -> None:
@@ -86,11 +86,11 @@ class PatchFeatureUnits(Tokenizer):
 
     def facts(self) -> list[str]:
         said = self._folder / "preprocessor_config.json" if self._folder else None
-        return [*super().facts(), *([weights.file_digest(said)] if said and said.is_file() else [])]
+        return [*super().facts(), *([published.file_digest(said)] if said and said.is_file() else [])]
 
     @property
     def _folder(self) -> Path | None:
-        return weights.model_folder(self.card, self.recipe) if self.card else None
+        return published.model_folder(self.card, self.recipe) if self.card else None
 
     @cached_property
     def network(self) -> Any:
@@ -99,7 +99,7 @@ class PatchFeatureUnits(Tokenizer):
         Raises:
             UserError: not here, no transformer over patches, or without such a layer.
         """
-        from dmlm.tokens.network import on, open_model
+        from dmlm.weights.frozen import on, open_model
 
         chosen, layer = self.settings, self.settings.layer
         kind = vision_class(self._folder) if self._folder else None
@@ -133,7 +133,7 @@ class PatchFeatureUnits(Tokenizer):
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Vectors of the patches, float32 (T, D), of each page, uint8 (H, W, 3)."""
-        from dmlm.tokens.network import in_equal_batches
+        from dmlm.weights.frozen import in_equal_batches
 
         pages = [self.pixels(page) for page in batch]
         return in_equal_batches(pages, IMAGES_AT_ONCE * pages[0].size, self.patches, self.device)

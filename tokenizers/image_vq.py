@@ -22,14 +22,14 @@ import numpy as np
 from pydantic import Field
 
 from dmlm.errors import UserError
-from dmlm.tokens import weights
 from dmlm.tokens.canvas import Fit, square
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
+from dmlm.weights import published
 
 LLAMAGEN, FILE = "llamagen", "vq_ds16_t2i.pt"
 COMMIT = "276f5c5a3d915b922899a03f1912605531574747"
-PUBLISHED = weights.File(
+PUBLISHED = published.File(
     FILE,
     sha256="0e21fc1318e2e9ee641a07bdad0e20675e9ec35e6e3eb911d58b5d7a2cd8d4cb",
     bytes=287_920_306,
@@ -37,13 +37,13 @@ PUBLISHED = weights.File(
 )
 JANUS = "deepseek-community/Janus-Pro-1B"
 KNOWN = {
-    LLAMAGEN: weights.Card(
+    LLAMAGEN: published.Card(
         source="https://github.com/FoundationVision/LlamaGen (arXiv 2406.06525, vq_ds16_t2i)",
         licence="MIT",
         revision=COMMIT,
         files=(PUBLISHED,),
     ),
-    JANUS: weights.Card.on_hub(JANUS, "see its page", "1655280bb75959cc1cb85529a2a8b26e7016072e"),
+    JANUS: published.Card.on_hub(JANUS, "see its page", "1655280bb75959cc1cb85529a2a8b26e7016072e"),
 }
 KINDS = {"janus": ("JanusVQVAE", "JanusVQVAEConfig"), "chameleon": ("ChameleonVQVAE", "ChameleonVQVAEConfig")}
 PREFIX = "model.vqmodel."  # of the VQ part of a multi-modal checkpoint
@@ -75,8 +75,8 @@ class VectorQuantizedUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def card(self) -> weights.Card | None:
-        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
+    def card(self) -> published.Card | None:
+        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     def require(self) -> None:
         if self.card is None:
@@ -95,13 +95,13 @@ class VectorQuantizedUnits(Tokenizer):
 
     def facts(self) -> list[str]:
         said = self._folder / "preprocessor_config.json"
-        return [*super().facts(), *([weights.file_digest(said)] if said.is_file() else [])]
+        return [*super().facts(), *([published.file_digest(said)] if said.is_file() else [])]
 
     @property
     def _folder(self) -> Path:
         self.require()
         card = self.card
-        return weights.model_folder(card, self.recipe) if card and card.hub else weights.folder(self.recipe)
+        return published.model_folder(card, self.recipe) if card and card.hub else published.folder(self.recipe)
 
     @cached_property
     def _kind(self) -> tuple[str, dict[str, Any]]:
@@ -127,13 +127,13 @@ class VectorQuantizedUnits(Tokenizer):
         """The encoder and its codes, in single precision."""
         import torch
 
-        from dmlm.tokens import checkpoint
-        from dmlm.tokens.network import loaded, on
+        from dmlm.weights import untrusted
+        from dmlm.weights.frozen import loaded, on
 
         family, _ = self._kind
         if self.settings.model == LLAMAGEN:
             where = self._folder / FILE
-            tensors = renamed(checkpoint.read(where))
+            tensors = renamed(untrusted.read(where))
         else:
             where = self._folder
             tensors = part(where, PREFIX)
@@ -161,7 +161,7 @@ class VectorQuantizedUnits(Tokenizer):
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Units int32 (T,) of each page, uint8 (H, W, 3)."""
-        from dmlm.tokens.network import in_equal_batches
+        from dmlm.weights.frozen import in_equal_batches
 
         pages = [self.pixels(page) for page in batch]
         one = pages[0].size  # a batch would round otherwise than one image, and another of two close codes be nearest
@@ -197,7 +197,7 @@ def part(folder: Path, prefix: str) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     found = {}
-    for path in sorted(folder.glob(weights.LEARNED[0])):
+    for path in sorted(folder.glob(published.LEARNED[0])):
         try:
             with safe_open(path, "pt") as shard:
                 names = [name for name in shard.keys() if name.startswith(prefix)]  # noqa: SIM118

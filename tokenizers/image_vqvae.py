@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
 
 CROP_CELLS = 6  # side of a training crop, in squares
 BATCH = 16  # crops of a step
@@ -62,7 +62,7 @@ class LearnedUnits(Tokenizer):
         """The network that `fit` gave, frozen."""
         import torch
 
-        from dmlm.tokens.network import loaded, on
+        from dmlm.weights.frozen import loaded, on
 
         if self.learned is None:
             raise TypeError("image_vqvae has learned no network yet; the engine calls fit before encoding")
@@ -71,7 +71,7 @@ class LearnedUnits(Tokenizer):
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Units int32 (T,) of each page, uint8 (H, W, 3)."""
-        from dmlm.tokens.network import in_equal_batches
+        from dmlm.weights.frozen import in_equal_batches
 
         pages = [darkness(grey(page), self.settings.stride)[None] for page in batch]
         one = min(page.size for page in pages)  # a batch would round otherwise, and another of two codes be nearest

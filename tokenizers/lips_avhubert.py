@@ -16,12 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dmlm import places
 from dmlm.errors import UserError
-from dmlm.tokens import weights
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.weights import published
 
 SIDE, SEEN = 96, 88  # pixels of the mouth region, and of its centre that the network sees
 MEAN, DEVIATION = 0.421, 0.165  # of grey levels 0..1
@@ -73,12 +72,12 @@ class LipUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def card(self) -> weights.Card:
+    def card(self) -> published.Card:
         size = self.settings.size
-        return weights.Card(
+        return published.Card(
             source="https://facebookresearch.github.io/av_hubert/ (LRS3 + VoxCeleb2, iteration 5)",
             licence="AV-HuBERT licence agreement, non-commercial research only",
-            files=(weights.File(f"{size}_vox_iter5.pt"),),
+            files=(published.File(f"{size}_vox_iter5.pt"),),
             converted=f"converted-{size}.safetensors",
             by_hand=f"accept the licence and download {size}_vox_iter5.pt at https://facebookresearch.github.io/av_hubert/,"
             f" then run: dmlm fetch lips_avhubert size={size} --from FOLDER",
@@ -86,17 +85,17 @@ class LipUnits(Tokenizer):
 
     @property
     def _converted(self) -> Path:
-        return weights.folder(self.recipe) / self.card.converted
+        return published.folder(self.recipe) / self.card.converted
 
     def convert(self, files: list[Path]) -> list[Path]:
         """Write the tensors of the visual stream, under the names they have here, into one safetensors file."""
         from safetensors.torch import save_file
 
-        from dmlm.tokens.checkpoint import fit, read_guarded
+        from dmlm.weights.untrusted import fit, read_guarded
 
         tensors = renamed(read_guarded(files[0], FOREIGN), str(files[0]))
         fit(visual_stream(self._shape, normalised=True), tensors, str(files[0]))
-        with places.atomic(self._converted) as temporary:
+        with files.atomic(self._converted) as temporary:
             save_file(tensors, temporary)
         return [self._converted]
 
@@ -111,7 +110,7 @@ class LipUnits(Tokenizer):
 
     def facts(self) -> list[str]:
         given = self.settings.centroids
-        return [*super().facts(), *([weights.file_digest(Path(given))] if given else [])]
+        return [*super().facts(), *([published.file_digest(Path(given))] if given else [])]
 
     @property
     def clusters(self) -> int | None:
@@ -124,7 +123,7 @@ class LipUnits(Tokenizer):
     @cached_property
     def _given(self) -> Codebook:
         """The centroids of a file, for features as they are."""
-        centroids = weights.load_centroids(Path(self.settings.centroids))
+        centroids = published.load_centroids(Path(self.settings.centroids))
         if centroids.shape[1] != self._shape["hidden_size"]:
             wanted = f"has {centroids.shape[1]} columns, and a frame {self._shape['hidden_size']} features"
             raise UserError(f"lips_avhubert: {self.settings.centroids} {wanted}; give the centroids of this size.")
@@ -137,15 +136,15 @@ class LipUnits(Tokenizer):
     @cached_property
     def network(self) -> Any:
         """Only the layers up to the one that is read."""
-        from dmlm.tokens import checkpoint
-        from dmlm.tokens.network import loaded, on
+        from dmlm.weights import untrusted
+        from dmlm.weights.frozen import loaded, on
 
         self.require()
         layer, depth = self.settings.layer, self._shape["num_hidden_layers"]
         shape = {**self._shape, "num_hidden_layers": layer or depth}
         beyond = [f"encoder.layers.{number}." for number in range(shape["num_hidden_layers"], depth)]
         beyond += [] if layer is None else ["encoder.layer_norm."]
-        tensors = checkpoint.read(self._converted)
+        tensors = untrusted.read(self._converted)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(beyond))}
         return on(self.device, loaded(lambda: visual_stream(shape, layer is None), tensors, str(self._converted)))
 
@@ -157,7 +156,7 @@ class LipUnits(Tokenizer):
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Output of the layer, float32 (T, D), of each clip."""
-        from dmlm.tokens.network import in_equal_batches
+        from dmlm.weights.frozen import in_equal_batches
 
         longest = int(self.settings.longest_s * FPS)
         parts, inner = [], []  # frames that are read together, and which of their features are kept

@@ -13,18 +13,18 @@ import numpy as np
 from pydantic import Field
 
 from dmlm.errors import UserError
-from dmlm.tokens import weights
 from dmlm.tokens.canvas import require_patchwise
-from dmlm.tokens.tokenizer import Settings as BaseSettings
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.tokens.encoder import Settings as BaseSettings
+from dmlm.tokens.encoder import Tokenizer
+from dmlm.weights import published
 
 DINO = "facebook/dinov2-small"
 KNOWN = {
-    DINO: weights.Card.on_hub(
+    DINO: published.Card.on_hub(
         DINO,
         "Apache-2.0",
         "ed25f3a31f01632728cabb09d1542f84ab7b0056",
-        weights.File(
+        published.File(
             "model.safetensors", "ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1", 88_249_960
         ),
     )
@@ -61,8 +61,8 @@ class ImageEncoderUnits(Tokenizer):
     Settings = Settings
 
     @property
-    def card(self) -> weights.Card | None:
-        return weights.of_model(self.settings.model, self.settings.revision, KNOWN)
+    def card(self) -> published.Card | None:
+        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def rate_hz(self) -> float:
@@ -75,7 +75,7 @@ class ImageEncoderUnits(Tokenizer):
         Raises:
             UserError: no transformer over patches, no such layer, or a side that its patches do not fill.
         """
-        from dmlm.tokens.network import on, open_model
+        from dmlm.weights.frozen import on, open_model
 
         chosen = self.settings
         network = open_model(self.recipe, chosen.model, self.card, chosen.architecture)
@@ -103,7 +103,7 @@ class ImageEncoderUnits(Tokenizer):
         """A vector of each frame, float32 (N, D)."""
         import cv2
 
-        from dmlm.tokens.network import in_equal_batches
+        from dmlm.weights.frozen import in_equal_batches
 
         square = (self.settings.side_px, self.settings.side_px)
         shrunk = cv2.INTER_AREA if frames.shape[1] > square[0] else cv2.INTER_CUBIC

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from dmlm import places
 from dmlm.errors import UserError
-from dmlm.tokens import lines, reading, weights
+from dmlm.ocr import lines, spelling
+from dmlm.weights import published
 
 RELEASES = "https://github.com/JaidedAI/EasyOCR/releases/download/"
 INSTALL = 'pip install -e ".[easyocr]" (beside a CPU build of torch add: --extra-index-url https://download.pytorch.org/whl/cpu)'
@@ -33,7 +33,7 @@ SIZE = {"input_channel": 1, "output_channel": 256, "hidden_size": 256}  # of gen
 class Settings(lines.Settings):
     """What is made of its lines; by default what the paper's authors made of them."""
 
-    normaliser: reading.Name = "authors/1"
+    normaliser: spelling.Name = "authors/1"
 
 
 class EasyOcr(lines.PageReader):
@@ -44,18 +44,18 @@ class EasyOcr(lines.PageReader):
     packages = dict.fromkeys(("easyocr", "torchvision"), INSTALL)
 
     @property
-    def card(self) -> weights.Card:
-        return weights.Card(
+    def card(self) -> published.Card:
+        return published.Card(
             source="https://github.com/JaidedAI/EasyOCR (craft_mlt_25k, english_g2; addresses of easyocr/config.py 1.7.2)",
             licence="Apache-2.0 (EasyOCR); the detector is that of clovaai/CRAFT-pytorch, MIT",
             files=(
-                weights.File(
+                published.File(
                     "craft_mlt_25k.zip",
                     sha256="8dc6a1c703a89ed56308ef742d26ebd45c656248cbbbda6e7fe60e569f873e65",
                     bytes=77_251_756,
                     url=RELEASES + "pre-v1.1.6/craft_mlt_25k.zip",
                 ),
-                weights.File(
+                published.File(
                     "english_g2.zip",
                     sha256="1b5eaebf1c062de6205560c97ffcfa8dc0e6f413c340e8adc5cfc57e159f61ff",
                     bytes=14_040_947,
@@ -67,7 +67,7 @@ class EasyOcr(lines.PageReader):
     @property
     def checkpoints(self) -> list[Path]:
         """What the archives of the card hold: the detector, and the recogniser."""
-        return [(weights.folder(self.recipe) / file.name).with_suffix(".pth") for file in self.card.files]
+        return [(published.folder(self.recipe) / file.name).with_suffix(".pth") for file in self.card.files]
 
     def convert(self, files: list[Path]) -> list[Path]:
         """Take the checkpoint out of each archive."""
@@ -76,7 +76,7 @@ class EasyOcr(lines.PageReader):
                 with (
                     zipfile.ZipFile(archive) as packed,
                     packed.open(target.name) as held,
-                    places.atomic(target) as temporary,
+                    files.atomic(target) as temporary,
                     temporary.open("wb") as written,
                 ):
                     copyfileobj(held, written)
@@ -88,7 +88,7 @@ class EasyOcr(lines.PageReader):
         """The packages, a torchvision that fits this torch, and the weights."""
         super().require()
         if not all(path.is_file() for path in self.checkpoints):
-            raise UserError(weights.missing(self.card, self.recipe))
+            raise UserError(published.missing(self.card, self.recipe))
         try:
             import torchvision  # noqa: F401
         except RuntimeError as error:  # the build for CUDA beside a torch without it
@@ -100,7 +100,7 @@ class EasyOcr(lines.PageReader):
     def facts(self) -> list[str]:
         """Version of the engine, the digest of its weights, and what turns lines into text."""
         self.require()
-        return [f"easyocr {version('easyocr')}", weights.digest(self.checkpoints), *lines.facts(self.settings)]
+        return [f"easyocr {version('easyocr')}", published.digest(self.checkpoints), *lines.facts(self.settings)]
 
     @cached_property
     def engine(self) -> Any:
@@ -110,7 +110,7 @@ class EasyOcr(lines.PageReader):
         from easyocr import craft, detection, utils
         from easyocr.model import vgg_model
 
-        folder = str(weights.folder(self.recipe))
+        folder = str(published.folder(self.recipe))
         reader = easyocr.Reader(
             ["en"],
             gpu=self.device if self.device != "cpu" else False,
@@ -133,15 +133,15 @@ class EasyOcr(lines.PageReader):
     def _network(self, path: Path, kind: Callable[[], Any]) -> Any:
         import torch
 
-        from dmlm.tokens import checkpoint
-        from dmlm.tokens.network import loaded, on
+        from dmlm.weights import untrusted
+        from dmlm.weights.frozen import loaded, on
 
         def build() -> torch.nn.Module:
             with torch.device("meta"):
                 module = kind()
             return module.to_empty(device="cpu")
 
-        tensors = {name.removeprefix("module."): tensor for name, tensor in checkpoint.read(path).items()}
+        tensors = {name.removeprefix("module."): tensor for name, tensor in untrusted.read(path).items()}
         return on(self.device, loaded(build, tensors, str(path)))
 
     def lines_of(self, page: np.ndarray) -> list[lines.Line]:

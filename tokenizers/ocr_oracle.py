@@ -4,15 +4,15 @@ It bounds from above what recognised text can bring; a real engine (`ocr_rapidoc
 It knows no boxes, so it has neither positions nor lines to choose from.
 """
 
-from dmlm.tokens import reading
-from dmlm.tokens.tokenizer import Reader
-from dmlm.tokens.tokenizer import Settings as BaseSettings
+from dmlm.ocr import spelling
+from dmlm.tokens.encoder import Reader
+from dmlm.tokens.encoder import Settings as BaseSettings
 
 
 class Settings(BaseSettings):
     """The spelling; take the same as for the engine it is compared with."""
 
-    normaliser: reading.Name = "equations/1"
+    normaliser: spelling.Name = "equations/1"
 
 
 class OcrOracle(Reader):
@@ -23,9 +23,9 @@ class OcrOracle(Reader):
 
     def facts(self) -> list[str]:
         """Digest of the normalisers."""
-        return [reading.digest()]
+        return [spelling.digest()]
 
     def read(self, batch: list[str], said: list[str] | None = None) -> list[str]:
         """The manifest's `ocr` text of each utterance, each run without a space normalised for itself, as a box is."""
-        normalise = reading.NORMALISERS[self.settings.normaliser]
+        normalise = spelling.NORMALISERS[self.settings.normaliser]
         return [" ".join(filter(None, map(normalise, text.split()))) for text in batch]

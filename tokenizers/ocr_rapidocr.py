@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from dmlm.errors import UserError
-from dmlm.tokens import lines
+from dmlm.ocr import lines
 
 RECOGNISER_PX = 48  # height that the recogniser wants
 JOIN_PX = (5, 15)  # ink this near, down and across, belongs to one line

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from dmlm.errors import UserError
-from dmlm.tokens import lines
+from dmlm.ocr import lines
 
 LEVELS, SIDES = ("block_num", "par_num", "line_num"), ("left", "top", "width", "height")  # columns of its table
 INSTALL = "install the program (Debian: apt-get install tesseract-ocr)"

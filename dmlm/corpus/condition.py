@@ -2,71 +2,79 @@
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from dmlm import snr
 from dmlm.corpus.manifest import Utterance
-from dmlm.corpus.noise import Mixed, NoiseBank, NoiseSettings, generator, mix, noisy_spans
+from dmlm.corpus.noise import Mixed, NoiseBank, NoiseSettings, mix, noisy_spans
+from dmlm.seeding import generator
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Plain data, so that it crosses process borders; `key` names it in the token cache."""
+    """Plain data, so that it can be sent to other processes; `key` names it in the token cache."""
 
-    snrs_db: tuple[float, ...]  # one level, or several of which each utterance draws one; inf is clean
+    snr_db: float | None  # infinite: clean; None: drawn
+    drawn_from_db: tuple[float, ...] = ()  # SNRs of which each utterance draws one
     draw: int = 0  # which of several independent noise versions (training); evaluation uses 0
     noise: NoiseSettings = NoiseSettings()
     bank_folder: Path | None = None
     bank_digest: str = ""
 
-    @property
-    def clean(self) -> bool:
-        return self.snrs_db == (math.inf,)
+    @classmethod
+    def of(cls, snrs_db: tuple[float, ...], draw: int, noise: NoiseSettings, bank: NoiseBank) -> "Condition":
+        """The condition in which each utterance has one of these SNRs."""
+        if snrs_db == (snr.CLEAN_DB,):
+            return CLEAN
+        if len(snrs_db) == 1:
+            return cls(snrs_db[0], (), draw, noise, bank.folder, bank.digest)
+        return cls(None, snrs_db, draw, noise, bank.folder, bank.digest)
 
     @property
-    def drawn(self) -> bool:
-        return len(self.snrs_db) > 1
+    def clean(self) -> bool:
+        return self.snr_db == snr.CLEAN_DB
 
     @property
     def key(self) -> str:
         """Readable and unique: `clean`, `snr-10-1a2b3c4d`, `draw0-1a2b3c4d`."""
         if self.clean:
             return "clean"
+        snrs_db = self.drawn_from_db if self.snr_db is None else (self.snr_db,)
         facts = [
             self.noise.model_dump(mode="json"),
             self.bank_digest,
-            [str(float(level)) for level in self.snrs_db],
+            [str(float(snr_db)) for snr_db in snrs_db],
             self.draw,
         ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
-        return f"{f'draw{self.draw}' if self.drawn else f'snr{self.snrs_db[0]:g}'}-{digest}"
+        return f"{f'draw{self.draw}' if self.snr_db is None else f'snr{snr.text(self.snr_db)}'}-{digest}"
 
     @cached_property
     def _bank(self) -> NoiseBank:
         assert self.bank_folder is not None
         return NoiseBank.open(self.bank_folder, self.noise.kinds)
 
-    def level_db(self, utterance_id: str) -> float:
+    def snr_db_of(self, utterance_id: str) -> float:
         """The SNR that an utterance gets."""
-        if not self.drawn:
-            return self.snrs_db[0]
+        if self.snr_db is not None:
+            return self.snr_db
         random = generator(utterance_id, "level", self.noise.seed, self.draw)
-        return self.snrs_db[int(random.integers(len(self.snrs_db)))]
+        return self.drawn_from_db[int(random.integers(len(self.drawn_from_db)))]
 
     def hear(self, utterance: Utterance, speech: np.ndarray, name: str) -> Mixed:
         """The utterance as it sounds under this condition; evaluation never uses a training noise file."""
-        level = self.level_db(utterance.id)
+        snr_db = self.snr_db_of(utterance.id)
         spans = noisy_spans(utterance, len(speech), self.noise)
         noise = np.zeros(0, np.float32)
-        if level < math.inf:
+        if snr.noisy(snr_db):
             part = "train" if utterance.split == "train" else "test"
-            version = ("draw", self.draw) if self.drawn else ()
+            version = ("draw", self.draw) if self.snr_db is None else ()
             noise = self._bank.waveform(utterance.id, part, len(speech), self.noise.kinds, self.noise.seed, *version)
-        return mix(speech, noise, spans, level, name)
+        return mix(speech, noise, spans, snr_db, name)
 
 
-CLEAN = Condition((math.inf,))
+CLEAN = Condition(snr.CLEAN_DB)

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from dmlm import places
+from dmlm import files
 from dmlm.errors import UserError
+from dmlm.modalities import FILES
 
 Split = Literal["train", "val", "test"]
 NonEmpty = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-MEDIA = ("audio", "lips", "image")
 
 
 class Utterance(BaseModel):
@@ -110,7 +110,7 @@ def read_utterances(path: Path) -> tuple[Utterance, ...]:
             raise UserError(
                 f"{path}, line {number}: id {utterance.id!r} stands already on line {lines_by_id[utterance.id]}; ids must differ."
             )
-        for kind in MEDIA:
+        for kind in FILES:
             name = getattr(utterance, kind)
             if name and not ((file := path.parent / name).is_file() and file.stat().st_size):
                 raise UserError(
@@ -148,7 +148,7 @@ def read_corpus(folder: Path) -> Corpus:
     card = _card(path)
     if not manifest.is_file() or card.get("manifest") not in (
         None,
-        places.digest(manifest),
+        files.digest(manifest),
     ):  # None: an earlier version
         raise UserError(
             f"{manifest} is missing, or was changed after the corpus was made; restore it, or remove {path} and run the"
@@ -160,16 +160,16 @@ def read_corpus(folder: Path) -> Corpus:
 def write_corpus(folder: Path, utterances: Iterable[Utterance], card: dict[str, Any]) -> Corpus:
     """Write the manifest, then, last, the card with the content digest: the sign that the corpus is whole."""
     lines = [utterance.model_dump_json(exclude_none=True) for utterance in utterances]
-    places.write_text(folder / "manifest.jsonl", "\n".join(lines) + "\n")
+    files.write_text(folder / "manifest.jsonl", "\n".join(lines) + "\n")
     checked = read_utterances(folder / "manifest.jsonl")
     digest = hashlib.sha256()
     for line, utterance in zip(lines, checked, strict=True):
         digest.update(line.encode())
-        for kind in MEDIA:
+        for kind in FILES:
             if name := getattr(utterance, kind):
                 digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
     counts = {split: sum(u.split == split for u in checked) for split in ("train", "val", "test")}
-    manifest = places.digest(folder / "manifest.jsonl")
+    manifest = files.digest(folder / "manifest.jsonl")
     full_card = {**card, "utterances": counts, "digest": digest.hexdigest(), "manifest": manifest}
-    places.write_text(folder / "corpus.json", json.dumps(full_card, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(folder / "corpus.json", json.dumps(full_card, indent=2, ensure_ascii=False) + "\n")
     return Corpus(folder, checked, full_card)

@@ -1,4 +1,4 @@
-"""Read what a manifest names: speech, lip video, page images. Every fault names the file."""
+"""Read the media that a manifest names (speech, lip video, page images), and write video. Every error names the file."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from dmlm.errors import UserError
+from dmlm.modalities import FRAMES_HZ, SAMPLE_RATE_HZ
 
-SAMPLE_RATE_HZ = 16_000
-FRAMES_HZ = 25
 FRAMES_OFF_HZ = 0.1  # what a file may be beside that, such as 24.999
 FULL_RANGE = 2  # of a video: grey levels 0..255, not 16..235
 
@@ -70,6 +69,31 @@ def _grey(frame: Any) -> np.ndarray:
     return frame.to_ndarray(format="gray")
 
 
+def write_video(path: Path, frames: np.ndarray, fps: int = FRAMES_HZ) -> None:
+    """Write grey frames uint8 (T, H, W) as H.264 in MP4; the same frames give the same bytes.
+
+    Raises:
+        UserError: no frame, or a size that the codec cannot hold (odd height or width).
+    """
+    import av
+
+    if frames.ndim != 3 or not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2:
+        raise UserError(f"{path}: a video needs frames (T, H, W) of even height and width, not {frames.shape}.")
+    with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "qp": "24"})
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt = "gray"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.color_range = FULL_RANGE  # else black and white move on reading
+        padding = av.VideoFrame(stream.width, stream.height, "gray").planes[0].line_size - stream.width
+        for frame in np.pad(frames, ((0, 0), (0, 0), (0, padding))):
+            picture = av.VideoFrame(stream.width, stream.height, "gray")
+            picture.color_range = FULL_RANGE
+            picture.planes[0].update(frame)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+
+
 def read_image(path: Path) -> np.ndarray:
     """A page image, uint8 RGB (H, W, 3): upright as its EXIF says, and on white where it is transparent.
 
@@ -93,3 +117,6 @@ def read_image(path: Path) -> np.ndarray:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
     return np.asarray(image.convert("RGB"))
+
+
+READERS = {"audio": read_audio, "video": read_video, "image": read_image}  # by kind of file

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from dmlm import places, progress
-from dmlm.corpus.synthesis.mouth import write_video
+from dmlm import files, paths, progress
+from dmlm.corpus.media import write_video
 from dmlm.errors import UserError, did_you_mean
 
 FPS = 25
@@ -91,7 +91,7 @@ def crop(video: Path, target: Path, find: Detector) -> Cropped:
     mouths = [
         cut(frame, matrix, middle) for frame, matrix, middle in zip(frames_of(video), maps, points[:, 5], strict=True)
     ]
-    with places.atomic(target) as temporary:
+    with files.atomic(target) as temporary:
         write_video(temporary, np.stack(mouths), FPS)
     return Cropped(target, len(found), sum(face is not None for face in found))
 
@@ -208,7 +208,7 @@ def _chosen(points: np.ndarray, known: tuple[Any, Any]) -> np.ndarray:
 
 
 def _mediapipe() -> Detector:
-    path = places.home() / "weights" / "mouth_roi" / str(MODEL["name"])
+    path = paths.home() / "weights" / "mouth_roi" / str(MODEL["name"])
     if find_spec("mediapipe") is None:
         raise UserError('The package mediapipe is missing; run: pip install -e ".[lips]"')
     if not path.is_file():

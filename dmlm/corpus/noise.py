@@ -22,8 +22,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from dmlm.corpus.manifest import Utterance
 from dmlm.corpus.media import SAMPLE_RATE_HZ, read_audio
 from dmlm.errors import UserError
+from dmlm.seeding import generator
+from dmlm.snr import CLEAN_DB, agrees, noisy
 
-TOLERANCE_DB = 0.1
 PEAK = 0.95
 Placement = Literal["second_half", "random_half", "whole"]
 
@@ -46,13 +47,7 @@ class Mixed:
     """A mixture and what was measured on it."""
 
     audio: np.ndarray  # (samples,) float32, peak-normalised
-    snr_db: float  # measured inside the noisy spans; inf for clean speech
-
-
-def generator(*key: object) -> np.random.Generator:
-    """A random generator that depends on the key only, on every machine and in every process."""
-    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+    snr_db_measured: float  # inside the noisy spans; infinite for clean speech
 
 
 @lru_cache(maxsize=64)
@@ -67,7 +62,7 @@ def _noise_clip(path: Path) -> np.ndarray:
 class NoiseBank:
     """Noise files by kind, in two parts: training and evaluation never share a file."""
 
-    name: str
+    folder: Path
     digest: str  # of names and sizes
     files: dict[str, dict[str, tuple[Path, ...]]]  # part ("train" or "test") -> kind -> files
 
@@ -94,11 +89,11 @@ class NoiseBank:
                 files[part][kind] = tuple(paths)
                 for path in paths:
                     digest.update(f"{part}/{kind}/{path.relative_to(folder)}:{path.stat().st_size}\n".encode())
-        return cls(folder.name, digest.hexdigest(), files)
+        return cls(folder, digest.hexdigest(), files)
 
     def waveform(self, utterance_id: str, part: str, samples: int, kinds: tuple[str, ...], *key: object) -> np.ndarray:
         """Noise of the asked length for one utterance, looped where the clip is shorter."""
-        random = generator(utterance_id, self.name, part, ",".join(kinds), *key)
+        random = generator(utterance_id, self.folder.name, part, ",".join(kinds), *key)
         paths = self.files[part][kinds[random.integers(len(kinds))]]
         path = paths[random.integers(len(paths))]
         clip = _noise_clip(path)
@@ -145,7 +140,7 @@ def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float
     if not np.any(speech):
         raise UserError(f"{name} is silent, so it cannot be recognised or mixed; replace the file.")
     mixture = speech.copy()
-    if snr_db < math.inf:
+    if noisy(snr_db):
         for span in spans:
             speech_power, noise_power = _power(speech[span]), _power(noise[span])
             if speech_power == 0 or noise_power == 0:
@@ -158,22 +153,22 @@ def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float
     gain = PEAK / np.abs(mixture).max()
     audio = (gain * mixture).astype(np.float32)
     measured = measure_snr_db(audio / gain, speech, spans, snr_db)
-    if snr_db < math.inf and not abs(measured - snr_db) <= TOLERANCE_DB:
+    if not agrees(measured, snr_db):
         raise UserError(
             f"{name}: asked for {snr_db} dB, measured {measured:.2f} dB: more than 32-bit audio can hold; choose a level nearer 0 dB."
         )
     return Mixed(audio, measured)
 
 
-def measure_snr_db(mixture: np.ndarray, speech: np.ndarray, spans: list[slice], target_db: float) -> float:
-    """SNR of a finished mixture: of all spans the value furthest from the target. Infinite where nothing was added."""
-    if target_db == math.inf:
-        return math.inf
-    levels = []
+def measure_snr_db(mixture: np.ndarray, speech: np.ndarray, spans: list[slice], snr_db: float) -> float:
+    """SNR of a finished mixture: of all spans the value furthest from `snr_db`. Infinite where nothing was added."""
+    if not noisy(snr_db):
+        return CLEAN_DB
+    measured = []
     for span in spans:
         noise_power = _power(mixture[span] - speech[span])
-        levels.append(10 * math.log10(_power(speech[span]) / noise_power) if noise_power else math.inf)
-    return max(levels, key=lambda level: abs(level - target_db))
+        measured.append(10 * math.log10(_power(speech[span]) / noise_power) if noise_power else CLEAN_DB)
+    return max(measured, key=lambda value: abs(value - snr_db))
 
 
 def _power(samples: np.ndarray) -> float:

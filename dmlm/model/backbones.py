@@ -1,44 +1,20 @@
 """Decoder-only backbones: always the OPT and Mamba classes of `transformers`, from scratch or pretrained."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from dmlm.errors import UserError
-from dmlm.model import mamba, opt, pretrained
-from dmlm.model.sizes import MAMBA, OPT, check_name
+from dmlm.model import pretrained
+from dmlm.model.family import FAMILIES, SIZES, BackboneSpec, check_name
 
 hf_logging.disable_progress_bar()
 hf_logging.set_verbosity_error()  # it advises installing CUDA kernels at every build
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """A named size and what the data asks of it."""
-
-    name: str
-    text_size: int  # IDs below are text, and keep their embeddings where the backbone is pretrained
-    vocab_size: int
-    context: int  # longest sequence; a Mamba has no limit of its own and is held to the same
-    pad_id: int
-    bos_id: int
-    eos_id: int
-    dropout: float = 0.1  # OPT only: Mamba has none
 
 
 def build(spec: BackboneSpec, seed: int) -> PreTrainedModel:
@@ -52,29 +28,11 @@ def build(spec: BackboneSpec, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     if pretrained.is_named(spec.name):
         model = pretrained.open_extended(spec.name, spec.text_size, spec.vocab_size, specials, seed)
-        if isinstance(model, OPTForCausalLM):
-            if model.config.max_position_embeddings < spec.context:
-                raise UserError(
-                    f"Backbone {spec.name!r} has a context of {model.config.max_position_embeddings} tokens; lower model.context to it."
-                )
-            model.config.dropout = spec.dropout
-            for layer in model.model.decoder.layers:
-                layer.dropout = spec.dropout
+        family(model).adapt(model, spec)
         return model
     shared: dict[str, Any] = {**specials, "vocab_size": spec.vocab_size, "tie_word_embeddings": True}
-    size: dict[str, Any] = (OPT | MAMBA)[spec.name]
-    if spec.name in OPT:
-        return OPTForCausalLM(
-            OPTConfig(  # type: ignore[call-arg]  # attn_implementation is a keyword of its base class
-                **shared,
-                **size,
-                word_embed_proj_dim=size["hidden_size"],
-                max_position_embeddings=spec.context,
-                dropout=spec.dropout,
-                attn_implementation="sdpa",
-            )
-        )
-    return MambaForCausalLM(MambaConfig(**shared, **size))
+    size = SIZES[spec.name]
+    return size.code.new_model(spec, {**shared, **size.sizes[spec.name]})
 
 
 def load(folder: Path) -> PreTrainedModel:
@@ -83,8 +41,8 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def family(model: PreTrainedModel) -> ModuleType:
-    """`dmlm.model.opt` or `dmlm.model.mamba`: how these weights are read fast. Both have the same functions."""
-    return opt if isinstance(model, OPTForCausalLM) else mamba
+    """The module that reads these weights fast: `dmlm.model.opt` or one with the same functions."""
+    return FAMILIES[model.config.model_type].code
 
 
 def parameter_count(model: PreTrainedModel, embeddings: bool = True) -> int:
@@ -110,10 +68,5 @@ def start_at_centroids(model: PreTrainedModel, centroids: Mapping[int, np.ndarra
 
 
 def start_at_sinusoids(model: PreTrainedModel) -> None:
-    """Begin OPT's position embeddings at sinusoids as large as its token embeddings: near positions start as near ones."""
-    if isinstance(model, OPTForCausalLM):
-        spread = float(model.get_input_embeddings().get_parameter("weight").data.std())
-        positions = model.model.decoder.embed_positions.weight.data  # (context + 2, width)
-        count, width = positions.shape
-        angles = torch.arange(count)[:, None] * 1000.0 ** (-torch.arange(0, width, 2) / width)  # (count, width / 2)
-        positions.copy_(math.sqrt(2) * spread * torch.cat([angles.sin(), angles.cos()], dim=1))
+    """Begin position embeddings, where the family has some, at sinusoids as large as the token embeddings."""
+    family(model).start_positions(model)

@@ -17,17 +17,19 @@ from dmlm.model.layout import Layout
 LOGITS = 1 << 24  # elements of a chunk of logits: 64 MiB in fp32
 
 
-def role_weights(roles: torch.Tensor, layout: Layout, lambdas: torch.Tensor, items: int | None = None) -> torch.Tensor:
+def role_weights(
+    roles: torch.Tensor, layout: Layout, lambdas: torch.Tensor, batch_size: int | None = None
+) -> torch.Tensor:
     """Weight of each token, (T,): lambda_m / (B * N_m), with N_m the tokens of modality m in its own sequence.
 
     `roles` (T,) holds the modality index of each token, negative where a token is not scored; `lambdas` is (M,).
-    `items` is B where these sequences are but a part of the batch.
+    `batch_size` is B where these sequences are but a part of the batch.
     """
     role = roles.clamp(min=0).long()
     slot = layout.rows * len(lambdas) + role  # (T,) one counter for each sequence and modality
     scored = roles >= 0
     counts = torch.bincount(slot[scored], minlength=layout.count * len(lambdas))
-    return scored * lambdas[role] / (counts[slot].clamp(min=1) * (items or layout.count))
+    return scored * lambdas[role] / (counts[slot].clamp(min=1) * (batch_size or layout.count))
 
 
 class _WeightedSurprise(torch.autograd.Function):
@@ -73,15 +75,15 @@ def modality_loss(
     layout: Layout,
     lambdas: torch.Tensor,
     inputs: torch.Tensor | None = None,
-    items: int | None = None,
+    batch_size: int | None = None,
     recompute: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of a flat batch, `ids` and `roles` (T,); and (2, M): per modality the sum of -log p (nats), and its tokens.
 
     Logits are computed only where a token carries weight. `inputs` are what the model reads where that differs from the
-    targets `ids`; `items` is the size of the batch of which this is a part; `recompute` is gradient checkpointing.
+    targets `ids`; `batch_size` is that of the batch of which this is a part; `recompute` is gradient checkpointing.
     """
-    weights = role_weights(roles, layout, lambdas, items)
+    weights = role_weights(roles, layout, lambdas, batch_size)
     hidden = backbones.family(model).hidden_states(model, ids if inputs is None else inputs, layout, recompute)
     scored = (weights > 0).nonzero().squeeze(1)  # (S,); the first token of a sequence, <bos>, never is
     table = model.get_output_embeddings().weight

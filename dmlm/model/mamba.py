@@ -6,16 +6,30 @@ own column of the scan.
 Shapes: T tokens, B sequences, L tokens of the longest, M width, D inner channels (2 M), N states, K taps of the convolution.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.nn.functional import embedding, linear, rms_norm, silu, softplus
 from torch.utils.checkpoint import checkpoint
-from transformers import MambaForCausalLM
+from transformers import MambaConfig, MambaForCausalLM
 from transformers.models.mamba.modeling_mamba import MambaBlock, MambaMixer, MambaRMSNorm
 
+from dmlm.model.family import BackboneSpec
 from dmlm.model.layout import Layout
 from dmlm.model.scan_choice import selective_scan
+
+
+def new_model(spec: BackboneSpec, config: dict[str, Any]) -> MambaForCausalLM:
+    """A model from scratch; `config` holds its dimensions and special IDs."""
+    return MambaForCausalLM(MambaConfig(**config))
+
+
+def adapt(model: MambaForCausalLM, spec: BackboneSpec) -> None:
+    """Nothing to adapt: Mamba has neither dropout nor a longest context."""
+
+
+def start_positions(model: MambaForCausalLM) -> None:
+    """Nothing to begin: Mamba has no position embeddings."""
 
 
 class _Convolution(torch.autograd.Function):

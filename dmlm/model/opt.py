@@ -5,22 +5,63 @@ The same numbers as `OPTForCausalLM` (tested), without its padding and its gener
 Shapes: T tokens, B sequences, N tokens of the longest, D width, H heads, d width of a head, S room of a cache.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import dropout, embedding, layer_norm, linear, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
-from transformers import OPTForCausalLM
+from transformers import OPTConfig, OPTForCausalLM
 from transformers.models.opt.modeling_opt import OPTDecoderLayer
 
+from dmlm.errors import UserError
+from dmlm.model.family import BackboneSpec
 from dmlm.model.layout import Layout
 
 FIRST_POSITION = 2  # row of position 0 in the table: OPT's own offset
 
 Attend = Callable[[torch.Tensor], torch.Tensor]  # (T, 3 D) of queries, keys and values to (T, D)
 Affine = tuple[torch.Tensor, torch.Tensor | None]  # weight and bias
+
+
+def new_model(spec: BackboneSpec, config: dict[str, Any]) -> OPTForCausalLM:
+    """A model from scratch; `config` holds its dimensions and special IDs."""
+    return OPTForCausalLM(
+        OPTConfig(  # type: ignore[call-arg]  # attn_implementation is a keyword of its base class
+            **config,
+            word_embed_proj_dim=config["hidden_size"],
+            max_position_embeddings=spec.context,
+            dropout=spec.dropout,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def adapt(model: OPTForCausalLM, spec: BackboneSpec) -> None:
+    """Give a pretrained model the dropout asked for.
+
+    Raises:
+        UserError: its context is shorter than asked for.
+    """
+    if model.config.max_position_embeddings < spec.context:
+        raise UserError(
+            f"Backbone {spec.name!r} has a context of {model.config.max_position_embeddings} tokens; lower model.context to it."
+        )
+    model.config.dropout = spec.dropout
+    for layer in model.model.decoder.layers:
+        layer.dropout = spec.dropout
+
+
+def start_positions(model: OPTForCausalLM) -> None:
+    """Begin position embeddings at sinusoids as large as the token embeddings: near positions start as near ones."""
+    spread = float(model.get_input_embeddings().get_parameter("weight").data.std())
+    positions = model.model.decoder.embed_positions.weight.data  # (context + 2, width)
+    count, width = positions.shape
+    angles = torch.arange(count)[:, None] * 1000.0 ** (-torch.arange(0, width, 2) / width)  # (count, width / 2)
+    positions.copy_(math.sqrt(2) * spread * torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
 @dataclass(frozen=True, slots=True)

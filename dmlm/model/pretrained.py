@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmlm.errors import UserError
-from dmlm.tokens import weights
+from dmlm.model.family import FAMILIES, SIZES, Family
+from dmlm.weights import published
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-FAMILIES = {"opt": "opt", "mamba": "mamba"}  # model_type in config.json
 
 
 def is_named(name: str) -> bool:
@@ -33,7 +32,7 @@ def folder(name: str) -> Path:
     Raises:
         UserError: no such folder, not in the Hub's cache, or not a family that is known here.
     """
-    path = weights.hub_folder(name)
+    path = published.hub_folder(name)
     if path is None:
         raise UserError(
             f"Backbone {name!r} is not on this machine; download it once with `hf download {name}`, or give a folder."
@@ -45,28 +44,27 @@ def folder(name: str) -> Path:
     kind = values.get("model_type")
     if kind not in FAMILIES:
         raise UserError(f"Backbone {name!r} is of type {kind!r}; this suite knows {' and '.join(FAMILIES)}.")
-    if kind == "mamba" and values.get("hidden_act", "silu") != "silu":
-        raise UserError(
-            f"Backbone {name!r} has activation {values['hidden_act']!r}; Mamba is read here with silu only."
-        )
+    for key, value in FAMILIES[kind].required.items():
+        if values.get(key, value) != value:
+            raise UserError(f"Backbone {name!r} has {key} {values[key]!r}; {kind} is read here with {value!r} only.")
     return path
 
 
-def family_of(name: str) -> str:
-    """`opt` or `mamba`, of a pretrained model or of one of our sizes."""
+def family_of(name: str) -> Family:
+    """The family of a pretrained model or of one of our sizes."""
     if is_named(name):
         return FAMILIES[json.loads((folder(name) / "config.json").read_text("utf-8"))["model_type"]]
-    return name.partition("-")[0]
+    return SIZES[name]
 
 
 @cache
 def digest(name: str) -> str:
     """SHA-256 over the configuration and the weights: what a training that starts from them is known by."""
     path = folder(name)
-    files = weights.model_files(path)
+    files = published.model_files(path)
     if files is None:
-        raise UserError(f"Backbone {name!r}: {path} holds no weights ({' or '.join(weights.LEARNED)}).")
-    return weights.digest(files)
+        raise UserError(f"Backbone {name!r}: {path} holds no weights ({' or '.join(published.LEARNED)}).")
+    return published.digest(files)
 
 
 def open_extended(name: str, text_size: int, vocab_size: int, specials: dict[str, int], seed: int) -> "PreTrainedModel":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from dmlm import places
+from dmlm import files, paths
 
 SOURCE = Path(__file__).with_suffix(".c")
 STEPS, STATES = 16, 64  # as in the source
@@ -50,9 +50,9 @@ def library() -> ctypes.CDLL:
     ]
     command = [str(compiler()), *flags, *([level] if level else []), str(SOURCE)]
     key = hashlib.sha256(" ".join(command[1:-1]).encode() + SOURCE.read_bytes()).hexdigest()[:12]
-    path = places.home() / "kernels" / f"scan-{key}.so"
+    path = paths.home() / "kernels" / f"scan-{key}.so"
     if not path.is_file():
-        with places.atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             done = subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError((done.stderr.strip() or "the compiler said nothing").splitlines()[-1])

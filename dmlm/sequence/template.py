@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dmlm.errors import UserError
-from dmlm.tokens.vocabulary import MODALITIES, Vocabulary
+from dmlm.modalities import INPUTS, MODALITIES
+from dmlm.tokens.vocabulary import Vocabulary
 
 UNSCORED = -1  # role of special tokens other than <eos>: they do not enter the loss
 ROLES = tuple(MODALITIES)  # role of a token: the index of its modality here
@@ -47,8 +48,8 @@ class Template:
             segments.append(tuple(letter for letter in match.groups() if letter))
         letters = [letter for segment in segments for letter in segment]
         for letter in letters:
-            if letter not in MODALITIES or letter == "T":
-                known = ", ".join(f"{key} ({name})" for key, name in MODALITIES.items() if key != "T")
+            if letter not in INPUTS:
+                known = ", ".join(f"{key} ({modality.name})" for key, modality in INPUTS.items())
                 raise UserError(f"Template {notation!r}: there is no input modality {letter!r}; known are {known}.")
             if letters.count(letter) > 1:
                 raise UserError(f"Template {notation!r} names {letter} twice; name each modality once.")

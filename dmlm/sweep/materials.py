@@ -1,6 +1,5 @@
 """What every cell of a grid shares: corpus, noise, tokenizers, text vocabulary, and their tokens, made once."""
 
-import math
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,20 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dmlm import places, recipes, workers
-from dmlm.corpus.condition import CLEAN, Condition
+from dmlm import paths, processes, recipes
+from dmlm.corpus.condition import Condition
 from dmlm.corpus.manifest import Corpus, read_corpus
 from dmlm.corpus.noise import NoiseBank, NoiseSettings
+from dmlm.engines.lease import Leases
 from dmlm.errors import UserError, did_you_mean
 from dmlm.model import pretrained
-from dmlm.run.loggers import check_installed
-from dmlm.sweep.cell import Cell, CorpusChoice, TextSettings, TokenizerChoice, validated
-from dmlm.sweep.grid import Grid
-from dmlm.sweep.identity import identity
-from dmlm.sweep.lease import Leases
-from dmlm.tokens.shards import Run, TokenSource
-from dmlm.tokens.tokenizer import Tokenizer
+from dmlm.plan.cell import Cell, CorpusChoice, TextSettings, TokenizerChoice, validated
+from dmlm.plan.grid import Grid
+from dmlm.plan.identity import identity
+from dmlm.tokens.encoder import Tokenizer
+from dmlm.tokens.shards import Map, TokenSource
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
+from dmlm.training.loggers import check_installed
 
 
 @dataclass
@@ -42,6 +41,14 @@ class Materials:
     def rates_hz(self) -> dict[str, float | None]:
         return {k: s.encoder.rate_hz for k, s in self.sources.items() if isinstance(s.encoder, Tokenizer)}
 
+    def learned(self, cell: Cell) -> dict[str, Path]:
+        """Files that were learned for a cell's tokenizers, by a name such as `A-codebook`."""
+        return {
+            f"{letter}-{part}": path
+            for letter in cell.letters
+            for part, path in self.sources[letter].learned_files.items()
+        }
+
     def vocabulary(self, letters: tuple[str, ...]) -> Vocabulary:
         """The ID space of a model with these input modalities."""
         encoders = {letter: self.sources[letter].encoder for letter in letters}
@@ -59,7 +66,7 @@ class Materials:
                 {k: self.text.encode(v) if isinstance(v, str) else v for k, v in item.items()}
                 | {"T": self.text.encode(utterance.text)}
             )
-        return items, encoded["A"].snr_db if "A" in encoded else {}
+        return items, encoded["A"].snr_db_measured if "A" in encoded else {}
 
 
 def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
@@ -76,7 +83,7 @@ def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
     values = recipe.PRESETS[choice.preset].model_dump() | choice.settings
     settings = validated(recipe.Settings, values, f"corpus.settings of {choice.recipe}")
     key = identity({"settings": settings.model_dump(mode="json"), "recipe": recipes.digest(recipe.__name__)}, 8)
-    return places.home() / "corpora" / f"{Path(choice.recipe).stem}-{choice.preset}-{key}", recipe, settings
+    return paths.home() / "corpora" / f"{Path(choice.recipe).stem}-{choice.preset}-{key}", recipe, settings
 
 
 def open_corpus(choice: CorpusChoice) -> Corpus:
@@ -85,7 +92,7 @@ def open_corpus(choice: CorpusChoice) -> Corpus:
     return read_corpus(folder) if (folder / "corpus.json").is_file() else recipe.prepare(settings, folder)
 
 
-def open_bank(noise: NoiseSettings) -> tuple[Path, NoiseBank]:
+def open_bank(noise: NoiseSettings) -> NoiseBank:
     """The noise files: the built-in bank, made on first use, or the user's folder."""
     if noise.set != "builtin":
         folder = Path(noise.set).expanduser().resolve()
@@ -94,18 +101,18 @@ def open_bank(noise: NoiseSettings) -> tuple[Path, NoiseBank]:
                 f"noise.set: there is no folder {folder}; give `builtin` or a folder with one sub-folder per kind."
             )
     else:
-        from dmlm.corpus.synthesis.bank import build_bank
+        from dmlm.synthesis.bank import build_bank
 
-        folder = places.home() / "noise" / "builtin"
+        folder = paths.noise_bank()
         if not (folder / "bank.json").is_file():
             build_bank(folder)
-    return folder, NoiseBank.open(folder, noise.kinds)
+    return NoiseBank.open(folder, noise.kinds)
 
 
 def text_path(corpus: Corpus, settings: TextSettings) -> Path:
     """Where the BPE vocabulary of a corpus is kept."""
     name = pretrained.digest(settings.tokenizer)[:8] if settings.tokenizer else f"bpe{settings.vocab_size}"
-    return places.home() / "tokens" / corpus.label / f"text-{name}.json"
+    return paths.home() / "tokens" / corpus.label / f"text-{name}.json"
 
 
 def open_text(corpus: Corpus, settings: TextSettings) -> TextVocabulary:
@@ -121,14 +128,10 @@ def open_text(corpus: Corpus, settings: TextSettings) -> TextVocabulary:
 
 def conditions(cell: Cell, draws: int) -> tuple[list[Condition], dict[float, Condition]]:
     """Training draws and test levels of a cell."""
-    folder, bank = open_bank(cell.noise)
-
-    def condition(levels: tuple[float, ...], draw: int = 0) -> Condition:
-        return CLEAN if levels == (math.inf,) else Condition(levels, draw, cell.noise, folder, bank.digest)
-
+    bank = open_bank(cell.noise)
     return (
-        [condition(cell.snr_db.train, draw) for draw in range(draws)],
-        {level: condition((level,)) for level in cell.snr_db.test},
+        [Condition.of(cell.snr_db.train, draw, cell.noise, bank) for draw in range(draws)],
+        {snr_db: Condition.of((snr_db,), 0, cell.noise, bank) for snr_db in cell.snr_db.test},
     )
 
 
@@ -191,7 +194,7 @@ def shared(cell: Cell) -> str:
 class _Opened:
     """What was opened already, so that groups of cells share it."""
 
-    run: Run
+    run: Map
     corpora: dict[Path, Corpus] = field(default_factory=dict)
     sources: dict[tuple[str, str, str], TokenSource] = field(default_factory=dict)
     ready: set[tuple[int, str, str]] = field(default_factory=set)
@@ -218,7 +221,7 @@ class _Opened:
 def prepare(
     cells: Sequence[Cell],
     say: Callable[[str], None] = lambda line: None,
-    run: Run = workers.run,
+    run: Map = processes.run,
     failed: dict[int, Exception] | None = None,
 ) -> list[Materials]:
     """For each cell everything up to its tokens, each part made once and then found again.
@@ -254,18 +257,18 @@ def prepare(
         sizes = ", ".join(f"{count} {split}" for split, count in corpus.card["utterances"].items())
         say(f"corpus   {corpus.folder}  ({sizes})")
         names = {f"{letter} {s.name}": None for c, sources in prepared if c is corpus for letter, s in sources.items()}
-        say(f"tokens   {places.home() / 'tokens' / corpus.label}  ({', '.join(names)})")
+        say(f"tokens   {paths.home() / 'tokens' / corpus.label}  ({', '.join(names)})")
     return [found[number] for number in range(len(cells)) if number in found]
 
 
 def prepare_alone(
     cells: Sequence[Cell],
     say: Callable[[str], None],
-    run: Run = workers.run,
+    run: Map = processes.run,
     failed: dict[int, Exception] | None = None,
 ) -> list[Materials]:
     """The same, while no other driver on this folder does so."""
-    with Leases().hold_when_free(places.home() / "prepare.lease", say):
+    with Leases().hold_when_free(paths.home() / "prepare.lease", say):
         return prepare(cells, say, run, failed)
 
 
@@ -292,7 +295,7 @@ def without(grid: Grid, failed: dict[int, Exception]) -> tuple[Grid, list[str]]:
 def look(cells: Sequence[Cell]) -> dict[int, Materials]:
     """What `prepare` made before, by number of the cell, without making anything; a cell that lacks a part is left out."""
     found: dict[int, Materials] = {}
-    bank = places.home() / "noise" / "builtin" / "bank.json"
+    bank = paths.noise_bank() / "bank.json"
     corpora: dict[Path, Corpus] = {}
     for group in groups(cells):
         first = cells[group[0]]

@@ -1,17 +1,14 @@
 """What a grid would do: its cells, what is done already, and what the rest takes in time, tokens and disk."""
 
-import json
 import shutil
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from dmlm import places
-from dmlm.sweep.grid import Grid
+from dmlm import paths
+from dmlm.plan.grid import Grid
+from dmlm.results.folders import trial_folders
 from dmlm.sweep.materials import check_plain, clips_to_encode, lacking, look
-from dmlm.sweep.store import SCORED, TRAINED, stored
 from dmlm.sweep.trial import trial_of
 
 Kind = tuple[str, str, int]  # backbone, template, batch size
@@ -64,27 +61,26 @@ def describe(grid: Grid) -> str:
     width = max(len(label) for label, _ in rows)
     lines = [f"  {label:<{width}}  {state}" for label, state in rows]
     lack = [f"needed first: {sentence}" for sentence in needs]
-    return "\n".join([head, *lines, *lack, f"tokens to encode: {tokens}", f"time left: {time}{more}", f"disk: {disk}"])
+    sums = [f"tokens to encode: {tokens}", f"time left: {time}{more}", f"disk: {disk}"]
+    if grid.search:
+        points = " + ".join(str(grid.search.points(cell)) for cell in grid.cells)
+        sums.append(f"search: before that, {points} models of other {', '.join(grid.search.space)}, read on split val")
+    return "\n".join([head, *lines, *lack, *sums])
 
 
 def _past_trials() -> dict[Kind, _Past]:
     """Costs of every finished trial of this home, by kind."""
     found: dict[Kind, _Past] = defaultdict(_Past)
-    for path in (places.home() / "runs" / "trials").glob("*/result.json"):
-        result = stored(path, TRAINED)
+    for trial in trial_folders(paths.runs()):
+        result = trial.result
         if result is None:
             continue
-        spec = _json(path.parent / "spec.json")
+        spec = trial.spec
         past = found[spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"]]
-        past.step_s.append(result["train_s"] / result["steps"])
-        found_there = (stored(done, SCORED) for done in path.parent.glob("evals/*/result.json"))
-        past.evaluation_s += [scores["decode_s"] for scores in found_there if scores]
-        past.bytes.append(sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file()))
+        past.step_s.append(result.train_s / result.steps)
+        past.evaluation_s += [evaluation.result.decode_s for evaluation in trial.evaluations() if evaluation.done]
+        past.bytes.append(trial.bytes)
     return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text("utf-8")))
 
 
 def _median(values: list[float] | list[int]) -> float:
@@ -96,7 +92,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _free_gb() -> float:
-    folder = places.home()
+    folder = paths.home()
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free / 2**30

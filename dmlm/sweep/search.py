@@ -10,22 +10,21 @@ import csv
 import functools
 import io
 import itertools
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dmlm import places
+from dmlm import files, paths
+from dmlm.engines.base import Engine
 from dmlm.errors import UserError
-from dmlm.score.wer import ErrorCounts, pool
-from dmlm.sweep.cell import Cell
-from dmlm.sweep.engines import Engine
-from dmlm.sweep.failures import Failure, history
-from dmlm.sweep.grid import Grid
+from dmlm.plan.cell import Cell
+from dmlm.plan.grid import Grid
+from dmlm.plan.space import Search, Span, changed
+from dmlm.results.failures import Failure, read_failures
+from dmlm.score.wer import pool
 from dmlm.sweep.materials import prepare_alone
-from dmlm.sweep.space import Search, Span, changed
 from dmlm.sweep.trial import Trial, trial_of
 
 Values = dict[str, Any]  # by dotted setting
@@ -93,7 +92,7 @@ def _distribution(span: Span, whole: bool) -> Any:
 
 
 @dataclass(frozen=True)
-class Point:
+class SearchPoint:
     """One point and what came of it."""
 
     values: Values
@@ -109,15 +108,15 @@ class Hunt:
     cell: Cell
     variant: str
     proposals: Proposals
-    points: list[Point] = field(default_factory=list)
+    points: list[SearchPoint] = field(default_factory=list)
 
     @property
-    def best(self) -> Point | None:
+    def best(self) -> SearchPoint | None:
         """The lowest WER, the first of equals; None if all failed."""
         return min((p for p in self.points if p.wer is not None), key=lambda p: p.wer or 0.0, default=None)
 
 
-def explore(hunts: Sequence[Hunt], read: Callable[[list[Asked]], list[Point]], note: Callable[[], None]) -> None:
+def explore(hunts: Sequence[Hunt], read: Callable[[list[Asked]], list[SearchPoint]], note: Callable[[], None]) -> None:
     """Ask, read, tell, until nothing more is proposed; the batches of all cells are read together."""
     while batches := [(hunt, asked) for hunt in hunts if (asked := hunt.proposals.ask())]:
         points = iter(read([(changed(hunt.cell, values), values) for hunt, asked in batches for values in asked]))
@@ -138,11 +137,11 @@ def searched(grid: Grid, search: Search, run: Runner, engine: Engine, say: Say) 
     wanted = zip(grid.cells, grid.variants, strict=True)
     hunts = [Hunt(c, variant, Proposals(search, c)) for c, variant in wanted if search.concerning(c)]
 
-    def read(asked: list[Asked]) -> list[Point]:
+    def read(asked: list[Asked]) -> list[SearchPoint]:
         on_val = {"split": "val", "snr_db.test": search.snr_db}
         return _read(grid, [(changed(cell, on_val), values) for cell, values in asked], run, engine)
 
-    explore(hunts, read, lambda: _note(hunts, search, places.home() / "runs" / grid.name, say))
+    explore(hunts, read, lambda: _note(hunts, search, paths.runs() / grid.name, say))
     what = "λ" if all(key.startswith("train.lambdas.") for key in search.space) else ", ".join(search.space)
     found: list[tuple[Cell, tuple[str, str]]] = []
     for cell, variant in zip(grid.cells, grid.variants, strict=True):
@@ -151,11 +150,13 @@ def searched(grid: Grid, search: Search, run: Runner, engine: Engine, say: Say) 
         if hunt and hunt.best:
             found.append((changed(cell, hunt.best.values), (variant, f"{what} searched")))
     variants = tuple(", ".join(filter(None, parts)) for _, parts in found)
-    barren = [f"{h.cell.label}: no point of its search succeeded: {h.points[-1].failure}" for h in hunts if not h.best]
-    return replace(grid, cells=tuple(cell for cell, _ in found), variants=variants), barren
+    without_point = [
+        f"{h.cell.label}: no point of its search succeeded: {h.points[-1].failure}" for h in hunts if not h.best
+    ]
+    return replace(grid, cells=tuple(cell for cell, _ in found), variants=variants), without_point
 
 
-def _read(grid: Grid, asked: list[Asked], run: Runner, engine: Engine) -> list[Point]:
+def _read(grid: Grid, asked: list[Asked], run: Runner, engine: Engine) -> list[SearchPoint]:
     """Train and evaluate points."""
     cells = tuple(cell for cell, _ in asked)
     letters = "+".join(dict.fromkeys(letter for cell in cells for letter in cell.letters))
@@ -165,20 +166,17 @@ def _read(grid: Grid, asked: list[Asked], run: Runner, engine: Engine) -> list[P
         if not corpus.split("val"):
             raise UserError(f"{corpus.folder} has no utterance of split val, which a search is read on; add some.")
     trials = [trial_of(cell, found, batch.baseline) for cell, found in zip(cells, materials, strict=True)]
-    last = {trial.id: history(trial.folder)[-1:] for trial in trials if not trial.trained}
+    last = {trial.id: read_failures(trial.folder)[-1:] for trial in trials if not trial.trained}
     said = {name: f.message for name, found in last.items() for f in found if f.kind == "not_finite"}  # it would again
     said |= {name: failure.message for name, failure in run(batch, [t for t in trials if t.id not in said]).items()}
-    return [Point(v, t.id, dev_wer(t), said.get(t.id, "")) for (_, v), t in zip(asked, trials, strict=True)]
+    return [SearchPoint(v, t.id, dev_wer(t), said.get(t.id, "")) for (_, v), t in zip(asked, trials, strict=True)]
 
 
 def dev_wer(trial: Trial) -> float | None:
     """Errors per reference word over all evaluations of a trial; None while one is missing."""
     if not trial.trained or trial.pending:
         return None
-    results = [json.loads((trial.scores(e) / "result.json").read_text("utf-8")) for e in trial.evaluations]
-    return pool(
-        ErrorCounts(**{name: result[name] for name in ErrorCounts.__dataclass_fields__}) for result in results
-    ).wer
+    return pool(trial.folder_of(evaluation).result for evaluation in trial.evaluations).wer
 
 
 def _note(hunts: Sequence[Hunt], search: Search, folder: Path, say: Say) -> None:
@@ -197,4 +195,4 @@ def _note(hunts: Sequence[Hunt], search: Search, folder: Path, say: Say) -> None
         shown = [*(f"{key} {value}" for key, value in best.values.items()), f"WER {best.wer:.1%}"] if best else ["none"]
         so_far = f"{len(hunt.points)} of {search.points(cell)} points"
         say(f"search   {cell.label}: {so_far}, best on split val: {', '.join(shown)}")
-    places.write_text(folder / "search.csv", table.getvalue())
+    files.write_text(folder / "search.csv", table.getvalue())

@@ -1,13 +1,12 @@
 """How a grid stands, read from its folders alone: done, running, failed (why), waiting; and the time left."""
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmlm.sweep.failures import history
-from dmlm.sweep.lease import holder, live
-from dmlm.sweep.store import Cell, read_grid
+from dmlm.engines.lease import holder, live
+from dmlm.results.failures import read_failures
+from dmlm.results.grid import GridCell, read_grid
 
 
 @dataclass(frozen=True)
@@ -24,23 +23,23 @@ class Standing:
         return self.state in ("training", "evaluating")
 
 
-def standing(cell: Cell, steps: int, step_s: float | None) -> Standing:
+def standing(cell: GridCell, step_s: float | None) -> Standing:
     """How one cell stands; `step_s` is what a step of its kind took elsewhere."""
     label = cell.label if cell.variant in cell.label else f"{cell.label} {cell.variant}"
     tested = sum(evaluation.done for evaluation in cell.evaluations)
     if cell.training and tested == len(cell.evaluations):
         return Standing(label, "done", f"{tested} evaluations", 0.0)
-    leases = [path for path in cell.trial.glob("*.lease") if live(path)]
-    reached = int(cell.log[-1]["step"]) if cell.log else 0
-    if cell.log and cell.log[-1].get("elapsed_s"):
-        step_s = cell.log[-1]["elapsed_s"] / reached
+    leases = [path for path in cell.trial.leases() if live(path)]
+    steps, reached = cell.steps or 0, cell.log[-1].step if cell.log else 0
+    if cell.log and cell.log[-1].elapsed_s:
+        step_s = cell.log[-1].elapsed_s / reached
     left_s = 0.0 if cell.training else None if step_s is None else step_s * (steps - reached)
     progress = f"{tested} of {len(cell.evaluations)} evaluations" if cell.training else f"step {reached:,} of {steps:,}"
     if leases:
         return Standing(
             label, "evaluating" if cell.training else "training", f"{progress}, {holder(leases[0])}", left_s
         )
-    failures = history(cell.trial)
+    failures = read_failures(cell.trial.path)
     if failures and not failures[-1].again:
         said = f"{failures[-1].kind} at {failures[-1].when}, {progress}: {failures[-1].message}"
         return Standing(label, "failed", said, left_s)
@@ -50,18 +49,17 @@ def standing(cell: Cell, steps: int, step_s: float | None) -> Standing:
 def table(folder: Path) -> tuple[str, int]:
     """The table to print, and the number of cells that are not done."""
     grid = read_grid(folder)
-    asked = json.loads((grid.folder / "grid.json").read_text("utf-8"))["cells"]
     speeds: dict[tuple[str, str], list[float]] = {}
     for cell in grid.cells:
         if cell.training:
-            seconds = cell.training["train_s"] / cell.training["steps"]
+            seconds = cell.training.train_s / cell.training.steps
             speeds.setdefault((cell.model, cell.template), []).append(seconds)
     rows = []
-    for cell, record in zip(grid.cells, asked, strict=True):
+    for cell in grid.cells:
         known = speeds.get((cell.model, cell.template)) or [
             s for k, v in speeds.items() if k[0] == cell.model for s in v
         ]
-        rows.append(standing(cell, record["steps"], statistics.median(known) if known else None))
+        rows.append(standing(cell, statistics.median(known) if known else None))
     width = max(len(row.label) for row in rows)
     lines = [f"{row.label:<{width}}  {row.state:<10}  {row.detail}" for row in rows]
     states = ("done", "training", "evaluating", "failed", "waiting")

@@ -4,25 +4,25 @@ import signal
 from contextlib import ExitStack
 from typing import Any
 
+from dmlm.engines.lease import Busy, Leases
 from dmlm.errors import UserError
-from dmlm.sweep.cell import Cell
-from dmlm.sweep.lease import Busy, Leases
+from dmlm.plan.cell import Cell
 from dmlm.sweep.materials import Materials, prepare, shared
 from dmlm.sweep.trial import Trial, trial_of
 from dmlm.tokens import encoding
 
-Job = dict[str, Any]
+Task = dict[str, Any]
 _leases = Leases()
 _kept: dict[str, Materials] = {}  # of the last task
 
 
-def job(
+def task_of(
     trial: Trial,
     baseline: str,
     evaluations: tuple[str, ...],
     checkpoint_every_s: float,
     micro_tokens: int | None = None,
-) -> Job:
+) -> Task:
     """What `train` and `evaluate` are given. `micro_tokens` overrides the cell's own, which no result depends on."""
     cell = trial.cell
     if micro_tokens is not None:
@@ -36,50 +36,50 @@ def job(
     }
 
 
-def train(job: Job) -> None:
+def train(task: Task) -> None:
     """Train a trial, from its last checkpoint if there is one.
 
     Raises:
         Busy: another process does.
     """
-    from dmlm.sweep.execute import train_cell  # torch is loaded only in the worker
+    from dmlm.sweep.train_trial import train_trial  # torch is loaded only in the worker
 
-    trial, materials = _opened(job)
-    with _leases.hold(trial.folder / "train.lease"):
+    trial, materials = _opened(task)
+    with _leases.hold(trial.stored.training_lease):
         if trial.trained:
             return
         if trial.cell.execution.data_parallel > 1:
-            _train_together(job, trial.cell.execution.data_parallel)
+            _train_together(task, trial.cell.execution.data_parallel)
         else:
-            train_cell(trial, materials, job["checkpoint_every_s"])
+            train_trial(trial, materials, task["checkpoint_every_s"])
 
 
-def evaluate(job: Job) -> None:
+def evaluate(task: Task) -> None:
     """Run those evaluations of a trial that are still pending, each under a lease of its own.
 
     Raises:
         Busy: another process runs some of them; the rest is done.
     """
-    from dmlm.sweep.execute import evaluate_conditions
+    from dmlm.sweep.evaluate_trial import evaluate_trial
 
-    trial, materials = _opened(job)
+    trial, materials = _opened(task)
     own, busy = set(), None
     with ExitStack() as held:
         for evaluation in trial.pending:
-            name = trial.scores(evaluation).name
-            if name in job["evaluations"]:
+            name = trial.name_of(evaluation)
+            if name in task["evaluations"]:
                 try:
-                    held.enter_context(_leases.hold(trial.folder / f"{name}.lease"))
+                    held.enter_context(_leases.hold(trial.stored.evaluation_lease(name)))
                     own.add(evaluation)
                 except Busy as error:
                     busy = error
         if pending := [evaluation for evaluation in trial.pending if evaluation in own]:  # now that nobody else can
-            evaluate_conditions(trial, pending, materials)
+            evaluate_trial(trial, pending, materials)
     if busy:
         raise busy
 
 
-def _train_together(job: Job, processes: int) -> None:
+def _train_together(task: Task, processes: int) -> None:
     """The training of a trial in several processes, as `torchrun` would start them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -98,7 +98,7 @@ def _train_together(job: Job, processes: int) -> None:
         number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     }
     try:
-        elastic_launch(config, _train_share)(job)
+        elastic_launch(config, _train_share)(task)
     except SignalException:
         raise KeyboardInterrupt from None  # the processes have been told, and left their checkpoint
     except ChildFailedError as error:
@@ -110,27 +110,27 @@ def _train_together(job: Job, processes: int) -> None:
             signal.signal(number, handler)
 
 
-def _train_share(job: Job) -> None:
+def _train_share(task: Task) -> None:
     """What each of those processes does; the first writes the files."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    from dmlm.sweep.execute import train_cell
+    from dmlm.sweep.train_trial import train_trial
 
     def train() -> None:
-        trial, materials = _opened(job)
-        train_cell(trial, materials, job["checkpoint_every_s"])
+        trial, materials = _opened(task)
+        train_trial(trial, materials, task["checkpoint_every_s"])
 
     record(train)()
 
 
-def _opened(job: Job) -> tuple[Trial, Materials]:
-    """The trial that a job names, and its materials."""
-    cell = Cell.model_validate_json(job["cell"])
+def _opened(task: Task) -> tuple[Trial, Materials]:
+    """The trial that a task names, and its materials."""
+    cell = Cell.model_validate_json(task["cell"])
     materials = _materials(cell)
-    trial = trial_of(cell, materials, job["baseline"])
-    if trial.id != job["trial"]:
+    trial = trial_of(cell, materials, task["baseline"])
+    if trial.id != task["trial"]:
         raise UserError(
-            f"{job['trial']} is now {trial.id}: its corpus or tokens changed meanwhile; run the grid again."
+            f"{task['trial']} is now {trial.id}: its corpus or tokens changed meanwhile; run the grid again."
         )
     return trial, materials
 

@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from dmlm import places, progress
+from dmlm import files, progress
 from dmlm.errors import UserError
 from dmlm.model import backbones
-from dmlm.run.evaluate import transcribe
+from dmlm.recognition.transcribe import transcribe
 from dmlm.score.wer import normalise
-from dmlm.sweep.execute import reading_of
+from dmlm.sweep.evaluate_trial import reading_of
 from dmlm.sweep.materials import Materials
-from dmlm.sweep.trial import TRAINED, Trial, done, whole
+from dmlm.sweep.trial import Trial
 from dmlm.tokens import first_pass
 
 
@@ -23,7 +23,7 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
     Raises:
         UserError: the model is not trained, or the folder holds something else.
     """
-    if not (done(trial.folder, TRAINED) and whole(trial.folder / "model")):
+    if trial.stored.result is None or not trial.stored.has_model:
         raise UserError(
             f"{trial.cell.label} has no trained model yet; first: dmlm grid run, with the same grid and changes."
         )
@@ -32,12 +32,12 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
         raise UserError(f"{folder} is a file; give a folder.")
     if folder.is_dir() and any(folder.iterdir()) and first_pass.read_card(folder) != card:
         raise UserError(f"{folder} holds the transcripts of another model or corpus, or something else; give another.")
-    places.write_text(folder / first_pass.CARD, json.dumps(card, indent=1) + "\n")
+    files.write_text(folder / first_pass.CARD, json.dumps(card, indent=1) + "\n")
     cell = trial.cell
     heard = [("train", condition) for condition in materials.train_conditions[: cell.train.draws]]
     heard += [(cell.split, condition) for condition in materials.test_conditions.values()]
     counts = {split: len(materials.corpus.split(split)) for split, _ in heard}
-    model, reading = backbones.load(trial.folder / "model"), reading_of(cell, materials)
+    model, reading = backbones.load(trial.stored.model), reading_of(cell, materials)
     with progress.bar("first pass", sum(counts[split] for split, _ in heard), "clip") as shown:
         for split, condition in heard:
             path = first_pass.place(folder, condition.key, split)
@@ -46,6 +46,6 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
                 texts = map(normalise, transcribe(model, items, reading))
                 records = zip(materials.corpus.split(split), texts, strict=True)
                 lines = (json.dumps({"id": utterance.id, "text": text}) + "\n" for utterance, text in records)
-                places.write_text(path, "".join(lines))
+                files.write_text(path, "".join(lines))
             shown.update(counts[split])
     return sum(counts[split] for split, _ in heard)

@@ -1,6 +1,5 @@
 """Progress of trials that run in other processes, read from their folders."""
 
-import json
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -50,8 +49,8 @@ class _Row:
     def __init__(self, trial: Trial) -> None:
         self.label, self.position = trial.cell.label, 0
         self.steps = trial.cell.train.steps
-        self.result, self.log = trial.folder / "result.json", trial.folder / "train.jsonl"
-        self.targets = [trial.scores(evaluation) / "result.json" for evaluation in trial.evaluations]
+        self.stored = trial.stored
+        self.evaluations = [trial.folder_of(evaluation) for evaluation in trial.evaluations]
         self.training: tqdm | None = None
         self.testing: tqdm | None = None
         self.first_step = self._step()
@@ -67,13 +66,7 @@ class _Row:
         return self.testing is not None and self.testing.n >= self.testing.total
 
     def _step(self) -> int:
-        if self.result.is_file():
-            return self.steps
-        try:
-            lines = self.log.read_text().splitlines()
-            return int(json.loads(lines[-1])["step"])
-        except (OSError, IndexError, ValueError, KeyError):
-            return 0
+        return self.steps if self.stored.result else self.stored.steps_done()
 
     def look(self) -> None:
         step = self._step()
@@ -82,9 +75,11 @@ class _Row:
                 self.training = progress.bar(f"train {self.label}", self.steps, "step", self.first_step, self.position)
             _move(self.training, step)
         if step >= self.steps:
-            tested = sum(path.is_file() for path in self.targets)
+            tested = sum(evaluation.has_result for evaluation in self.evaluations)
             if self.testing is None:
-                self.testing = progress.bar(f"test {self.label}", len(self.targets), "condition", tested, self.position)
+                self.testing = progress.bar(
+                    f"test {self.label}", len(self.evaluations), "condition", tested, self.position
+                )
             _move(self.testing, tested)
 
     def close(self, finished: bool) -> None:

@@ -13,19 +13,19 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dmlm import places, recipes
+from dmlm import files, recipes
 from dmlm.corpus import media
 from dmlm.corpus.condition import Condition
 from dmlm.corpus.manifest import Utterance
 from dmlm.errors import UserError, did_you_mean
+from dmlm.modalities import FIELDS, SAMPLE_RATE_HZ
+from dmlm.snr import CLEAN_DB
 from dmlm.tokens import first_pass
+from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
 from dmlm.tokens.quantize import Codebook, learn_codebook
-from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
 
 CODEBOOK_FRAMES = 80_000
 CLIP_FRAMES = 1250  # of one clip
-CLOCK_HZ = {"audio": media.SAMPLE_RATE_HZ, "lips": media.FRAMES_HZ}  # samples or frames of what an encoder is given
-MEDIA = ("audio", "lips", "image", "ocr")
 GROUP_BYTES = 1 << 27  # of clips in memory at once; one that is longer comes alone
 SHORTEST_S = 0.05  # of audio: what every audio tokenizer makes a token of
 
@@ -57,8 +57,8 @@ class EncoderSpec:
                 did_you_mean(name, kind.Settings.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
             )
             raise UserError(f"Tokenizer {self.recipe}: {which}: {hint.removeprefix('Value error, ')}.") from None
-        if kind.media not in MEDIA:
-            raise UserError(f"Tokenizer {self.recipe}: media={kind.media!r}; choose one of {', '.join(MEDIA)}.")
+        if kind.media not in FIELDS:
+            raise UserError(f"Tokenizer {self.recipe}: media={kind.media!r}; choose one of {', '.join(FIELDS)}.")
         encoder = kind(settings)
         encoder.device = self.device
         if isinstance(encoder, Tokenizer):
@@ -68,7 +68,7 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True)
-class Job:
+class EncodingJob:
     """Utterances of one split under one condition, and where what is made of them belongs."""
 
     spec: EncoderSpec
@@ -82,7 +82,7 @@ class Job:
 _built: dict[tuple[str, str], Encoder] = {}  # of the last shard that this process encoded
 
 
-def _encoder(job: Job) -> Encoder:
+def _encoder(job: EncodingJob) -> Encoder:
     """That of the last shard, if this one wants the same: a network is opened once.
 
     Raises:
@@ -104,7 +104,7 @@ def forget() -> None:
 
 
 def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condition) -> tuple[Any, float]:
-    """What the encoder is given for one utterance, and the SNR measured on it (inf where no noise applies)."""
+    """What the encoder is given for one utterance, and the SNR measured on it (infinite where no noise applies)."""
     name = getattr(utterance, encoder.media)
     if name is None:
         raise UserError(
@@ -112,24 +112,24 @@ def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condi
         )
     if encoder.media == "audio":
         speech = media.read_audio(corpus / name)
-        if len(speech) < SHORTEST_S * media.SAMPLE_RATE_HZ:
+        if len(speech) < SHORTEST_S * SAMPLE_RATE_HZ:
             raise UserError(
                 f"{corpus / name} has {len(speech)} samples; utterance {utterance.id!r} needs {SHORTEST_S} s at least."
             )
         heard = condition.hear(utterance, speech, str(corpus / name))
-        return heard.audio, heard.snr_db
-    readers = {"lips": media.read_video, "image": media.read_image}
-    return (readers[encoder.media](corpus / name) if encoder.media in readers else name), np.inf
+        return heard.audio, heard.snr_db_measured
+    kind = FIELDS[encoder.media].file
+    return (media.READERS[kind](corpus / name) if kind else name), CLEAN_DB
 
 
-def _said(encoder: Reader, job: Job, utterances: Sequence[Utterance]) -> list[str] | None:
+def _said(encoder: Reader, job: EncodingJob, utterances: Sequence[Utterance]) -> list[str] | None:
     """What a first pass understood of utterances of one split, where the reader wants it."""
     if encoder.first_pass is None:
         return None
     return first_pass.said(encoder.first_pass, job.condition.key, utterances[0].split, [u.id for u in utterances])
 
 
-def encode_shard(job: Job) -> int:
+def encode_shard(job: EncodingJob) -> int:
     """Encode a run of utterances and write the shard, its checksum last."""
     encoder = _encoder(job)
     parts: list[np.ndarray] = []
@@ -151,13 +151,13 @@ def encode_shard(job: Job) -> int:
         "offsets": np.cumsum([0, *map(len, parts)]),
         "snr_db": np.array(levels, dtype=np.float64),
     }
-    with places.atomic(job.target) as temporary:
+    with files.atomic(job.target) as temporary:
         save_file(arrays, temporary, {"ids": json.dumps([fields["id"] for fields in job.utterances])})
-    places.seal(job.target)
+    files.seal(job.target)
     return len(parts)
 
 
-def _groups(encoder: Encoder, job: Job) -> Iterator[tuple[list[Utterance], list[Any], list[float]]]:
+def _groups(encoder: Encoder, job: EncodingJob) -> Iterator[tuple[list[Utterance], list[Any], list[float]]]:
     """Utterances of a job, what the encoder is given for them, and their SNR: as many at once as memory allows."""
     utterances: list[Utterance] = []
     items: list[Any] = []
@@ -177,7 +177,7 @@ def _groups(encoder: Encoder, job: Job) -> Iterator[tuple[list[Utterance], list[
 
 
 @contextmanager
-def _blamed(job: Job, utterances: Sequence[Utterance]) -> Iterator[None]:
+def _blamed(job: EncodingJob, utterances: Sequence[Utterance]) -> Iterator[None]:
     """Let an error of a recipe end with a line that says where it arose, and about which utterances."""
     about = f"utterance {utterances[0].id!r}" if len(utterances) == 1 else f"one of {len(utterances)} utterances"
     about += f", the first {utterances[0].id!r}" if len(utterances) > 1 else ""
@@ -192,13 +192,13 @@ def _blamed(job: Job, utterances: Sequence[Utterance]) -> Iterator[None]:
         raise RuntimeError(f"tokenizer {stem}, {at}, {about}: {type(error).__name__}: {error}") from error
 
 
-def _checked(encoder: Tokenizer, job: Job, utterance: Utterance, item: Any, found: Any) -> np.ndarray:
+def _checked(encoder: Tokenizer, job: EncodingJob, utterance: Utterance, item: Any, found: Any) -> np.ndarray:
     """IDs int32 (T,) of an utterance.
 
     Raises:
         UserError: the recipe does not keep what it promises.
     """
-    ids, size, clock = np.asarray(found), encoder.vocab_size, CLOCK_HZ.get(encoder.media)
+    ids, size, clock = np.asarray(found), encoder.vocab_size, FIELDS[encoder.media].input_rate_hz
     promised = encoder.rate_hz * len(item) / clock if encoder.rate_hz and clock else len(ids)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         wrong = f"an array of {ids.dtype} of shape {ids.shape} instead of whole numbers in a row"
@@ -211,7 +211,7 @@ def _checked(encoder: Tokenizer, job: Job, utterance: Utterance, item: Any, foun
     raise UserError(f"Tokenizer {job.spec.recipe} gave {wrong} for {utterance.id!r}.")
 
 
-def sample_features(job: Job) -> int:
+def sample_features(job: EncodingJob) -> int:
     """Write frames of a few clips, of a long one some at equal distances: the material of a codebook."""
     encoder = _encoder(job)
     assert isinstance(encoder, Tokenizer)
@@ -220,7 +220,7 @@ def sample_features(job: Job) -> int:
         with _blamed(job, utterances):
             found = encoder.features_of(items)
         frames += [features[:: max(1, -(-len(features) // CLIP_FRAMES))].copy() for features in found]
-    with places.atomic(job.target) as temporary:
+    with files.atomic(job.target) as temporary:
         save_file({"frames": np.concatenate(frames)}, temporary)
     return len(frames)
 
@@ -228,7 +228,7 @@ def sample_features(job: Job) -> int:
 class _Clips(Sequence[np.ndarray]):
     """Training clips as an encoder hears or sees them, read when they are asked for."""
 
-    def __init__(self, encoder: Encoder, job: Job) -> None:
+    def __init__(self, encoder: Encoder, job: EncodingJob) -> None:
         self._encoder, self._job = encoder, job
 
     def __len__(self) -> int:
@@ -239,7 +239,7 @@ class _Clips(Sequence[np.ndarray]):
         return _read(self._encoder, self._job.corpus, utterance, self._job.condition)[0]
 
 
-def fit(job: Job) -> None:
+def fit(job: EncodingJob) -> None:
     """Learn a network in a process of its own: one thread, so the result does not depend on the number of cores."""
     encoder = _encoder(job)
     assert isinstance(encoder, Tokenizer)
@@ -247,9 +247,9 @@ def fit(job: Job) -> None:
     with _blamed(job, [Utterance(**fields) for fields in job.utterances]):
         learned = encoder.fit(clips)
     forget()  # it has what it learned, and is another tokenizer now
-    with places.atomic(job.target) as temporary:
+    with files.atomic(job.target) as temporary:
         save_file(learned, temporary)
-    places.seal(job.target)
+    files.seal(job.target)
 
 
 def learn(job: tuple[list[Path], int, Path]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dmlm.errors import UserError
-from dmlm.tokens import weights
+from dmlm.weights import published
 
 CARD = "first_pass.json"
 
@@ -37,7 +37,7 @@ def digest(folder: Path) -> str:
         raise UserError(
             f"first_pass: {folder} has no transcripts CONDITION/SPLIT.jsonl; run: dmlm grid transcribe GRID --to {folder}"
         )
-    named = [f"{path.relative_to(folder).as_posix()} {weights.file_digest(path)}" for path in paths]
+    named = [f"{path.relative_to(folder).as_posix()} {published.file_digest(path)}" for path in paths]
     return hashlib.sha256("\n".join(named).encode()).hexdigest()
 
 
@@ -79,7 +79,7 @@ def said(folder: Path, condition: str, split: str, ids: Sequence[str]) -> list[s
         raise UserError(
             f"first_pass: there is no {path}; run dmlm grid transcribe for a grid of the same noise, levels and draws."
         )
-    found = _read(path, weights.file_digest(path))
+    found = _read(path, published.file_digest(path))
     for name in ids:
         if name not in found:
             raise UserError(f"first_pass: {path} has no line of utterance {name!r}; make the file again.")
@@ -89,7 +89,7 @@ def said(folder: Path, condition: str, split: str, ids: Sequence[str]) -> list[s
 def whole(path: Path, ids: Sequence[str]) -> bool:
     """Whether a file is there and has exactly these utterances."""
     try:
-        return path.is_file() and list(_read(path, weights.file_digest(path))) == list(ids)
+        return path.is_file() and list(_read(path, published.file_digest(path))) == list(ids)
     except UserError:
         return False  # a damaged one is made again
 

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from dmlm import places
+from dmlm import files
 from dmlm.errors import UserError
 
 BLOCK = 4096  # frames at a time: a long clip with many centroids must fit in memory
@@ -51,9 +51,9 @@ class Codebook:
         return np.concatenate(ids)
 
     def save(self, path: Path) -> None:
-        with places.atomic(path) as temporary:
+        with files.atomic(path) as temporary:
             save_file({"centroids": self.centroids, "mean": self.mean, "scale": self.scale}, temporary)
-        places.seal(path)
+        files.seal(path)
 
     @classmethod
     def plain(cls, centroids: np.ndarray) -> "Codebook":
@@ -69,7 +69,7 @@ class Codebook:
             UserError: the file is damaged.
         """
         try:
-            if places.sealed(path) or not path.with_suffix(".sha256").is_file():
+            if files.sealed(path) or not path.with_suffix(".sha256").is_file():
                 return cls(**load_file(path))
         except (SafetensorError, TypeError):
             pass

@@ -17,17 +17,17 @@ from typing import Any
 
 from safetensors import safe_open
 
-from dmlm import places, progress, workers
+from dmlm import files, paths, processes, progress
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.manifest import Corpus, Utterance
 from dmlm.errors import UserError
 from dmlm.tokens import encoding, first_pass
-from dmlm.tokens.encoding import EncoderSpec, Job
-from dmlm.tokens.tokenizer import Encoder, Reader, Tokenizer
+from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
+from dmlm.tokens.encoding import EncoderSpec, EncodingJob
 
 SHARD_SIZE = 128  # utterances
 CODEBOOK_CLIPS = 640  # training clips whose frames a codebook is learned from
-Run = Callable[[Callable[[Any], Any], list[Any], int | None], Iterator[Any]]  # function, jobs, processes: values
+Map = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]  # function, jobs: values as they come
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Encoded:
     """Tokens (or texts) of a split under one condition, by utterance id, and the SNR measured for each."""
 
     tokens: dict[str, Any]  # id -> int32 (T,), or str from a reader
-    snr_db: dict[str, float]
+    snr_db_measured: dict[str, float]
 
 
 def _kept(path: Path) -> bool:
     """Whether what was learned is there and fits its seal, if it has one; earlier versions sealed nothing."""
-    return path.is_file() and (places.sealed(path) or not path.with_suffix(".sha256").is_file())
+    return path.is_file() and (files.sealed(path) or not path.with_suffix(".sha256").is_file())
 
 
-def _whole(job: Job) -> bool:
+def _whole(job: EncodingJob) -> bool:
     """Whether a shard is there, undamaged, and of these utterances."""
     path = job.target
-    if places.sealed(path):
+    if files.sealed(path):
         with safe_open(path, "np") as file:
             return json.loads(file.metadata()["ids"]) == [fields["id"] for fields in job.utterances]
     if path.is_file() and path.with_suffix(".sha256").is_file():
@@ -63,14 +63,14 @@ class TokenSource:
         recipe: str,
         settings: dict[str, Any],
         learn_under: Condition,
-        run: Run = workers.run,
+        run: Map = processes.run,
         device: str = "cpu",
     ) -> None:
         """`run` is what maps a function over shards: processes of this machine, or an engine."""
         self.corpus, self._map = corpus, run
         self.spec = EncoderSpec(recipe, settings, device=device)
         self.encoder = self.spec.build()
-        self._root = places.home() / "tokens" / corpus.label
+        self._root = paths.home() / "tokens" / corpus.label
         self._learn_under = self.under(learn_under)
 
     @staticmethod
@@ -101,6 +101,12 @@ class TokenSource:
         """Whether nothing is left to learn, so that `ready` costs nothing."""
         return all(map(_kept, self._to_learn()))
 
+    @property
+    def learned_files(self) -> dict[str, Path]:
+        """What was learned for the encoder so far, by part: `network`, `codebook`."""
+        parts = {"network": self.spec.network, "codebook": self.spec.codebook}
+        return {part: path for part, path in parts.items() if path is not None}
+
     def _to_learn(self) -> Iterator[Path]:
         """Where what is learned belongs, the network first: the codebook's place hangs on it."""
         encoder = self.encoder
@@ -128,7 +134,9 @@ class TokenSource:
                 fields = [utterance.model_dump() for utterance in training]
                 self._learn(
                     encoding.fit,
-                    Job(self.spec, self.encoder.fingerprint, self.corpus.folder, fields, self._learn_under, path),
+                    EncodingJob(
+                        self.spec, self.encoder.fingerprint, self.corpus.folder, fields, self._learn_under, path
+                    ),
                 )
             self._rebuild(network=path)
         if isinstance(self.encoder, Tokenizer) and self.encoder.clusters and self.encoder.codebook is None:
@@ -150,7 +158,7 @@ class TokenSource:
             job.target.unlink()
 
     def _learn(self, function: Callable[[Any], None], job: Any) -> None:
-        for _ in self._map(function, [job], 1):
+        for _ in self._map(function, [job]):
             pass
 
     def _rebuild(self, **changed: Any) -> None:
@@ -167,7 +175,7 @@ class TokenSource:
         shards = self._shards(split, self.under(condition))
         return sum(len(job.utterances) for job in shards if not job.target.with_suffix(".sha256").is_file())
 
-    def prepare(self, split: str, condition: Condition, workers_used: int | None = None) -> None:
+    def prepare(self, split: str, condition: Condition) -> None:
         """Encode what is not in the cache yet."""
         condition = self.under(condition)
         if isinstance(self.encoder, Reader) and self.encoder.first_pass:
@@ -176,7 +184,7 @@ class TokenSource:
         if jobs:
             self._write_card()
             label = f"tokens {self.encoder.modality} {split} {condition.key.rsplit('-', 1)[0]}"
-            self._run(encoding.encode_shard, jobs, label, sum(len(job.utterances) for job in jobs), workers_used)
+            self._run(encoding.encode_shard, jobs, label, sum(len(job.utterances) for job in jobs))
 
     def load(self, split: str, condition: Condition) -> Encoded:
         """Tokens of a split, memory-mapped and checked; what is missing or damaged is encoded first."""
@@ -193,20 +201,22 @@ class TokenSource:
                 levels[fields["id"]] = float(arrays["snr_db"][row])
         return Encoded(tokens, levels)
 
-    def _shards(self, split: str, condition: Condition) -> list[Job]:
+    def _shards(self, split: str, condition: Condition) -> list[EncodingJob]:
         folder = self._root / self.name / condition.key
         return list(self._jobs(self.corpus.split(split), condition, folder, split))
 
-    def _jobs(self, utterances: list[Utterance], condition: Condition, folder: Path, name: str) -> Iterator[Job]:
+    def _jobs(
+        self, utterances: list[Utterance], condition: Condition, folder: Path, name: str
+    ) -> Iterator[EncodingJob]:
         fingerprint = self.fingerprint
         for number, start in enumerate(range(0, len(utterances), SHARD_SIZE)):
             fields = [u.model_dump() for u in utterances[start : start + SHARD_SIZE]]
             target = folder / f"{name}-{number:04d}.safetensors"
-            yield Job(self.spec, fingerprint, self.corpus.folder, fields, condition, target)
+            yield EncodingJob(self.spec, fingerprint, self.corpus.folder, fields, condition, target)
 
-    def _run(self, function: Any, jobs: list[Job], label: str, total: int, count: int | None = None) -> None:
+    def _run(self, function: Any, jobs: list[EncodingJob], label: str, total: int) -> None:
         with progress.bar(label, total, "clip") as shown:
-            for done in self._map(function, jobs, count):
+            for done in self._map(function, jobs):
                 shown.update(done)
 
     def _write_card(self) -> None:
@@ -217,4 +227,4 @@ class TokenSource:
             "fingerprint": self.fingerprint,
             "corpus": self.corpus.digest,
         }
-        places.write_text(self._root / self.name / "tokenizer.json", json.dumps(card, indent=2) + "\n")
+        files.write_text(self._root / self.name / "tokenizer.json", json.dumps(card, indent=2) + "\n")

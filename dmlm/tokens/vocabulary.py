@@ -1,6 +1,7 @@
 """The one ID space: text keeps `[0, V_text)`, then a disjoint range per modality, then the special tokens."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 import tokenizers as hf_tokenizers  # the Hugging Face package: recipes are never imported by that name
-from dmlm import places
+from dmlm import files
 from dmlm.errors import UserError
+from dmlm.modalities import MODALITIES
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-MODALITIES = {"A": "audio", "L": "lips", "I": "image", "O": "recognised text", "T": "transcript"}
-TEXT_LETTERS = ("O", "T")  # these live in the text range
 SPECIALS = ("<pad>", "<bos>", "<eos>", *(f"<{letter}>" for letter in MODALITIES))
 
 
@@ -59,7 +59,53 @@ class TextVocabulary:
             ) from None
 
     def save(self, path: Path) -> None:
-        places.write_text(path, self._bpe.to_str(pretty=True))
+        files.write_text(path, self._bpe.to_str(pretty=True))
+
+    def save_with_units(self, folder: Path, vocabulary: "Vocabulary") -> None:
+        """Write `tokenizer.json` and its settings, as `AutoTokenizer` opens them: the whole ID space.
+
+        Text keeps its IDs; every other ID is a special token such as `<A_17>`, unit 17 of the audio, or `<eos>`.
+
+        Raises:
+            ValueError: a pretrained text tokenizer whose IDs have gaps, so that units would get other IDs.
+        """
+        from transformers import PreTrainedTokenizerFast
+
+        values = json.loads(self._bpe.to_str())
+        values["post_processor"] = None  # a sequence is packed by its template; nothing is added to a text
+        whole = hf_tokenizers.Tokenizer.from_str(json.dumps(values))
+        known = whole.get_vocab(with_added_tokens=True)
+        names = [name if name not in known else f"<dmlm:{name.strip('<>')}>" for name in vocabulary.names()]
+        whole.add_special_tokens([hf_tokenizers.AddedToken(name, normalized=False) for name in names])
+        wanted = list(range(vocabulary.text_size, vocabulary.size))
+        if [whole.token_to_id(name) for name in names] != wanted:
+            raise ValueError(
+                f"the text tokenizer has gaps: units begin at {whole.token_to_id(names[0])}, not {wanted[0]}"
+            )
+        pad, bos, eos = names[-len(SPECIALS) :][:3]
+        PreTrainedTokenizerFast(
+            tokenizer_object=whole, pad_token=pad, bos_token=bos, eos_token=eos, clean_up_tokenization_spaces=False
+        ).save_pretrained(folder)
+
+    @classmethod
+    def load_without_units(cls, folder: Path, text_size: int) -> "TextVocabulary":
+        """The text part of what `save_with_units` wrote.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = folder / "tokenizer.json"
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            values["added_tokens"] = [token for token in values["added_tokens"] if token["id"] < text_size]
+            text = cls(hf_tokenizers.Tokenizer.from_str(json.dumps(values)))
+        except Exception as error:  # the package has no class of its own for it
+            raise UserError(f"{path} cannot be read ({error}); copy the model's folder again.") from None
+        if text.size != text_size:
+            raise UserError(
+                f"{path} has {text.size} text tokens instead of {text_size}; copy the model's folder again."
+            )
+        return text
 
     @property
     def size(self) -> int:
@@ -91,7 +137,8 @@ class Vocabulary:
 
     @cached_property
     def _offsets(self) -> dict[str, int]:
-        offsets, position = {letter: 0 for letter in TEXT_LETTERS}, self.text_size
+        offsets = {letter: 0 for letter, modality in MODALITIES.items() if modality.is_text}
+        position = self.text_size
         for letter in MODALITIES:
             if letter in self.sizes:
                 offsets[letter] = position
@@ -103,6 +150,15 @@ class Vocabulary:
     def size(self) -> int:
         return self._offsets["special"] + len(SPECIALS)
 
+    def names(self) -> list[str]:
+        """Names of the IDs after text, in order.
+
+        >>> Vocabulary(300, {"A": 2}).names()[:4]
+        ['<A_0>', '<A_1>', '<pad>', '<bos>']
+        """
+        letters = [letter for letter in MODALITIES if letter in self.sizes]
+        return [f"<{letter}_{unit}>" for letter in letters for unit in range(self.sizes[letter])] + list(SPECIALS)
+
     def offset(self, letter: str) -> int:
         """First ID of a modality's range."""
         return self._offsets[letter]
@@ -113,7 +169,7 @@ class Vocabulary:
     def range(self, letter: str) -> range:
         """All IDs of a modality."""
         start = self.offset(letter)
-        return range(start, start + (self.text_size if letter in TEXT_LETTERS else self.sizes[letter]))
+        return range(start, start + (self.text_size if MODALITIES[letter].is_text else self.sizes[letter]))
 
     def shift(self, letter: str, tokens: np.ndarray) -> np.ndarray:
         """A tokenizer's own IDs to IDs of the one space.

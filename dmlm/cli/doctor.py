@@ -1,0 +1,99 @@
+"""What this machine has: versions, devices, and for each tokenizer what it lacks."""
+
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+
+from dmlm import paths, recipes
+from dmlm.errors import UserError
+from dmlm.tokens.encoder import Encoder
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "espeakng-loader",
+    "av",
+    "rapidocr",
+    "pytesseract",
+    "easyocr",
+    "mediapipe",
+    "dlib-bin",
+    "ray",
+)
+
+
+def doctor() -> None:
+    """Say what this machine has: versions, devices, what each tokenizer lacks, and where things are kept."""
+    print(report())
+
+
+def report() -> str:
+    """All of it, a line each."""
+    import torch
+
+    from dmlm.model import scan_choice
+
+    cuda = torch.cuda.is_available()
+    lines = [("python", sys.version.split()[0]), *((package, _version(package)) for package in PACKAGES)]
+    lines += [
+        ("CUDA device", torch.cuda.get_device_name() if cuda else "none"),
+        ("scan of Mamba", scan_choice.chosen("cuda" if cuda else "cpu")[0]),
+        ("torchvision", _torchvision()),
+        ("FFmpeg", _ffmpeg()),
+        ("tesseract", _program("tesseract")),
+        ("home", str(paths.home())),
+        ("", ""),
+        *((name, state(name)) for name in recipes.names("tokenizers")),
+    ]
+    return "\n".join(f"{name:<22} {text}".rstrip() for name, text in lines)
+
+
+def state(recipe: str) -> str:
+    """`ready`, or what a tokenizer lacks with its default settings, and the command that brings it."""
+    try:
+        kind = recipes.load_class("tokenizers", recipe, Encoder)
+        encoder = kind(kind.Settings())
+        encoder.require()
+    except UserError as error:
+        return str(error).removeprefix(f"{recipe}: ")
+    except Exception as error:  # of a recipe that somebody is writing: the others are still to be told of
+        return f"does not load: {type(error).__name__}: {error}".replace("\n", " ")
+    return f"ready ({encoder.modality})"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _torchvision() -> str:
+    """Only EasyOCR wants it; one of another build than torch stops `transformers` from opening its models."""
+    try:
+        import torchvision
+    except ModuleNotFoundError:
+        return "not installed"
+    except RuntimeError as error:
+        return (
+            f"{_version('torchvision')} does not fit this torch ({error}), and models cannot be opened beside it;"
+            " run: pip uninstall torchvision, or install both from one index of download.pytorch.org"
+        )
+    return str(torchvision.__version__)
+
+
+def _ffmpeg() -> str:
+    import av
+
+    return "inside av: " + ", ".join(
+        f"{name} {'.'.join(map(str, v))}" for name, v in av.library_versions.items() if name == "libavcodec"
+    )
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        return "not installed"
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return (said.stdout or said.stderr).splitlines()[0]

@@ -1,1 +1,0 @@
-"""Speech, lips, pages and noises made from nothing but a seed, with exact timing."""

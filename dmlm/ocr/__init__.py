@@ -1,0 +1,1 @@
+"""Lines that an OCR engine recognised, and their spelling."""

@@ -1,0 +1,1 @@
+"""The files that a run leaves, read and written as typed records; measures, tables and figures made from them."""

@@ -1,0 +1,172 @@
+"""How figures look: one palette, one SNR axis with clean speech set apart, one way to save; pyplot is not used."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from dmlm import files, snr
+from dmlm.results.grid import GridResults
+from dmlm.results.measures import Point, System, systems
+
+# Okabe & Ito's colours, which people with any colour vision tell apart, less the yellow that vanishes on white.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+LINES = ("-", "--", ":", "-.")
+INK = "#222222"
+WARNING = "#B03A00"
+DPI = 150
+KEY_IN, LETTER_IN, LINE_IN = 0.6, 0.075, 0.19  # of a legend, in inches: a key with its gaps, a letter, a line
+CLEAN_GAP_DB = 9.0  # between "clean" and the highest SNR
+DODGE = 0.006  # of the axis, between neighbouring lines, so that their intervals do not hide each other
+
+
+def style_of(results: GridResults, system: System) -> dict[str, Any]:
+    """Colour, marker and dash of an system: the same in every panel and every figure; the baseline is black."""
+    names = [system.name for system in systems(results)]
+    names = list(dict.fromkeys(sorted(names, key=lambda name: f"{name} -> T" != results.baseline)))
+    place = names.index(system.name)
+    turn = place // len(COLOURS)
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[(place + turn) % len(MARKERS)],
+        "linestyle": LINES[turn % len(LINES)],
+    }
+
+
+def panels(titles: Sequence[str], rows: int = 1, height_in: float = 3.6) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with one column per title, at most three side by side, all with the same y range in a row."""
+    columns = min(3, len(titles))
+    lines = -(-len(titles) // columns)
+    figure = Figure(figsize=(max(6.4, 4.6 * columns), height_in * rows * lines + 0.6), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows * lines, columns, sharey="row" if rows > 1 else True, squeeze=False)
+    found: list[list[Axes]] = []
+    for index, title in enumerate(titles):
+        column = [axes[index // columns * rows + row][index % columns] for row in range(rows)]
+        column[0].set_title(title, fontsize=12, color=INK, loc="left")
+        for axis in column:
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+            axis.set_axisbelow(True)
+            axis.tick_params(labelsize=9, colors=INK, labelleft=True)
+        found.append(column)
+    for index in range(len(titles), lines * columns):
+        for row in range(rows):
+            axes[index // columns * rows + row][index % columns].set_visible(False)
+    return figure, found
+
+
+def snr_places(levels: Sequence[float]) -> dict[float, float]:
+    """Place of each condition on the x axis: noise grows to the right, true to scale; clean stands apart on the left.
+
+    >>> snr_places([math.inf, 20.0, 0.0])
+    {inf: -29.0, 20.0: -20.0, 0.0: 0.0}
+    """
+    noisy = [snr_db for snr_db in levels if snr.noisy(snr_db)]
+    clean = -max(noisy) - CLEAN_GAP_DB if noisy else 0.0
+    return {snr_db: 0.0 - snr_db if snr.noisy(snr_db) else clean for snr_db in levels}
+
+
+def _width(spots: dict[float, float]) -> float:
+    """Extent of the axis in dB; one condition alone gets the width of ten."""
+    return max(spots.values()) - min(spots.values()) or 10.0
+
+
+def snr_axis(axis: Axes, levels: Sequence[float]) -> None:
+    """Ticks at the measured conditions and, before clean, a break in the axis."""
+    spots = snr_places(levels)
+    axis.set_xticks(list(spots.values()), [snr.text(snr_db).replace("-", "−") for snr_db in spots])
+    width = _width(spots)
+    axis.set_xlim(min(spots.values()) - 0.06 * width, max(spots.values()) + 0.06 * width)
+    axis.set_xlabel("SNR (dB)", fontsize=10, color=INK)
+    noisy = [spot for snr_db, spot in spots.items() if snr.noisy(snr_db)]
+    if noisy and len(noisy) < len(spots):
+        middle, gap, lean = min(noisy) - CLEAN_GAP_DB / 2, 0.011 * width, 0.008 * width
+        below: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "clip_on": False}
+        axis.plot([middle - gap, middle + gap], [0, 0], color="white", linewidth=3, zorder=5, **below)
+        for side in (middle - gap, middle + gap):
+            axis.plot([side - lean, side + lean], [-0.018, 0.018], color=INK, linewidth=0.9, zorder=6, **below)
+
+
+def snr_line(
+    axis: Axes, points: Sequence[Point], levels: Sequence[float], style: dict[str, Any], label: str, shift: float
+) -> None:
+    """One system: a marker with its interval at each condition; the line joins noisy levels only and stops at a gap."""
+    spots = snr_places(levels)
+    xs = [spots[point.snr_db] + shift * DODGE * _width(spots) for point in points]
+    estimates = [point.estimate for point in points]
+    ys = [100 * estimate.value if estimate else math.nan for estimate in estimates]
+    bars = [
+        [max(0.0, 100 * (e.value - e.low)) if e and not math.isnan(e.low) else 0.0 for e in estimates],
+        [max(0.0, 100 * (e.high - e.value)) if e and not math.isnan(e.high) else 0.0 for e in estimates],
+    ]
+    look = {**style, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+    axis.errorbar(xs, ys, yerr=bars, elinewidth=1.0, **{**look, "linestyle": "none"})
+    noisy = [place for place, point in enumerate(points) if snr.noisy(point.snr_db)]
+    axis.plot([xs[place] for place in noisy], [ys[place] for place in noisy], linewidth=1.4, **look)
+    axis.plot([], [], label=label, linewidth=1.4, **look)
+
+
+def note_missing(axis: Axes, points: Sequence[Point]) -> None:
+    """Say in the panel how many of its points are missing or undefined: a gap alone is easily overlooked."""
+    counts = {status: sum(point.status == status for point in points) for status in ("missing", "undefined")}
+    if said := ", ".join(f"{count} {status}" for status, count in counts.items() if count):
+        axis.set_title(f"of {len(points)} points {said}", fontsize=8, color=WARNING, loc="right")
+
+
+def per_cent_axis(axis: Axes, label: str, signed: bool = False) -> None:
+    """Label and ticks of a y axis that is drawn in per cent."""
+    axis.set_ylabel(label, fontsize=10, color=INK)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:{'+' if signed and y else ''}g}".replace("-", "−")))
+
+
+def legend(figure: Figure, columns: list[list[Axes]]) -> None:
+    """One legend for all panels, under them; the figure grows with its lines."""
+    found = {
+        label: handle
+        for column in columns
+        for handle, label in zip(*column[0].get_legend_handles_labels(), strict=True)
+    }
+    if not found:
+        return
+    widest = figure.get_figwidth() - KEY_IN
+    labels = [textwrap.fill(label, int(widest / LETTER_IN)) for label in found]
+    entry = KEY_IN + LETTER_IN * max(len(line) for label in labels for line in label.split("\n"))
+    across = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
+    rows = [labels[start : start + across] for start in range(0, len(labels), across)]
+    lines = sum(max(label.count("\n") + 1 for label in row) for row in rows)
+    figure.set_figheight(figure.get_figheight() + LINE_IN * (lines - 1))
+    figure.legend(
+        found.values(),
+        labels,
+        loc="outside lower center",
+        ncols=across,
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+    )
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[tuple[Path, ...], str]:
+    """Write NAME.png and NAME.pdf; also the SVG text for the report. The same numbers give the same bytes."""
+    text = BytesIO()
+    figure.draw_without_rendering()  # lay out once, then keep that for all formats
+    figure.set_layout_engine("none")
+    # straight to each backend: `savefig` would draw everything twice
+    with matplotlib.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
+        with files.atomic(folder / f"{name}.png") as temporary:
+            FigureCanvasAgg(figure).print_png(temporary)
+        with files.atomic(folder / f"{name}.pdf") as temporary:
+            FigureCanvasPdf(figure).print_pdf(temporary, metadata={"CreationDate": None})
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    return (folder / f"{name}.png", folder / f"{name}.pdf"), text.getvalue().decode("utf-8")

@@ -1,0 +1,70 @@
+"""Every figure and table of a grid, drawn by the recipes of `analysis/`; one that fails costs only itself."""
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmlm import recipes
+from dmlm.errors import UserError
+from dmlm.results.exhibit import Exhibit
+from dmlm.results.grid import GridResults
+
+LAST = 1000  # where a figure without ORDER stands
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was drawn."""
+
+    files: tuple[Path, ...]
+    failures: tuple[str, ...]  # a sentence for each figure that failed, with its file and line
+
+
+def make_figures(results: GridResults, more: Sequence[str] = ()) -> Figures:
+    """Draw every figure of `analysis/`, those in `more` (names or paths of recipes), and the report.
+
+    Raises:
+        UserError: stored results contradict one another (which is no fault of a figure), or `more` names no recipe.
+    """
+    paths = [recipes.find("analysis", name) for name in (*recipes.names("analysis"), *more)]
+    exhibits: list[tuple[int, Exhibit]] = []
+    failures: list[str] = []
+    for path in dict.fromkeys(paths):
+        try:
+            recipe = recipes.load("analysis", str(path))
+            if hasattr(recipe, "draw"):
+                exhibits.append((getattr(recipe, "ORDER", LAST), _drawn(recipe, results)))
+        except Exception as error:
+            if isinstance(error, UserError) and not _raised_by(path, error):
+                raise
+            failures.append(_sentence(path, error))
+            exhibits.append((LAST, Exhibit(title=path.stem, caption=f"This figure failed. {failures[-1]}")))
+    exhibits.sort(key=lambda item: item[0])
+    files = [file for _, exhibit in exhibits for file in exhibit.files]
+    try:
+        write = recipes.load("analysis", "report").write
+        files.append(write(results, results.folder / "report.html", [exhibit for _, exhibit in exhibits]))
+    except Exception as error:
+        failures.append(_sentence(recipes.find("analysis", "report"), error))
+    return Figures(tuple(files), tuple(failures))
+
+
+def _drawn(recipe: Any, results: GridResults) -> Exhibit:
+    exhibit = recipe.draw(results, results.folder / "figures")
+    if not isinstance(exhibit, Exhibit):
+        raise TypeError(f"draw gave a {type(exhibit).__name__}, not a dmlm.results.exhibit.Exhibit")
+    return exhibit
+
+
+def _raised_by(path: Path, error: Exception) -> bool:
+    """Whether an error arose in the recipe itself, not in what it called."""
+    return traceback.extract_tb(error.__traceback__)[-1].filename == str(path)
+
+
+def _sentence(path: Path, error: Exception) -> str:
+    """Where an error of a recipe arose, and what it says."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}"

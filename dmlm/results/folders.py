@@ -1,0 +1,205 @@
+"""The folder of a trial and, inside it, those of its evaluations: what lies where, read and written here only.
+
+TRIAL/spec.json          every setting that decides the trained weights
+TRIAL/train.jsonl        a line every ten steps
+TRIAL/checkpoints/       while it is trained
+TRIAL/model/             the trained model, in Hugging Face's form
+TRIAL/failures.jsonl     attempts that did not succeed, if any
+TRIAL/result.json        written last: the training is finished
+TRIAL/*.lease            who works on it now
+TRIAL/evals/NAME/        spec.json, utterances.jsonl and, written last, result.json
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dmlm import files
+from dmlm.errors import UserError
+from dmlm.results.json_files import read_lines, read_object, read_object_if_written, write_object
+from dmlm.results.records import COUNTS, EvaluationResult, TrainingStep, TrialResult, UtteranceResult
+
+RESULT, SPEC = "result.json", "spec.json"
+
+
+@dataclass(frozen=True)
+class EvaluationFolder:
+    """One model under one condition."""
+
+    path: Path
+
+    @property
+    def has_result(self) -> bool:
+        """Whether a result is there, without reading it: enough for a progress bar."""
+        return (self.path / RESULT).is_file()
+
+    @property
+    def done(self) -> bool:
+        """`result.json` is written last, so it is the only sign; a damaged one is none."""
+        return EvaluationResult.of(read_object_if_written(self.path / RESULT)) is not None
+
+    @property
+    def result(self) -> EvaluationResult:
+        """Counts pooled over the utterances, as stored when it finished.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        result = EvaluationResult.of(read_object(self.path / RESULT))
+        if result is None:
+            raise UserError(f"{self.path / RESULT} is damaged; remove the folder and run the grid again.")
+        return result
+
+    def utterances(self) -> tuple[UtteranceResult, ...]:
+        """Every utterance of a finished evaluation; of an unfinished one those written so far.
+
+        Raises:
+            UserError: naming the file: a torn line, a missing field, or a total that does not match.
+        """
+        path, done = self.path / "utterances.jsonl", self.done
+        utterances = []
+        for number, record in enumerate(read_lines(path, done), start=1):
+            try:
+                utterances.append(
+                    UtteranceResult(**{name: record[name] for name in UtteranceResult.__dataclass_fields__})
+                )
+            except KeyError as error:
+                raise UserError(
+                    f"{path}, line {number}: {error} is missing; remove the folder and run the grid again."
+                ) from None
+        if done:
+            self._check_totals(utterances)
+        return tuple(utterances)
+
+    def _check_totals(self, utterances: Sequence[UtteranceResult]) -> None:
+        stored = self.result
+        recounted = EvaluationResult.of_utterances(utterances, stored.decode_s)
+        for name in ("utterances", *COUNTS):
+            if getattr(stored, name) != getattr(recounted, name):
+                raise UserError(
+                    f"{self.path / RESULT} says {name} = {getattr(stored, name)}, but utterances.jsonl beside it"
+                    f" adds up to {getattr(recounted, name)}; remove the folder and run the grid again."
+                )
+
+    def write(self, spec: dict[str, Any], utterances: Sequence[UtteranceResult], decode_s: float) -> EvaluationResult:
+        """Write the files of a finished evaluation, `result.json` last."""
+        result = EvaluationResult.of_utterances(utterances, round(decode_s, 3))
+        lines = (json.dumps(utterance.stored(), ensure_ascii=False) + "\n" for utterance in utterances)
+        write_object(self.path / SPEC, spec)
+        files.write_text(self.path / "utterances.jsonl", "".join(lines))
+        write_object(self.path / RESULT, result.stored())
+        return result
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """One trained model."""
+
+    path: Path
+
+    @property
+    def result(self) -> TrialResult | None:
+        """Parameters, steps, time and speed of a finished training, else None; a damaged file is none."""
+        return TrialResult.of(read_object_if_written(self.path / RESULT))
+
+    def write_result(self, result: TrialResult) -> None:
+        """Write `result.json`: the sign that the training is finished."""
+        write_object(self.path / RESULT, asdict(result))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The settings that decided the weights."""
+        return dict(read_object(self.path / SPEC))
+
+    def write_spec(self, spec: dict[str, Any]) -> None:
+        """Write `spec.json`."""
+        write_object(self.path / SPEC, spec)
+
+    @property
+    def log_path(self) -> Path:
+        """Where the training writes its log."""
+        return self.path / "train.jsonl"
+
+    def log(self) -> list[TrainingStep]:
+        """What the training logged so far."""
+        lines = read_lines(self.log_path, self.result is not None)
+        return [
+            TrainingStep(
+                step=int(line["step"]),
+                loss=line["loss"],
+                loss_by_modality=line.get("loss_by_modality", {}),
+                lr=line.get("lr", float("nan")),
+                elapsed_s=line.get("elapsed_s", 0.0),
+            )
+            for line in lines
+        ]
+
+    def steps_done(self) -> int:
+        """Steps that the log shows; cheap, and 0 where nothing can be read."""
+        try:
+            return int(json.loads(self.log_path.read_text().splitlines()[-1])["step"])
+        except (OSError, IndexError, ValueError, KeyError):
+            return 0
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the training state."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained model."""
+        return self.path / "model"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the model has its files, as long as their headers say: cheaper than reading them, and it shows a cut."""
+        from safetensors import SafetensorError, safe_open
+
+        weights = list(self.model.glob("*.safetensors"))
+        try:
+            for path in weights:
+                with safe_open(path, "np"):
+                    pass
+        except (SafetensorError, FileNotFoundError):
+            return False
+        config = read_object_if_written(self.model / "config.json") or {}
+        return bool(weights) and config.get("model_type") is not None
+
+    @property
+    def training_lease(self) -> Path:
+        """Who trains it."""
+        return self.path / "train.lease"
+
+    def evaluation_lease(self, name: str) -> Path:
+        """Who evaluates it under one condition."""
+        return self.path / f"{name}.lease"
+
+    def leases(self) -> list[Path]:
+        """All leases that are there."""
+        return list(self.path.glob("*.lease"))
+
+    def evaluation(self, name: str) -> EvaluationFolder:
+        """The folder of an evaluation."""
+        return EvaluationFolder(self.path / "evals" / name)
+
+    def evaluations(self) -> Iterator[EvaluationFolder]:
+        """Those that are there, finished or not."""
+        return map(EvaluationFolder, sorted(self.path.glob("evals/*")))
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
+
+def trial_folder(runs: Path, name: str) -> TrialFolder:
+    """The folder of a trial by its name."""
+    return TrialFolder(runs / "trials" / name)
+
+
+def trial_folders(runs: Path) -> Iterator[TrialFolder]:
+    """All trials that were started."""
+    return map(TrialFolder, sorted((runs / "trials").glob("*")))

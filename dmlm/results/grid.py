@@ -1,0 +1,308 @@
+"""A grid on disk: `grid.json` names its trials and evaluations; results are read when they are asked for.
+
+An evaluation without a whole `result.json` is missing, whatever else its folder holds. Nothing here imports torch.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmlm import snr
+from dmlm.errors import UserError
+from dmlm.results.folders import EvaluationFolder, TrialFolder
+from dmlm.results.json_files import read_object, write_object
+from dmlm.results.records import EvaluationResult, TrainingStep, TrialResult, UtteranceResult
+from dmlm.score.wer import Counts
+from dmlm.sequence.template import Template
+
+SCHEMA = 2
+FILE = "grid.json"
+
+
+@dataclass(frozen=True)
+class CorpusCard:
+    """What a reader of results needs to know of a corpus."""
+
+    name: str
+    version: str
+    licence: str
+    digest: str
+    utterances: dict[str, int]  # by split
+
+    @property
+    def label(self) -> str:
+        """Readable and unique: `name-digest8`."""
+        return f"{self.name}-{self.digest[:8]}"
+
+
+@dataclass(frozen=True, eq=False)
+class GridEvaluation:
+    """One model under one condition: SNR (`snr.CLEAN_DB`: clean), and which modality was permuted, in which draw."""
+
+    snr_db: float
+    permuted: str | None
+    draw: int
+    folder: EvaluationFolder
+
+    @property
+    def done(self) -> bool:
+        """Whether it has its result."""
+        return self.folder.done
+
+    @cached_property
+    def result(self) -> EvaluationResult:
+        """Counts pooled over the utterances."""
+        return self.folder.result
+
+    @cached_property
+    def utterances(self) -> tuple[UtteranceResult, ...]:
+        """Every utterance of a finished evaluation; of an unfinished one those written so far.
+
+        Raises:
+            UserError: naming the file: a torn line, a missing field, a total that does not match, or an SNR that is
+                off by more than 0.1 dB.
+        """
+        utterances = self.folder.utterances()
+        for utterance in utterances if self.done else ():
+            measured_db = utterance.snr_db_measured
+            if measured_db is not None and snr.noisy(self.snr_db) and not snr.agrees(measured_db, self.snr_db):
+                raise UserError(
+                    f"{self.folder.path / 'utterances.jsonl'}: utterance {utterance.id!r} was heard at"
+                    f" {measured_db:.2f} dB instead of {self.snr_db:g} dB; mix its noise again, this evaluation cannot"
+                    " be used."
+                )
+        return utterances
+
+    def deviation_db(self, utterance: UtteranceResult) -> float:
+        """Measured less nominal SNR; NaN where nothing was measured, as in clean speech."""
+        measured_db = utterance.snr_db_measured
+        return math.nan if measured_db is None or not snr.noisy(self.snr_db) else measured_db - self.snr_db
+
+    @cached_property
+    def counts(self) -> Counts:
+        """Errors and reference words, one item an utterance."""
+        return Counts(
+            tuple(utterance.id for utterance in self.utterances),
+            np.array([utterance.errors for utterance in self.utterances], dtype=float),
+            np.array([utterance.reference_words for utterance in self.utterances], dtype=float),
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GridCell:
+    """One trained model of a grid: what it was trained on, and its evaluations."""
+
+    model: str
+    template: str
+    seed: int
+    label: str
+    variant: str  # what else sets the cell apart from one of the same model, template and seed; mostly empty
+    corpus: CorpusCard
+    tokenizers: dict[str, str]  # recipe by letter
+    noise: dict[str, Any]
+    steps: int | None
+    settings: dict[str, Any]  # of the whole cell; empty where an older version wrote the grid
+    trial: TrialFolder
+    evaluations: tuple[GridEvaluation, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Input modalities in order, by letter."""
+        return Template.parse(self.template).letters
+
+    @cached_property
+    def training(self) -> TrialResult | None:
+        """Parameters, steps, time and speed of a finished training, else None."""
+        return self.trial.result
+
+    @cached_property
+    def log(self) -> list[TrainingStep]:
+        """What the training logged."""
+        return self.trial.log()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GridResults:
+    """A grid as it stands on disk, finished or not."""
+
+    folder: Path
+    name: str
+    normaliser: str
+    baseline: str
+    cells: tuple[GridCell, ...]
+    about: str = ""  # the question that it answers
+
+    @property
+    def models(self) -> list[str]:
+        """In the order of the grid."""
+        return list(dict.fromkeys(cell.model for cell in self.cells))
+
+    @property
+    def snrs_db(self) -> list[float]:
+        """Every condition of the grid from easy to hard: clean first, the lowest SNR last."""
+        return sorted({evaluation.snr_db for cell in self.cells for evaluation in cell.evaluations}, reverse=True)
+
+    def distinct(self, value: Callable[[GridCell], Any]) -> list[Any]:
+        """The different values that cells have, in the order of the grid."""
+        values: list[Any] = []
+        for cell in self.cells:
+            if (found := value(cell)) not in values:
+                values.append(found)
+        return values
+
+    @property
+    def corpora(self) -> list[CorpusCard]:
+        """Every corpus of the grid."""
+        return self.distinct(lambda cell: cell.corpus)
+
+    def tokenizers_of(self, letter: str) -> list[str]:
+        """Recipes that cells read a modality with."""
+        recipes = self.distinct(lambda cell: cell.tokenizers.get(letter) if letter in cell.inputs else None)
+        return [recipe for recipe in recipes if recipe]
+
+    def find(
+        self, model: str, template: str, snr_db: float, permuted: str | None = None, variant: str | None = None
+    ) -> list[GridEvaluation]:
+        """Evaluations of a condition, finished or not: one for each training seed and each draw of the permutation."""
+        return [
+            evaluation
+            for cell in self.cells
+            if cell.model == model and cell.template == template and variant in (None, cell.variant)
+            for evaluation in cell.evaluations
+            if evaluation.snr_db == snr_db and evaluation.permuted == permuted
+        ]
+
+    @property
+    def missing(self) -> list[tuple[GridCell, GridEvaluation]]:
+        """Evaluations that the grid asks for and that are not finished."""
+        return [(cell, evaluation) for cell in self.cells for evaluation in cell.evaluations if not evaluation.done]
+
+    @property
+    def asked(self) -> int:
+        """Evaluations that the grid asks for."""
+        return sum(len(cell.evaluations) for cell in self.cells)
+
+
+def grid_folders(runs: Path) -> list[Path]:
+    """Folders of the grids that were run."""
+    return sorted(path.parent for path in runs.glob(f"*/{FILE}"))
+
+
+def is_grid(folder: Path) -> bool:
+    """Whether a folder is that of a grid."""
+    return (folder / FILE).is_file()
+
+
+def write_grid(grid: GridResults) -> None:
+    """Write `grid.json`, from which `read_grid` gives the same again."""
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(path, grid.folder)).as_posix()
+
+    cells = [
+        {
+            "model": cell.model,
+            "template": cell.template,
+            "seed": cell.seed,
+            "label": cell.label,
+            "variant": cell.variant,
+            "corpus": asdict(cell.corpus),
+            "tokenizers": cell.tokenizers,
+            "noise": cell.noise,
+            "steps": cell.steps,
+            "settings": cell.settings,
+            "trial": relative(cell.trial.path),
+            "evaluations": [
+                {
+                    "snr_db": evaluation.snr_db if snr.noisy(evaluation.snr_db) else snr.text(evaluation.snr_db),
+                    "permuted": evaluation.permuted,
+                    "draw": evaluation.draw,
+                    "folder": relative(evaluation.folder.path),
+                }
+                for evaluation in cell.evaluations
+            ],
+        }
+        for cell in grid.cells
+    ]
+    facts = {"name": grid.name, "about": grid.about, "normaliser": grid.normaliser, "baseline": grid.baseline}
+    write_object(grid.folder / FILE, {"schema": SCHEMA, **facts, "cells": cells})
+
+
+def read_grid(folder: Path) -> GridResults:
+    """Open the folder of a grid. Only `grid.json` is read now; results are read when asked for.
+
+    Raises:
+        UserError: no such file, another schema, or a field that is missing or not what it should be.
+    """
+    path = folder.expanduser().resolve() / FILE
+    grid = read_object(path)
+    schema = grid.get("schema") if isinstance(grid, dict) else None
+    if schema not in (1, SCHEMA):
+        raise UserError(
+            f"{path} has schema {schema!r}, this version reads schema {SCHEMA}; use the version that wrote it."
+        )
+    try:
+        cells = _cells(_upgraded(grid) if schema == 1 else grid["cells"], path.parent)
+        about = str(grid.get("about", ""))  # of no grid before it was kept
+        names = ("name", "normaliser", "baseline")
+        return GridResults(folder=path.parent, cells=cells, about=about, **{name: grid[name] for name in names})
+    except KeyError as error:
+        raise UserError(f"{path}: the field {error} is missing; restore the file or run the grid again.") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a grid file ({error}); restore it or run the grid again.") from None
+
+
+def _upgraded(grid: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Cells of schema 1, which kept corpus, noise and tokenizers once for the whole grid."""
+    corpus, noise, readers = grid["corpus"], grid["noise"], grid["readers"]
+    for cell in grid["cells"]:
+        settings = cell.get("settings") or {}
+        chosen = {letter: choice["recipe"] for letter, choice in settings.get("tokenizers", {}).items()}
+        letters = Template.parse(cell["template"]).letters
+        tokenizers = {letter: (chosen or readers)[letter] for letter in letters if letter in (chosen or readers)}
+        yield {"corpus": corpus, "noise": settings.get("noise", noise), "tokenizers": tokenizers, **cell}
+
+
+def _cells(records: Iterable[dict[str, Any]], folder: Path) -> tuple[GridCell, ...]:
+    """Cells in order. Unnamed variants of one model, template and seed are numbered, so that they are never pooled."""
+    cells: list[GridCell] = []
+    counts: dict[tuple[str, str, int, str], int] = {}
+    for record in records:
+        variant = record.get("variant") or ""
+        key = record["model"], record["template"], int(record["seed"]), variant
+        number = counts[key] = counts.get(key, 0) + 1
+        cells.append(
+            GridCell(
+                model=record["model"],
+                template=record["template"],
+                seed=int(record["seed"]),
+                label=record["label"],
+                variant=f"{variant} setting {number}".strip() if number > 1 else variant,
+                corpus=CorpusCard(**record["corpus"]),
+                tokenizers=record["tokenizers"],
+                noise=record["noise"],
+                steps=record.get("steps"),
+                settings=record.get("settings") or {},
+                trial=TrialFolder((folder / record["trial"]).resolve()),
+                evaluations=_evaluations(record["evaluations"], folder),
+            )
+        )
+    return tuple(cells)
+
+
+def _evaluations(records: Sequence[dict[str, Any]], folder: Path) -> tuple[GridEvaluation, ...]:
+    return tuple(
+        GridEvaluation(
+            snr.parse(record["snr_db"]),
+            record["permuted"],
+            int(record["draw"]),
+            EvaluationFolder((folder / record["folder"]).resolve()),
+        )
+        for record in records
+    )

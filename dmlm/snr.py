@@ -1,0 +1,63 @@
+"""A signal-to-noise ratio in dB: read, checked, written and compared in one way. Infinity is clean speech."""
+
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+CLEAN_DB = math.inf
+TOLERANCE_DB = 0.1  # how far a measured SNR may lie from the one asked for
+
+
+def parse(value: Any) -> float:
+    """The SNR that a file or a command line means: a number of dB, or `clean`.
+
+    Raises:
+        ValueError: not a number, or minus infinity (noise without speech).
+
+    >>> parse("clean"), parse(-5), parse("-0")
+    (inf, -5.0, 0.0)
+    """
+    snr_db = CLEAN_DB if value == "clean" else float(value)
+    if not snr_db > -math.inf:
+        raise ValueError("an SNR is a number of dB, or `clean`")
+    return snr_db + 0.0  # one spelling of zero
+
+
+def text(snr_db: float) -> str:
+    """How an SNR is written; `parse` reads it back.
+
+    >>> text(-5.0), text(CLEAN_DB)
+    ('-5', 'clean')
+    """
+    return f"{snr_db:g}" if noisy(snr_db) else "clean"
+
+
+def with_unit(snr_db: float) -> str:
+    """The same with its unit, for headings.
+
+    >>> with_unit(-5.0), with_unit(CLEAN_DB)
+    ('-5 dB', 'clean')
+    """
+    return f"{snr_db:g} dB" if noisy(snr_db) else "clean"
+
+
+def noisy(snr_db: float) -> bool:
+    """Whether there is noise at all."""
+    return math.isfinite(snr_db)
+
+
+def agrees(measured_db: float, snr_db: float) -> bool:
+    """Whether a measured SNR is the one asked for, within 0.1 dB; clean speech must be exactly clean.
+
+    >>> agrees(0.05, 0.0), agrees(0.2, 0.0), agrees(CLEAN_DB, CLEAN_DB), agrees(20.0, CLEAN_DB)
+    (True, False, True, False)
+    """
+    return measured_db == snr_db or (noisy(snr_db) and abs(measured_db - snr_db) <= TOLERANCE_DB)
+
+
+def _number(value: Any) -> Any:
+    return CLEAN_DB if value == "clean" else value
+
+
+Snr = Annotated[float, BeforeValidator(_number), AfterValidator(parse)]  # a field of settings, in dB

@@ -1,0 +1,79 @@
+"""Evaluate one trained model under its conditions. Loads torch."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from dmlm import snr
+from dmlm.errors import UserError
+from dmlm.model import backbones
+from dmlm.plan.cell import Cell
+from dmlm.recognition.device import device
+from dmlm.recognition.score import score
+from dmlm.recognition.transcribe import Reading, transcribe
+from dmlm.results.records import UtteranceResult
+from dmlm.score.wer import normalise
+from dmlm.sequence.template import Template
+from dmlm.sweep.controls import exchanged_with, permute
+from dmlm.sweep.materials import Materials
+from dmlm.sweep.model_card import write_card
+from dmlm.sweep.trial import Evaluation, Trial
+from dmlm.training.loggers import open_loggers
+
+CONDITIONS_AT_ONCE = 8
+
+
+def evaluate_trial(trial: Trial, pending: Sequence[Evaluation], materials: Materials) -> None:
+    """Decode the test split under every pending condition; each leaves its folder when it is done.
+
+    A few conditions are decoded together, because an utterance's sequences begin alike under many of them.
+    """
+    cell = trial.cell
+    loggers = open_loggers(cell.execution.loggers, trial.folder, trial.spec)
+    model = backbones.load(trial.stored.model)
+    reading = reading_of(cell, materials)
+    utterances = materials.corpus.split(cell.split)
+    with loggers:
+        loggers.start(cell.train.steps)
+        for start in range(0, len(pending), CONDITIONS_AT_ONCE):
+            group = pending[start : start + CONDITIONS_AT_ONCE]
+            started = time.monotonic()
+            inputs = [_inputs(evaluation, cell, materials) for evaluation in group]
+            texts = transcribe(model, [item for streams, _ in inputs for item in streams], reading)
+            decode_s = (time.monotonic() - started) / len(group)
+            for number, (evaluation, (streams, snr_db_measured)) in enumerate(zip(group, inputs, strict=True)):
+                own = texts[number * len(streams) : (number + 1) * len(streams)]
+                scored = score(utterances, [normalise(text) for text in own], snr_db_measured)
+                results = [UtteranceResult(**record) for record in scored]
+                result = trial.folder_of(evaluation).write(evaluation.spec(cell), results, decode_s)
+                loggers.scalars(cell.train.steps, {f"wer/{trial.name_of(evaluation)}": result.wer})
+            write_card(trial, materials, reading)
+
+
+def reading_of(cell: Cell, materials: Materials) -> Reading:
+    """How a model of this cell reads and writes."""
+    vocabulary, template = materials.vocabulary(cell.letters), Template.parse(cell.template)
+    return Reading(template, vocabulary, materials.text, materials.rates_hz, cell.decode, device())
+
+
+def _inputs(evaluation: Evaluation, cell: Cell, materials: Materials) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Token streams of the test split under a condition, and the SNR measured on each utterance."""
+    streams, snr_db_measured = materials.streams(cell.letters, cell.split, evaluation.condition)
+    check_snr(snr_db_measured, evaluation.snr_db)
+    letter = evaluation.permuted or cell.permute
+    if letter:
+        streams = permute(streams, exchanged_with(letter, cell, materials), evaluation.draw)
+    return streams, snr_db_measured
+
+
+def check_snr(snr_db_measured: dict[str, float], snr_db: float) -> None:
+    """Refuse a condition in which any utterance's measured SNR is off by more than 0.1 dB.
+
+    Raises:
+        UserError: naming the utterance.
+    """
+    for name, measured_db in snr_db_measured.items():
+        if not snr.agrees(measured_db, snr_db):
+            raise UserError(
+                f"Utterance {name!r} was asked for {snr.with_unit(snr_db)} but has {measured_db:.2f} dB; remove the token cache of this condition."
+            )

@@ -1,0 +1,162 @@
+"""The model card of a trained model: what it was trained on, how, how it scored, and how it is used."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from dmlm import __version__, files, snr
+from dmlm.model.pretrained import family_of
+from dmlm.recognition.model_folder import EncoderDescription, ModelDescription
+from dmlm.recognition.transcribe import Reading
+from dmlm.sequence.template import pack
+from dmlm.sweep.materials import Materials
+from dmlm.sweep.trial import Trial
+from dmlm.tokens.encoder import Tokenizer
+
+CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+{metadata}tags: [automatic-speech-recognition, discrete-tokens, multimodal, {family}]
+metrics: [wer]
+---
+
+# {label}: `{template}`
+
+A decoder-only language model that reads discrete tokens and writes the transcript, trained by
+dmlm {version}. It is of no use without the tokenizers named below.
+
+| | |
+|---|---|
+| backbone | {backbone}, {parameters:,} parameters |
+| corpus | {corpus} |
+| tokenizers | {tokenizers} |
+| ID space | text 0..{last_text}{ranges}; special tokens last |
+| noise in training | {noise}; SNR {levels} dB |
+| training | {steps:,} steps of {batch}, learning rate {lr:g}, {precision}, loss weights {lambdas}, seed {seed} |
+| device | {device}, PyTorch {torch} |
+
+## Word error rate, split `{split}`
+
+| condition | WER % | utterances |
+|---|---|---|
+{scores}
+
+`permuted-X` is the same condition with modality X exchanged between utterances.
+
+## Use
+
+With dmlm, on a new clip (nothing else is needed: no grid, corpus or token cache):
+
+```python
+from dmlm.recognition.recogniser import Recogniser
+
+recogniser = Recogniser.load(folder)
+print(recogniser.transcribe({arguments}))
+```
+
+With plain `transformers`, on the tokens of one test utterance that lie beside this file:
+
+```python
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+example = json.loads((Path(folder) / "example.json").read_text())
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+prompt = torch.tensor([example["input_ids"]])
+written = model.generate(prompt)[0, prompt.shape[1] :]
+print("said:      ", example["reference"])
+print("recognised:", tokenizer.decode(written, skip_special_tokens=True).strip())
+```
+
+`folder` is the folder of this file. Its settings, encoders and training are in `dmlm.json`.
+"""
+
+
+def description_of(trial: Trial, materials: Materials) -> ModelDescription:
+    """What reading a new clip takes, besides the network."""
+    cell = trial.cell
+    encoders = {}
+    for letter in cell.letters:
+        source = materials.sources[letter]
+        encoder, learned = source.encoder, source.learned_files
+        weights = encoder.card
+        encoders[letter] = EncoderDescription(
+            recipe=source.spec.recipe,
+            settings=encoder.settings.model_dump(mode="json"),
+            fingerprint=source.fingerprint,
+            vocab_size=encoder.vocab_size if isinstance(encoder, Tokenizer) else None,
+            rate_hz=encoder.rate_hz if isinstance(encoder, Tokenizer) else None,
+            weights=None if weights is None else asdict(weights),
+            **{part: f"encoders/{letter}-{part}{path.suffix}" for part, path in learned.items()},
+        )
+    return ModelDescription(
+        dmlm=__version__,
+        label=cell.label,
+        template=cell.template,
+        text_size=materials.text.size,
+        encoders=encoders,
+        decode=cell.decode,
+        corpus=materials.corpus.card,
+        trial=trial.spec,
+    )
+
+
+def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
+    """Write README.md and example.json into the folder of a model, from what its trial has so far."""
+    cell, result, corpus = trial.cell, trial.stored.result, materials.corpus
+    assert result is not None
+    rows = []
+    for evaluation in trial.evaluations:
+        folder = trial.folder_of(evaluation)
+        if folder.done:
+            scored = folder.result
+            rows.append(f"| {evaluation.title(cell)} | {100 * scored.wer:.1f} | {scored.utterances} |")
+    vocabulary = reading.vocabulary
+    ranges = [
+        f", {k} {vocabulary.offset(k)}..{vocabulary.offset(k) + size - 1}" for k, size in vocabulary.sizes.items()
+    ]
+    recipes = {letter: cell.tokenizers[letter].recipe for letter in cell.letters}
+    facts = {"language": corpus.card.get("language"), "license": str(corpus.card.get("licence", "")).lower()}
+    text = CARD.format(
+        metadata="".join(f"{key}: {value}\n" for key, value in facts.items() if value),
+        family=family_of(cell.backbone).model_type,
+        label=cell.label,
+        template=cell.template,
+        version=__version__,
+        backbone=cell.backbone,
+        parameters=result.parameters,
+        corpus=f"{corpus.label}, licence {corpus.card.get('licence', 'not recorded')}",
+        tokenizers=", ".join(f"{letter} `{recipe}`" for letter, recipe in recipes.items()),
+        last_text=vocabulary.text_size - 1,
+        ranges="".join(ranges),
+        noise=f"{cell.noise.set}, {cell.noise.placement}",
+        levels=", ".join(map(snr.text, cell.snr_db.train)),
+        steps=cell.train.steps,
+        batch=cell.train.batch_size,
+        lr=cell.train.lr,
+        precision=cell.train.precision,
+        lambdas=", ".join(f"{k} {v:g}" for k, v in cell.train.lambdas if k in (*recipes, "T")),
+        seed=cell.seed,
+        split=cell.split,
+        device=result.device,
+        torch=result.torch,
+        scores="\n".join(rows),
+        arguments=", ".join(f'{materials.sources[k].encoder.media}="..."' for k in cell.letters),
+    )
+    files.write_text(trial.stored.model / "README.md", text)
+    example = _example(trial, materials, reading)
+    files.write_text(trial.stored.model / "example.json", json.dumps(example, ensure_ascii=False) + "\n")
+
+
+def _example(trial: Trial, materials: Materials, reading: Reading) -> dict[str, Any]:
+    """The first utterance that it is tested on, in the first condition, as the IDs that the model reads."""
+    cell, evaluation = trial.cell, trial.evaluations[0]
+    streams, _ = materials.streams(cell.letters, cell.split, evaluation.condition)
+    prompt = pack(reading.template, streams[0], reading.vocabulary, reading.rates_hz, with_target=False)
+    utterance = materials.corpus.split(cell.split)[0]
+    where = {"id": utterance.id, "condition": snr.with_unit(evaluation.snr_db)}
+    return {**where, "reference": utterance.text, "input_ids": prompt.ids.tolist()}

@@ -1,0 +1,1 @@
+"""Synthetic corpora: speech, talking mouths, pages, noise files."""

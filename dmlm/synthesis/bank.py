@@ -1,0 +1,156 @@
+"""The built-in noise bank: noise, music and babble made from nothing, for machines without MUSAN.
+
+`folder/{train,test}/{noise,music,babble}/NN.flac`, 16 kHz mono, 12 s each. Training and evaluation never share a seed,
+and their babble shares neither a speaker nor a sentence.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dmlm import files, processes
+from dmlm.corpus.media import SAMPLE_RATE_HZ
+from dmlm.seeding import generator
+from dmlm.synthesis.speech import SPEAKERS, engine
+
+VERSION = "1"
+LICENCE = "CC0-1.0"
+FILES = {"train": 6, "test": 4}  # of each kind
+DURATION_S = 12.0
+SAMPLES = int(DURATION_S * SAMPLE_RATE_HZ)
+PEAK = 0.7
+SPECTRA = ("white", "pink", "brown", "hum", "hiss", "wind")
+PROGRESSIONS = ((0, 5, 3, 4), (0, 3, 4, 0), (0, 4, 5, 3), (5, 3, 0, 4))  # degrees of the scale
+MAJOR = (0, 2, 4, 5, 7, 9, 11)
+SENTENCES = (
+    "the morning train was late again and nobody knew the reason",
+    "we could have lunch by the river if the weather stays dry",
+    "my sister bought a yellow bicycle from the shop on the corner",
+    "please remember to water the plants before you leave the house",
+    "the children were building a castle out of wet sand",
+    "he told me that the film was much better than the book",
+    "there is fresh bread on the table and soup in the kitchen",
+    "they walked along the harbour and watched the boats come in",
+    "can you tell me where the nearest post office is",
+    "the old clock in the hall has not worked for many years",
+    "she plays the violin in a small orchestra on thursday evenings",
+    "it was so quiet that you could hear the snow falling outside",
+    "somebody left an umbrella under the chair in the waiting room",
+    "the cat sleeps all day and hunts in the garden at night",
+    "our neighbours are planning a long journey through the mountains",
+    "I would rather stay at home and read something interesting",
+)
+
+
+def _noise(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise with one of six spectra, varied by the seed."""
+    kind = SPECTRA[(number + (3 if part == "test" else 0)) % len(SPECTRA)]
+    rate_hz = np.maximum(np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE_HZ), 20.0)
+    slope = {"white": 0.0, "pink": 0.5, "brown": 1.0, "hum": 0.7, "hiss": 0.0, "wind": 0.9}[kind]
+    gain = rate_hz ** -(slope * rng.uniform(0.9, 1.1))
+    if kind == "hum":  # a motor: lines at the multiples of a low tone
+        line = np.abs((rate_hz / rng.uniform(45, 130) + 0.5) % 1 - 0.5)
+        gain = gain * (1 + 12 * np.exp(-((line / 0.01) ** 2)))
+    if kind == "hiss":
+        gain = np.exp(-(((rate_hz - rng.uniform(3000, 5500)) / rng.uniform(900, 1800)) ** 2)) + 0.02
+    gain[np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE_HZ) < 20] = 0
+    noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(SAMPLES)) * gain, SAMPLES)
+    if kind == "wind":  # comes and goes
+        time_s = np.arange(SAMPLES) / SAMPLE_RATE_HZ
+        gusts = sum(np.sin(2 * np.pi * rng.uniform(0.1, 0.7) * time_s + rng.uniform(0, 6.3)) for _ in range(3))
+        noise = noise * (1.2 + gusts / 3)
+    return noise
+
+
+def _note(pitch: float, seconds: float, bright: float) -> np.ndarray:
+    """A plucked tone at a MIDI pitch: decaying harmonics, the higher the faster."""
+    time_s = np.arange(int(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    base_hz = 440.0 * 2 ** ((pitch - 69) / 12)
+    harmonics = range(1, min(9, int(7500 / base_hz) + 1))
+    tone = np.zeros_like(time_s)
+    for h in harmonics:
+        tone += bright ** (h - 1) * np.exp(-time_s * (1.5 + h)) * np.sin(2 * np.pi * base_hz * h * time_s)
+    return tone * np.minimum(1, time_s / 0.008) * np.minimum(1, (seconds - time_s) / 0.03)
+
+
+def _music(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Chords, a bass, a melody and a beat."""
+    beat_s, key, bright = 60 / rng.uniform(85, 150), rng.integers(50, 62), rng.uniform(0.35, 0.8)
+    progression = PROGRESSIONS[rng.integers(len(PROGRESSIONS))]
+    music = np.zeros(SAMPLES + 4 * SAMPLE_RATE_HZ)
+
+    def play(at_s: float, sound: np.ndarray, level: float) -> None:
+        start = int(at_s * SAMPLE_RATE_HZ)
+        music[start : start + len(sound)] += level * sound[: len(music) - start]
+
+    def pitch(degree: int) -> int:
+        return int(key) + MAJOR[degree % 7] + 12 * (degree // 7)
+
+    degree = 7
+    for beat in range(int(DURATION_S / beat_s) + 1):
+        root = progression[beat // 4 % len(progression)]
+        if beat % 4 == 0:
+            for third in (0, 2, 4):
+                play(beat * beat_s, _note(pitch(root + third), 4 * beat_s, bright), 0.5)
+        play(beat * beat_s, _note(pitch(root) - 12, beat_s, bright), 0.7 if beat % 2 == 0 else 0.35)
+        for half in range(2):
+            if rng.random() < 0.75:
+                degree = int(np.clip(degree + rng.integers(-2, 3), 3, 13))
+                note = _note(pitch(degree) + 12, beat_s * rng.choice([0.5, 1.0]), bright)
+                play((beat + half / 2) * beat_s, note, 0.8)
+        hit = rng.standard_normal(SAMPLE_RATE_HZ // 8) * np.exp(-np.arange(SAMPLE_RATE_HZ // 8) / 400)
+        play(beat * beat_s, hit, 0.25)
+    return music[:SAMPLES]
+
+
+def _babble(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Six to eight voices that talk over each other without a pause."""
+    own = 0 if part == "train" else 1
+    speakers, sentences = SPEAKERS[own::2], SENTENCES[own::2]
+    babble = np.zeros(SAMPLES)
+    for voice in rng.choice(len(speakers), int(rng.integers(6, 9)), replace=False):
+        order = rng.permutation(len(sentences))
+        said: list[np.ndarray] = []
+        length = 0
+        while length < SAMPLES + SAMPLE_RATE_HZ:
+            said.append(engine().say(sentences[order[len(said) % len(order)]], speakers[voice]).samples)
+            length += len(said[-1])
+        stream = np.concatenate(said)
+        stream = stream[rng.integers(length - SAMPLES) :][:SAMPLES]
+        babble += stream / np.sqrt(np.mean(stream**2)) * rng.uniform(0.6, 1.0)
+    return babble
+
+
+KINDS: dict[str, Callable[[str, int, np.random.Generator], np.ndarray]] = {
+    "noise": _noise,
+    "music": _music,
+    "babble": _babble,
+}
+
+
+def _make(job: tuple[str, str, str, int]) -> None:
+    """All files of one part and kind, in a fresh process: the synthesiser keeps state."""
+    import soundfile
+
+    folder, part, kind, seed = job
+    for number in range(FILES[part]):
+        samples = KINDS[kind](part, number, generator("bank", seed, part, kind, number))
+        path = Path(folder) / part / kind / f"{number:02d}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples * (PEAK / np.abs(samples).max()), SAMPLE_RATE_HZ, subtype="PCM_16")
+
+
+def build_bank(folder: Path, seed: int = 0) -> None:
+    """Write the whole bank; `bank.json`, with the digest of all files, comes last. Takes a few seconds."""
+    jobs = [(str(folder), part, kind, seed) for kind in reversed(KINDS) for part in FILES]  # the slowest first
+    for _ in processes.run(_make, jobs):
+        pass
+    names = [f"{part}/{kind}/{number:02d}.flac" for part in FILES for kind in KINDS for number in range(FILES[part])]
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode() + hashlib.sha256((folder / name).read_bytes()).digest())
+    card = {"version": VERSION, "licence": LICENCE, "seed": seed, "kinds": list(KINDS), "files": names}
+    files.write_text(folder / "bank.json", json.dumps({**card, "digest": digest.hexdigest()}, indent=2) + "\n")

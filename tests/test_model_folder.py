@@ -1,0 +1,112 @@
+"""The folder of a trained model is whole: moved away from its grid, it reads new clips, and plain `transformers` runs it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from dmlm.corpus.manifest import read_corpus
+from dmlm.corpus.media import read_audio, read_video
+from dmlm.errors import UserError
+from dmlm.recognition.model_folder import read_description
+from dmlm.recognition.recogniser import Recogniser
+
+
+@pytest.fixture(scope="module")
+def corpus(finished, home):
+    (folder,) = (home / "corpora").glob("*-smoke-*")
+    return read_corpus(folder)
+
+
+@pytest.fixture
+def moved(finished, home, tmp_path, monkeypatch):
+    """A function: a copy of the model with these inputs, where no grid, corpus or token cache is."""
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "nothing here"))
+
+    def copy(inputs: str) -> Path:
+        (trial,) = (home / "runs" / "trials").glob(f"opt-nano_{inputs}_seed0-*")
+        shutil.copytree(trial / "model", tmp_path / "moved model")
+        (clean,) = trial.glob("evals/clean-*/utterances.jsonl")
+        shutil.copy(clean, tmp_path / "transcripts.jsonl")
+        return tmp_path / "moved model"
+
+    return copy
+
+
+def transcripts(folder: Path) -> dict[str, str]:
+    """What the evaluation of clean speech stored, by utterance."""
+    lines = map(json.loads, (folder.parent / "transcripts.jsonl").read_text().splitlines())
+    return {line["id"]: line["hypothesis"] for line in lines}
+
+
+@pytest.mark.parametrize("inputs", ["A+L", "A+O"])
+def test_a_moved_model_writes_what_its_evaluation_stored(moved, corpus, inputs):
+    folder = moved(inputs)
+    recogniser, stored = Recogniser.load(folder), transcripts(folder)
+    fields = {"A+L": ("audio", "lips"), "A+O": ("audio", "image")}[inputs]
+    for utterance in corpus.split("test")[:4]:
+        media = {field: corpus.media(utterance, field) for field in fields}
+        assert recogniser.transcribe(**media) == stored[utterance.id]
+    if inputs == "A+L":
+        arrays = {"audio": read_audio(media["audio"]), "lips": read_video(media["lips"])}
+        assert recogniser.transcribe(**arrays) == stored[utterance.id]
+
+
+def test_the_code_of_the_model_card_decodes_one_utterance_with_transformers_alone(moved):
+    folder = moved("A+L")
+    card = (folder / "README.md").read_text()
+    _, code = re.findall(r"```python\n(.*?)```", card, flags=re.S)
+    assert "dmlm" not in code
+    example = json.loads((folder / "example.json").read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", f"folder = {str(folder)!r}\n{code}"], capture_output=True, text=True, check=True
+    )
+    said, recognised = (line.partition(":")[2].strip() for line in done.stdout.splitlines())
+    assert said == example["reference"]
+    assert " ".join(recognised.lower().split()) == transcripts(folder)[example["id"]]
+
+
+def test_the_tokenizer_holds_the_whole_id_space(moved):
+    folder = moved("A+L")
+    tokenizer, vocabulary = AutoTokenizer.from_pretrained(folder), read_description(folder).vocabulary
+    assert len(tokenizer) == vocabulary.size
+    assert tokenizer.convert_tokens_to_ids("<A_0>") == vocabulary.offset("A")
+    assert tokenizer.convert_tokens_to_ids("<L_3>") == vocabulary.offset("L") + 3
+    assert tokenizer.eos_token_id == vocabulary.special("<eos>")
+    assert tokenizer("<L_3><T>")["input_ids"] == [vocabulary.offset("L") + 3, vocabulary.special("<T>")]
+    text = "16 minus x equals 3"
+    ids = tokenizer(text)["input_ids"]
+    assert max(ids) < vocabulary.text_size
+    assert tokenizer.decode([*ids, vocabulary.special("<eos>")], skip_special_tokens=True).strip() == text
+
+
+def test_the_card_has_licence_and_language_of_the_corpus(moved):
+    card = (moved("A+L") / "README.md").read_text()
+    head = card.split("---")[1]
+    assert "language: en\n" in head
+    assert "license: cc0-1.0\n" in head
+    assert 'transcribe(audio="...", lips="...")' in card
+
+
+def test_what_a_recogniser_lacks_is_one_sentence(moved, tmp_path):
+    folder = moved("A+L")
+    recogniser = Recogniser.load(folder)
+    with pytest.raises(UserError, match=r"reads audio and lips; give lips="):
+        recogniser.transcribe(audio="talk.wav")
+    with pytest.raises(UserError, match=r"reads audio and lips; leave image out"):
+        recogniser.transcribe(audio="talk.wav", lips="mouth.mp4", image="page.png")
+    with pytest.raises(UserError, match=r"has no dmlm\.json; give the folder `model`"):
+        Recogniser.load(tmp_path)
+    description = json.loads((folder / "dmlm.json").read_text())
+    description["encoders"]["A"]["fingerprint"] = "0" * 64
+    (folder / "dmlm.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="audio_mfcc of modality A is not the one"):
+        Recogniser.load(folder)
+    (folder / "dmlm.json").write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        Recogniser.load(folder)
