@@ -135,7 +135,9 @@ def test_a_missing_evaluation_is_shown_as_missing(grid):
     assert "opt-tiny A+L -&gt; T, seed 0: 0 dB" in (grid / "report.html").read_text(encoding="utf-8")
     assert "—" in (grid / "figures" / "summary.md").read_text(encoding="utf-8")
     assert "1 of 8 evaluations" in terminal_tables(results)
-    assert benefit_point(results, System("opt-tiny", "A+L -> T", corpus="three_equations-abababab"), 0.0).estimate is None
+    assert (
+        benefit_point(results, System("opt-tiny", "A+L -> T", corpus="three_equations-abababab"), 0.0).estimate is None
+    )
 
 
 def test_a_grid_without_any_result_still_has_a_report(grid):

@@ -15,6 +15,7 @@ from dmlm.corpus.media import read_audio, read_video
 from dmlm.errors import UserError
 from dmlm.recognition.model_folder import read_description
 from dmlm.recognition.recogniser import Recogniser
+from dmlm.sequence.template import pack
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,12 @@ def test_a_moved_model_writes_what_its_evaluation_stored(moved, corpus, inputs):
     for utterance in corpus.split("test")[:4]:
         media = {field: corpus.media(utterance, field) for field in fields}
         assert recogniser.transcribe(**media) == stored[utterance.id]
+    first = {field: corpus.media(corpus.split("test")[0], field) for field in fields}
+    reading = recogniser.reading
+    prompt = pack(reading.template, recogniser.tokens(**first), reading.vocabulary, reading.rates_hz, with_target=False)
+    assert prompt.ids.tolist() == json.loads((folder / "example.json").read_text())["input_ids"], (
+        "as in the token cache"
+    )
     if inputs == "A+L":
         arrays = {"audio": read_audio(media["audio"]), "lips": read_video(media["lips"])}
         assert recogniser.transcribe(**arrays) == stored[utterance.id]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from dmlm import files
 from dmlm.errors import UserError
 from dmlm.tokens.canvas import Fit, square
 from dmlm.tokens.encoder import Settings as BaseSettings
@@ -64,7 +65,7 @@ class DalleUnits(Tokenizer):
         """What is loaded."""
         return published.folder(self.recipe) / CONVERTED
 
-    def convert(self, files: list[Path]) -> list[Path]:
+    def convert(self, downloaded: list[Path]) -> list[Path]:
         """Tensors of the pickled module, under the names of `transformers`.
 
         Raises:
@@ -74,7 +75,7 @@ class DalleUnits(Tokenizer):
 
         from dmlm.weights import untrusted
 
-        (path,) = (file for file in files if file.name == PUBLISHED)
+        (path,) = (file for file in downloaded if file.name == PUBLISHED)
         module = untrusted.read_guarded(path, inert=("dall_e", "torch"))
         if not isinstance(module, untrusted.Inert):
             raise UserError(f"{path} holds no module; give the published {PUBLISHED}.")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from dmlm import files
 from dmlm.errors import UserError
 from dmlm.tokens.encoder import Settings as BaseSettings
 from dmlm.tokens.encoder import Tokenizer
@@ -87,14 +88,14 @@ class LipUnits(Tokenizer):
     def _converted(self) -> Path:
         return published.folder(self.recipe) / self.card.converted
 
-    def convert(self, files: list[Path]) -> list[Path]:
+    def convert(self, downloaded: list[Path]) -> list[Path]:
         """Write the tensors of the visual stream, under the names they have here, into one safetensors file."""
         from safetensors.torch import save_file
 
         from dmlm.weights.untrusted import fit, read_guarded
 
-        tensors = renamed(read_guarded(files[0], FOREIGN), str(files[0]))
-        fit(visual_stream(self._shape, normalised=True), tensors, str(files[0]))
+        tensors = renamed(read_guarded(downloaded[0], FOREIGN), str(downloaded[0]))
+        fit(visual_stream(self._shape, normalised=True), tensors, str(downloaded[0]))
         with files.atomic(self._converted) as temporary:
             save_file(tensors, temporary)
         return [self._converted]

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from dmlm import files
 from dmlm.errors import UserError
 from dmlm.ocr import lines, spelling
 from dmlm.weights import published
@@ -69,9 +70,9 @@ class EasyOcr(lines.PageReader):
         """What the archives of the card hold: the detector, and the recogniser."""
         return [(published.folder(self.recipe) / file.name).with_suffix(".pth") for file in self.card.files]
 
-    def convert(self, files: list[Path]) -> list[Path]:
+    def convert(self, downloaded: list[Path]) -> list[Path]:
         """Take the checkpoint out of each archive."""
-        for archive, target in zip(files, self.checkpoints, strict=True):
+        for archive, target in zip(downloaded, self.checkpoints, strict=True):
             try:
                 with (
                     zipfile.ZipFile(archive) as packed,

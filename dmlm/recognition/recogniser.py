@@ -68,16 +68,20 @@ class Recogniser:
         Raises:
             UserError: a modality that the model reads is missing, or one is given that it does not read.
         """
+        streams = self.tokens(first_pass=first_pass, **given)
+        return normalise(transcribe(self.model, [streams], self.reading)[0])
+
+    def tokens(self, *, first_pass: str | None = None, **given: Any) -> dict[str, np.ndarray]:
+        """Token IDs (T,) of each modality of one clip, by letter; arguments and errors as for `transcribe`."""
         needed = {encoder.media: letter for letter, encoder in self.encoders.items()}
         for name in needed:
             if given.get(name) is None:
                 raise UserError(f"{self.description.label} reads {' and '.join(needed)}; give {name}=...")
         if more := sorted(set(given) - set(needed)):
             raise UserError(f"{self.description.label} reads {' and '.join(needed)}; leave {more[0]} out.")
-        streams = {
+        return {
             letter: self._encoded(letter, given[encoder.media], first_pass) for letter, encoder in self.encoders.items()
         }
-        return normalise(transcribe(self.model, [streams], self.reading)[0])
 
     def _encoded(self, letter: str, given: Any, first_pass: str | None) -> np.ndarray:
         """Token IDs (T,) of one modality."""

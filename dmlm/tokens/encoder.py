@@ -51,9 +51,9 @@ class Encoder(ABC):
         """The published weights that it needs; None for an encoder that needs none."""
         return None
 
-    def convert(self, files: list[Path]) -> list[Path]:
-        """Make of the files of the card what is loaded, where they are not safe as they are; gives what is kept."""
-        return files
+    def convert(self, downloaded: list[Path]) -> list[Path]:
+        """Make of the downloaded files what is loaded, where they are not safe as they are; returns what is kept."""
+        return downloaded
 
     def require(self) -> None:
         """See that everything is here that encoding takes.
