@@ -202,7 +202,7 @@ def test_a_video_comes_back_as_it_was_written(tmp_path):
 
 def test_the_noise_bank_is_whole_loud_and_split(tmp_path, monkeypatch):
     monkeypatch.setattr(bank, "FILES", {"train": 1, "test": 1})
-    monkeypatch.setattr(bank.workers, "run", lambda function, jobs: map(function, jobs))
+    monkeypatch.setattr(bank.processes, "run", lambda function, jobs: map(function, jobs))
     bank.build_bank(tmp_path)
     card = json.loads((tmp_path / "bank.json").read_text())
     assert card["kinds"] == ["noise", "music", "babble"]

@@ -149,7 +149,7 @@ def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]
                 seed=cell.seed,
                 label=cell.label,
                 variant=variant,
-                corpus=CorpusCard(**{key: card[key] for key in CorpusCard.__dataclass_fields__}),
+                corpus=CorpusCard(**{key: card.get(key, "not recorded") for key in CorpusCard.__dataclass_fields__}),
                 tokenizers={letter: cell.tokenizers[letter].recipe for letter in cell.letters},
                 noise=cell.noise.model_dump(mode="json"),
                 steps=cell.train.steps,
