@@ -5,12 +5,11 @@ import secrets
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from grids import ONE, run_grid, start_grid
-from test_survival import LONG, newest_checkpoint, steps, texts, trial_of, wait_for
+from test_survival import HANGS_S, LONG, newest_checkpoint, steps, texts, trial_of, wait_for
 
 pytestmark = pytest.mark.slow
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
@@ -105,7 +104,7 @@ def test_r3_a_lost_node_costs_one_attempt_and_no_result(finished, home, cluster,
     kept = [line for line in log(trial) if json.loads(line)["step"] <= before]
     cluster.remove_node(node, allow_graceful=False)
     try:
-        _, said = driver.communicate(timeout=180)
+        _, said = driver.communicate(timeout=HANGS_S)
     finally:
         cluster.add_node(**NODE)
     assert driver.returncode == 0, said[-2000:]
@@ -127,8 +126,8 @@ def test_sigterm_leaves_a_checkpoint_and_inline_goes_on_from_there(finished, hom
     trial = wait_for(lambda: trial_of(home, f"ray-{where}"), "the index")
     wait_for(lambda: steps(trial) > 20, "training")
     driver.send_signal(signal.SIGTERM)
-    wait_for(lambda: newest_checkpoint(trial), "a checkpoint", 10)
-    _, said = driver.communicate(timeout=30)
+    wait_for(lambda: newest_checkpoint(trial), "a checkpoint")
+    _, said = driver.communicate(timeout=HANGS_S)
     assert driver.returncode == 128 + signal.SIGTERM, said[-2000:]
     assert "same command continues" in said
     assert "Traceback" not in said
@@ -138,22 +137,21 @@ def test_sigterm_leaves_a_checkpoint_and_inline_goes_on_from_there(finished, hom
     again = start(home, *changes)
     wait_for(lambda: steps(trial) > reached, "more training")
     again.send_signal(signal.SIGTERM)
-    again.communicate(timeout=30)
+    again.communicate(timeout=HANGS_S)
     assert log(trial)[: len(kept)] == kept
 
 
 def test_a_mistake_is_one_sentence(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
     without = {"PYTHONPATH": str(tmp_path)}
+    # the reason, [Errno ...], is that of a refused connection, not of a cluster that was waited for in vain
     nowhere, inline = ("--engine", "ray", "--address", "127.0.0.1:9"), ("--address", "127.0.0.1:9")
     for options, more, said in (
         (nowhere, {}, "error: There is no Ray cluster to be had at 127.0.0.1:9: [Errno"),
         (inline, {}, "error: --address is for --engine ray; leave it out, or choose that engine."),
         (nowhere, without, 'error: The engine `ray` needs the package ray: pip install -e ".[ray]"'),
     ):
-        began = time.monotonic()
         result = run_grid(tmp_path / "home", *options, **more)
         assert result.returncode == 2, result.stderr
         assert result.stderr.startswith(said)
         assert result.stderr.count("\n") == 1
-        assert time.monotonic() - began < 30
