@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dmlm.corpus import media
 from dmlm.corpus.manifest import read_corpus
 from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
-from dmlm.tokens.quantize import learn_codebook
+from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.weights import published
 
 READ = {"audio": media.read_audio, "lips": media.read_video, "image": media.read_image}
@@ -109,6 +110,31 @@ def test_company_and_order_change_nothing(name, build, clips) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
+def test_on_a_cpu_an_item_is_computed_as_if_it_were_alone(name, build, clips, monkeypatch) -> None:
+    """Whatever the CPU rounds: every layer, and the search for the nearest code, is given the same shapes."""
+    encoder = build(name)
+    one = clips[encoder.media][0]
+    other = one[::-1].copy()
+    encoder.encode([one])  # opens the network
+    seen: list[tuple[int, ...]] = []
+
+    def note(layer: Any, given: tuple[Any, ...]) -> None:
+        seen.extend(tuple(each.shape) for each in given if hasattr(each, "shape"))
+
+    assign = Codebook.assign
+    monkeypatch.setattr(Codebook, "assign", lambda self, x: seen.append(x.shape) or assign(self, x))
+    layers = [m for m in encoder.network.modules() if not list(m.children())] if hasattr(encoder, "network") else []
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    encoder.encode([one])
+    alone = len(seen)
+    encoder.encode([one, other])
+    for hook in hooks:
+        hook.remove()
+    assert alone
+    assert Counter(seen) == Counter(seen[:alone] * 3)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
 def test_encoding_trains_nothing(name, build, clips) -> None:
     encoder = build(name)
     encoder.encode(clips[encoder.media][:1])
@@ -158,7 +184,7 @@ def test_other_weights_are_another_tokenizer(name, build) -> None:
 LIMITED = """
 import json, resource, sys
 import numpy as np
-from dmlm.tokens.quantize import learn_codebook
+from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.tokens.encoding import EncoderSpec
 name, settings = sys.argv[1], json.loads(sys.argv[2])
 encoder = EncoderSpec(name, settings).build()

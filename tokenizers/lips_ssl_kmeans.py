@@ -108,7 +108,8 @@ class ImageEncoderUnits(Tokenizer):
         square = (self.settings.side_px, self.settings.side_px)
         shrunk = cv2.INTER_AREA if frames.shape[1] > square[0] else cv2.INTER_CUBIC
         scaled = [cv2.resize(frame, square, interpolation=shrunk) for frame in frames]
-        return np.stack(in_equal_batches(scaled, FRAMES_AT_ONCE * scaled[0].size, self._pooled, self.device))
+        run = np.stack(scaled)  # one item, since all its frames are of one clip
+        return in_equal_batches([run], run.size, lambda x: self._pooled(x[0])[None], self.device)[0]
 
     def _pooled(self, grey: Any) -> Any:
         """Grey frames uint8 (N, S, S) -> (N, D)."""

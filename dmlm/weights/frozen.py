@@ -1,7 +1,8 @@
 """What recipes whose encoder is a neural network share: opening it frozen, batches without padding, long clips in pieces.
 
-Padding would change what a network computes at the edges, so only items of equal shape share a batch, and the result
-of an item does not depend on its company. B items, T frames or samples.
+The result of an item must not depend on its company. Padding would change what a network computes at the edges, so only
+items of equal shape share a batch, and only on a GPU: libraries for a CPU multiply matrices of another height in another
+order, and where two codes are nearly as near, the last bit decides between them. B items, T frames or samples.
 """
 
 import pickle
@@ -102,13 +103,16 @@ def on(device: str, network: torch.nn.Module) -> torch.nn.Module:
 def in_equal_batches(
     items: Sequence[np.ndarray], most: int, compute: Callable[[torch.Tensor], torch.Tensor], device: str
 ) -> list[np.ndarray]:
-    """`compute` (B, ...) -> (B, ...) over items of equal shape at a time, at most `most` numbers in one batch."""
+    """`compute` (B, ...) -> (B, ...) over items of equal shape at a time, at most `most` numbers in one batch.
+
+    On a CPU B is 1, which costs little: the products of one clip or page fill a core.
+    """
     results: list[Any] = [None] * len(items)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for number, item in enumerate(items):
         by_shape.setdefault(item.shape, []).append(number)
     for shape, numbers in by_shape.items():
-        size = max(1, most // max(1, int(np.prod(shape))))
+        size = 1 if device == "cpu" else max(1, most // max(1, int(np.prod(shape))))
         for start in range(0, len(numbers), size):
             chosen = numbers[start : start + size]
             with torch.inference_mode():
