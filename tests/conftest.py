@@ -1,9 +1,12 @@
 """Property tests must not fail because a machine is slow or busy; and idle threads sleep, which `dmlm` sees to."""
 
+import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from grids import run_grid
 from hypothesis import HealthCheck, settings
 
@@ -20,8 +23,23 @@ def home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(home) -> subprocess.CompletedProcess[str]:
-    """The smoke grid, run from nothing."""
+def finished(home, tmp_path_factory) -> subprocess.CompletedProcess[str]:
+    """The smoke grid, run from nothing; by one of several processes of pytest, of which each gets a copy to work on."""
+    own = tmp_path_factory.getbasetemp()
+    if not own.name.startswith("popen-"):  # the name that pytest-xdist gives
+        return _ran(home)
+    shared = own.parent / "shared é"
+    with FileLock(shared.with_suffix(".lock")):
+        if not (shared / "ran.json").is_file():
+            shutil.rmtree(shared, ignore_errors=True)  # of one that failed
+            result = _ran(shared)
+            (shared / "ran.json").write_text(json.dumps([result.args, result.stdout, result.stderr]))
+    shutil.copytree(shared, home, dirs_exist_ok=True)
+    arguments, stdout, stderr = json.loads((home / "ran.json").read_text())
+    return subprocess.CompletedProcess(arguments, 0, stdout.replace(str(shared), str(home)), stderr)
+
+
+def _ran(home: Path) -> subprocess.CompletedProcess[str]:
     result = run_grid(home)
     assert result.returncode == 0, result.stderr[-2000:]
     return result

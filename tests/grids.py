@@ -6,7 +6,15 @@ import sys
 import traceback
 from pathlib import Path
 
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dmlm.cli import grid
+from dmlm.engines import base
 from dmlm.engines.base import Engine, Outcome
+from dmlm.errors import UserError
+from dmlm.sweep import tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE = (
@@ -27,6 +35,22 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def run_grid(home: Path, *arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), cwd=cwd, env=environment(home, **more), capture_output=True, text=True)
+
+
+def run_here(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `run_grid` does, without the seconds that new processes need to import everything: for what is not about them."""
+    application = typer.Typer()
+    application.command()(grid.run)
+    tasks._kept.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DMLM_HOME", str(home))
+        patch.setattr(base, "open_engine", lambda *options: Direct())
+        result = CliRunner().invoke(application, command(*arguments)[2:])
+    mistake = isinstance(result.exception, UserError)
+    if result.exception and not mistake and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    said = f"error: {result.exception}\n" if mistake else result.stderr
+    return subprocess.CompletedProcess(arguments, 2 if mistake else result.exit_code, result.stdout, said)
 
 
 def start_grid(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
@@ -52,7 +76,7 @@ class Direct(Engine):
         if not self.queue:
             return []
         function, job = self.queue.pop(0)
-        self.done.append((function.__name__, job["trial"]))
+        self.done.append((function.__name__, job["trial"] if isinstance(job, dict) else ""))
         try:
             return [Outcome(len(self.done), function(job))]
         except BaseException as error:

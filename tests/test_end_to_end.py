@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from grids import ONE, ROOT, run_grid
+from grids import ONE, ROOT, run_grid, run_here
 from threadpoolctl import threadpool_info
 
 from dmlm import processes
@@ -61,12 +61,12 @@ def test_a_second_run_changes_nothing_and_works_from_any_folder(finished, home, 
 
 
 def test_a_dry_run_says_what_is_done(finished, home):
-    shown = run_grid(home, "--dry-run", "axes.seed=[0, 1]", "template=A -> T").stdout
+    shown = run_here(home, "--dry-run", "axes.seed=[0, 1]", "template=A -> T").stdout
     assert shown.count("trained;") == 2
     assert shown.count("to train:") == 2
     assert "4 cells; 2 trainings and 6 evaluations to do" in shown
     assert "tokens to encode: 0 clips" in shown
-    more = run_grid(home, "--dry-run", "template=A -> T", "snr_db.test=[clean, 0, -20, -15]").stdout
+    more = run_here(home, "--dry-run", "template=A -> T", "snr_db.test=[clean, 0, -20, -15]").stdout
     assert "2 cells; 0 trainings and 2 evaluations to do" in more
     assert "tokens to encode: 16 clips" in more
 
@@ -126,7 +126,21 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_table(finished
         (["--grid", "no_such_grid"], "no_such_grid"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(finished, home, arguments, complaint):
+def test_a_mistake_is_one_sentence(finished, home, arguments, complaint):
+    result = run_here(home, *arguments)
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert complaint in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(  # one that the settings show, and one that shows only when there are tokens
+    ("arguments", "complaint"),
+    [
+        (["train.stepz=3"], "did you mean 'steps'"),
+        (["model.context=40", *ONE], "longer than the backbone's context of 40"),
+    ],
+)
+def test_a_mistake_ends_the_command_with_a_last_line_and_exit_code_2(finished, home, arguments, complaint):
     result = run_grid(home, *arguments)
     assert result.returncode == 2, result.stderr[-2000:]
     last = result.stderr.strip().splitlines()[-1]
@@ -154,7 +168,7 @@ def test_a_missing_media_file_is_named(finished, home):
     victim = next((home / "corpora").glob("*/lips/test-00003.mp4"))
     aside = victim.rename(victim.with_suffix(".aside"))
     try:
-        result = run_grid(home)
+        result = run_here(home)
     finally:
         aside.rename(victim)
     assert result.returncode == 2
@@ -162,9 +176,11 @@ def test_a_missing_media_file_is_named(finished, home):
     assert "line " in result.stderr
 
 
-def test_two_processes_share_a_training(tmp_path):
-    result = run_grid(tmp_path, *ONE, "train.steps=6", "execution.data_parallel=2", "snr_db.test=[clean]")
+def test_two_processes_share_a_training(finished, home):
+    changes = (*ONE, "train.steps=6", "execution.data_parallel=2", "snr_db.test=[clean]", "seed=9", "name=shared")
+    result = run_grid(home, *changes)
     assert result.returncode == 0, result.stderr[-2000:]
-    (trial,) = (tmp_path / "runs" / "trials").iterdir()
+    index = home / "runs" / "shared" / "grid.json"
+    trial = index.parent / json.loads(index.read_text())["cells"][0]["trial"]
     assert json.loads((trial / "result.json").read_text())["steps"] == 6
     assert len(list((trial / "evals").glob("clean-*/result.json"))) == 1

@@ -1,14 +1,11 @@
 """Pretrained weights in, extended, trained, and out again, readable by plain transformers."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from grids import ONE, run_here
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalLM
 from transformers import PreTrainedTokenizerFast as FastTokenizer
 
@@ -21,7 +18,6 @@ from dmlm.recognition.model_folder import read_description
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = 300
 VOCABULARY = Vocabulary(TEXT, {"A": 40})
 
@@ -83,15 +79,13 @@ def test_a_saved_model_is_read_by_plain_transformers(folder, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["opt"], indirect=True)  # the way is the same for both, and takes its time
-def test_a_grid_starts_from_pretrained_weights(folder, tmp_path):
-    """From the published folder to a model with its card: corpus, tokens, training, scores."""
-    home = tmp_path / "home"
-    command = [sys.executable, str(ROOT / "sweeps" / "run_grid.py"), "--grid", "smoke", f"text.tokenizer={folder}"]
-    command += [f"backbone={folder}", "template=A -> T", "train.steps=3", "snr_db.test=[clean]"]
-    command += ["tokenizers={A: {recipe: audio_mfcc, settings: {clusters: 64}}}", "snr_db.train=[clean]"]
-    done = subprocess.run(command, env={**os.environ, "DMLM_HOME": str(home)}, capture_output=True, text=True)
+def test_a_grid_starts_from_pretrained_weights(folder, finished, home):
+    """From the published folder to a model with its card: tokens, training, scores."""
+    changes = (f"text.tokenizer={folder}", f"backbone={folder}", "train.steps=3", "snr_db.test=[clean]")
+    done = run_here(home, *ONE, *changes, "snr_db.train=[clean]", "name=pretrained")
     assert done.returncode == 0, done.stderr[-2000:]
-    (trial,) = (home / "runs" / "trials").iterdir()
+    index = home / "runs" / "pretrained" / "grid.json"
+    trial = index.parent / json.loads(index.read_text())["cells"][0]["trial"]
     model = AutoModelForCausalLM.from_pretrained(trial / "model")
     description = read_description(trial / "model")
     assert description.trial["backbone"] == {"name": str(folder), "weights": pretrained.digest(str(folder))}

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
 from dmlm.plan.cell import CorpusChoice
 from dmlm.plan.grid import Grid, read_grid_file
-from dmlm.sweep.materials import corpus_folder, open_corpus
+from dmlm.sweep.materials import corpus_folder
 from dmlm.sweep.search import Hunt, Proposals, SearchPoint, dev_wer, explore
 from dmlm.sweep.trial import Evaluation, Trial
 
@@ -304,16 +305,16 @@ search:
 """
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    home = tmp_path_factory.mktemp("dmlm home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DMLM_HOME", str(home))
-        open_corpus(CorpusChoice(recipe="three_equations", preset="smoke"))
-    return home
+@pytest.fixture
+def own(finished, home, tmp_path) -> Path:
+    """A home with the corpus and the noise of the smoke grid, which may be spoilt."""
+    for part in ("corpora", "noise"):
+        shutil.copytree(home / part, tmp_path / "own" / part)
+    return tmp_path / "own"
 
 
-def test_a_search_is_killed_and_continued_and_sees_the_test_split_only_when_it_is_over(home, tmp_path, monkeypatch):
+def test_a_search_is_killed_and_continued_and_sees_the_test_split_only_when_it_is_over(own, tmp_path, monkeypatch):
+    home = own
     monkeypatch.setenv("DMLM_HOME", str(home))
     (tmp_path / "mine.yaml").write_text(FILE.format(more=REAL))
     command = [sys.executable, "sweeps/run_grid.py", "--grid", str(tmp_path / "mine.yaml")]

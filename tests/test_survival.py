@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from grids import ONE, environment, run_grid, start_grid
+from grids import ONE, environment, run_grid, run_here, start_grid
 
 LONG = (*ONE, "train.steps=1000000", "snr_db.test=[clean]", "--checkpoint-every", "1000")
 HANGS_S = 600  # what takes so long, on however busy a machine, would never end; by itself LONG takes an hour or more
@@ -181,12 +181,12 @@ def test_r4_two_drivers_begin_with_nothing(tmp_path):
 
 
 def test_r16_a_lost_or_damaged_index_is_made_again(finished, home):
-    assert run_grid(home).returncode == 0  # other tests have changed grids of this name
+    assert run_here(home).returncode == 0  # other tests have changed grids of this name
     index = home / "runs" / "smoke" / "grid.json"
     before = index.read_text()
     for damage in (index.unlink, lambda: index.write_text("{")):
         damage()
-        assert run_grid(home).returncode == 0
+        assert run_here(home).returncode == 0
         assert index.read_text() == before
 
 
@@ -210,12 +210,12 @@ def test_r19_the_exit_code_and_the_last_lines_name_what_is_missing(finished, hom
 
 def test_r19_what_failed_in_one_cell_is_named_although_another_of_the_same_model_succeeds(finished, home):
     changes = (*ONE, "train.steps=4", "snr_db.test=[clean]", "axes.decode.max_new_tokens=[4, 6]", "name=dec")
-    assert run_grid(home, *changes).returncode == 0
+    assert run_here(home, *changes).returncode == 0
     first, second = (home / "runs" / "dec" / folder for folder in texts(home, "dec"))
     for folder in (first, second):
         shutil.rmtree(folder)
     (first / "utterances.jsonl").mkdir(parents=True)  # where a file is to be
-    result = run_grid(home, *changes, "--workers", "1")
+    result = run_here(home, *changes)
     assert result.returncode == 1, result.stderr[-2000:]
     assert "1 of 2 cells are missing" in result.stderr
     assert "Is a directory" in result.stderr.strip().splitlines()[-1]
