@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, an abandoned one is found, a living one is left alone. R4, R6, R34 of the reliability rows."""
+"""Leases: one holder at a time, an abandoned one is found, a living one is left alone. R numbers: docs/guarantees.md."""
 
 import json
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What a whole run survives: signals, killed processes, a second driver, a full disk. Each test is named for its row."""
+"""What a whole run survives: signals, killed processes, a second driver, a full disk. R numbers: docs/guarantees.md."""
 
 import json
 import os
