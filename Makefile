@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
-TEST := $(BIN)/pytest -n logical --dist loadfile
+TEST := $(BIN)/pytest -n logical --dist worksteal
 STAMP := $(VENV)/.installed
 
 .PHONY: install grid test test-slow check format clean

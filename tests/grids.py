@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -42,10 +43,13 @@ def run_here(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     application = typer.Typer()
     application.command()(grid.run)
     tasks._kept.clear()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker has
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DMLM_HOME", str(home))
         patch.setattr(base, "open_engine", lambda *options: Direct())
         result = CliRunner().invoke(application, command(*arguments)[2:])
+    torch.set_num_threads(threads)
     mistake = isinstance(result.exception, UserError)
     if result.exception and not mistake and not isinstance(result.exception, SystemExit):
         raise result.exception

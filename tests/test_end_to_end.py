@@ -80,7 +80,7 @@ def test_figures_come_from_stored_results_alone(finished, home, tmp_path):
 
 def test_killed_in_the_middle_the_same_command_ends_with_the_same_table(finished, home):
     steps = "train.steps=150"
-    undisturbed = run_grid(home, *ONE, steps, "name=whole")
+    undisturbed = run_here(home, *ONE, steps, "name=whole")
     assert undisturbed.returncode == 0, undisturbed.stderr[-2000:]
     index = json.loads((home / "runs" / "whole" / "grid.json").read_text())
     trial = (home / "runs" / "whole" / index["cells"][0]["trial"]).resolve()
@@ -176,6 +176,7 @@ def test_a_missing_media_file_is_named(finished, home):
     assert "line " in result.stderr
 
 
+@pytest.mark.slow  # test_train.py has the same without the grid
 def test_two_processes_share_a_training(finished, home):
     changes = (*ONE, "train.steps=6", "execution.data_parallel=2", "snr_db.test=[clean]", "seed=9", "name=shared")
     result = run_grid(home, *changes)

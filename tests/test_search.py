@@ -313,6 +313,7 @@ def own(finished, home, tmp_path) -> Path:
     return tmp_path / "own"
 
 
+@pytest.mark.slow
 def test_a_search_is_killed_and_continued_and_sees_the_test_split_only_when_it_is_over(own, tmp_path, monkeypatch):
     home = own
     monkeypatch.setenv("DMLM_HOME", str(home))

@@ -80,7 +80,7 @@ def test_a_worker_with_another_version_of_a_recipe_writes_nothing(corpus, tmp_pa
 def test_one_failing_tokenizer_costs_only_the_cells_that_need_it(corpus, tmp_path) -> None:
     recipe = tmp_path / "lips_broken.py"
     recipe.write_text(LENGTH.replace("return [", "raise RuntimeError('no lips today')\n        return ["))
-    grid = read_grid_file("smoke", [f"tokenizers.L={recipe}"])
+    grid = read_grid_file("smoke", [f"tokenizers.L={recipe}", "tokenizers.O=ocr_oracle"])
     failed: dict[int, Exception] = {}
     materials = prepare(grid.cells, run=in_this_process, failed=failed)
     assert {grid.cells[number].template for number in failed} == {"A+L -> T"}

@@ -133,30 +133,33 @@ def test_the_learning_rate_warms_up_and_decays():
 PROGRAM = """
 import json, sys
 from pathlib import Path
-import torch
-from tests.test_train import SETTINGS, fit, model, weights
+from tests.test_train import in_sevens
 from dmlm.training.peers import Peers
-losses = []
-net = model(sys.argv[2], dropout=0.0)
-fit(net, Path(sys.argv[1]), SETTINGS.model_copy(update={"batch_size": 7}), on_step=lambda step, loss: losses.append(loss))
+found = in_sevens(Path(sys.argv[1]))
 if Peers.join().first:
-    print(json.dumps({"losses": losses, "weights": weights(net).double().sum().item()}))
+    print(json.dumps(found))
 """
 
 
+def in_sevens(folder):
+    """Losses, and the sum of the weights, with batches of 7: the last of an epoch has 5 items, so the shares differ."""
+    losses, net = [], model(dropout=0.0)
+    fit(net, folder, SETTINGS.model_copy(update={"batch_size": 7}), on_step=lambda step, loss: losses.append(loss))
+    return {"losses": losses, "weights": weights(net).double().sum().item()}
+
+
 def test_two_processes_train_the_model_that_one_trains(tmp_path):
-    """Batches of 7: the last of an epoch has 5 items, so the shares differ."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    outcomes = []
-    for number, launch in enumerate(([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
-        command = [sys.executable, *launch, str(program), str(tmp_path / str(number)), "opt-nano"]
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        outcomes.append(json.loads(done.stdout))
-        assert len((tmp_path / str(number) / "train.jsonl").read_text().splitlines()) == 3
-    one, two = outcomes
+    one = in_sevens(tmp_path / "one")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launch, str(program), str(tmp_path / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = json.loads(done.stdout)
+    for name in ("one", "two"):
+        assert len((tmp_path / name / "train.jsonl").read_text().splitlines()) == 3
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-3)
 
