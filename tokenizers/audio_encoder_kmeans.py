@@ -112,7 +112,8 @@ class EncoderUnits(Tokenizer):
         tensors = {name: torch.from_numpy(array.copy()) for name, array in self.learned.items()}
         model = MaskedPredictor(tensors["into.weight"].shape[1], self.settings, len(tensors["guess.1.bias"]))
         model.load_state_dict(tensors)
-        return on(self.device, frozen(model))  # type: ignore[return-value]
+        on(self.device, frozen(model))  # in place
+        return model
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Output of the layer, float32 (T, D), of each clip."""
@@ -159,7 +160,8 @@ class EncoderUnits(Tokenizer):
                 schedule.step()
                 shown.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
                 shown.update()
-        return frozen(model)  # type: ignore[return-value]
+        frozen(model)  # in place
+        return model
 
     def _batches(
         self, speech: list[np.ndarray], targets: list[np.ndarray], generator: np.random.Generator

@@ -118,7 +118,7 @@ class SeamlessUnits(Tokenizer):
 
         def build() -> torch.nn.Module:
             with torch.device("meta"):
-                model = Wav2Vec2Model(config)
+                model: Any = Wav2Vec2Model(config)
             model.masked_spec_embed = None  # of pretraining
             model.encoder.layer_norm = torch.nn.Identity()
             return model.to_empty(device="cpu")

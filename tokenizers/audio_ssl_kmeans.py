@@ -90,10 +90,9 @@ class SpeechUnits(Tokenizer):
     media = "audio"
     Settings = Settings
 
-    @property
-    def learns(self) -> bool:
-        """Byte pairs are learned from units, so with them the units are learned by `fit` too."""
-        return self.settings.bpe is not None
+    def __init__(self, settings: Any) -> None:
+        super().__init__(settings)
+        self.learns = settings.bpe is not None  # byte pairs are learned from units, so `fit` has to learn the units too
 
     @property
     def card(self) -> published.Card | None:

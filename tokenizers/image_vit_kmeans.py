@@ -61,11 +61,11 @@ class Scaling(BaseModel):
 
     def scaled(self, levels: np.ndarray) -> np.ndarray:
         """Grey levels 0..255 (..., 3) as the network was trained with them, float32."""
-        scaled = levels.astype(np.float32)
+        scaled: np.ndarray = levels.astype(np.float32)
         if self.do_rescale:
             scaled = scaled / np.float32(1 / self.rescale_factor)
         if self.do_normalize:
-            scaled = (scaled - np.float32(self.image_mean)) / np.float32(self.image_std)
+            scaled = (scaled - np.array(self.image_mean, np.float32)) / np.array(self.image_std, np.float32)
         return scaled
 
 
@@ -103,7 +103,7 @@ class PatchFeatureUnits(Tokenizer):
 
         chosen, layer = self.settings, self.settings.layer
         kind = vision_class(self._folder) if self._folder else None
-        network = open_model(self.recipe, chosen.model, self.card, chosen.architecture, kind)
+        network: Any = open_model(self.recipe, chosen.model, self.card, chosen.architecture, kind)
         require_patchwise(self.recipe, chosen.model, network.config.model_type)
         if layer:
             layers = blocks(network)
@@ -187,6 +187,6 @@ def vision_class(folder: Path) -> Any:
         raise UserError(f"image_vit_kmeans: {folder} cannot be opened ({str(error).splitlines()[0]}).") from None
     config = getattr(config, "vision_config", config)  # of a model that also holds a text encoder
     require_patchwise("image_vit_kmeans", str(folder), config.model_type)
-    kind = transformers.AutoModel._model_mapping[type(config)]
+    kind: Any = transformers.AutoModel._model_mapping[type(config)]
     plain = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
     return SimpleNamespace(from_pretrained=partial(kind.from_pretrained, **plain))

@@ -196,7 +196,7 @@ def part(folder: Path, prefix: str) -> dict[str, Any]:
     """
     from safetensors import SafetensorError, safe_open
 
-    found = {}
+    found: dict[str, Any] = {}
     for path in sorted(folder.glob(published.LEARNED[0])):
         try:
             with safe_open(path, "pt") as shard:

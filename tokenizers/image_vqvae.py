@@ -168,6 +168,8 @@ def build(settings: Settings) -> Any:
     class Network(nn.Module):
         """Encoder, codes and decoder. All convolutions are between squares, whose pixels are channels: fast on a CPU."""
 
+        codes: torch.Tensor  # (K, C)
+
         def __init__(self, codes: int, stride: int, width: int) -> None:
             super().__init__()
             self.encoder = nn.Sequential(
@@ -222,7 +224,7 @@ def learn(network: Any, crops: Crops, steps: int) -> Any:
             pages = torch.from_numpy(crops.draw(rng))
             encoded = network.encoded(pages)
             if step < unquantized:
-                chosen, commitment = encoded, 0
+                chosen, commitment = encoded, torch.zeros(())
             else:
                 vectors = encoded.detach().flatten(0, 2)
                 if step == unquantized:

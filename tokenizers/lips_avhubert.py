@@ -11,7 +11,7 @@ Shapes: B clips, T frames, C channels, D width of the transformer; a frame is se
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from pydantic import Field
@@ -160,7 +160,8 @@ class LipUnits(Tokenizer):
         from dmlm.weights.frozen import in_equal_batches
 
         longest = int(self.settings.longest_s * FPS)
-        parts, inner = [], []  # frames that are read together, and which of their features are kept
+        parts: list[np.ndarray] = []  # frames that are read together
+        inner: list[list[slice]] = []  # for each clip: which features of its parts are kept
         for clip in map(centred, batch):
             inner.append([])
             for start in range(0, len(clip), longest):
@@ -251,17 +252,16 @@ def visual_stream(shape: dict[str, Any], normalised: bool) -> Any:
             self.layer_norm = nn.LayerNorm(2 * width)
             self.post_extract_proj = nn.Linear(2 * width, width)
             values = {name: value for name, value in shape.items() if name != "widths"}
-            self.encoder = Wav2Vec2EncoderStableLayerNorm(
-                Wav2Vec2Config(**values, layerdrop=0.0, attn_implementation="sdpa")
-            )
+            config = Wav2Vec2Config(**values | {"layerdrop": 0.0, "attn_implementation": "sdpa"})
+            self.encoder = Wav2Vec2EncoderStableLayerNorm(config)
             if not normalised:
-                self.encoder.layer_norm = nn.Identity()
+                self.encoder.add_module("layer_norm", nn.Identity())  # replaces it
 
         def forward(self, frames: torch.Tensor) -> torch.Tensor:
             x = (frames.float() / 255 - MEAN) / DEVIATION
             x = self.resnet["frontend3D"](x[:, None])  # (B, C, T, 22, 22)
             x = x.transpose(1, 2).flatten(0, 1)  # (B * T, C, 22, 22)
-            for stage in self.resnet["trunk"].values():
+            for stage in cast(nn.ModuleDict, self.resnet["trunk"]).values():
                 x = stage(x)
             seen = self.proj(x.mean((2, 3)).unflatten(0, frames.shape[:2]))  # (B, T, D)
             both = torch.cat([torch.zeros_like(seen), seen], dim=-1)  # audio, video

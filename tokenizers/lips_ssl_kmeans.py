@@ -78,7 +78,7 @@ class ImageEncoderUnits(Tokenizer):
         from dmlm.weights.frozen import on, open_model
 
         chosen = self.settings
-        network = open_model(self.recipe, chosen.model, self.card, chosen.architecture)
+        network: Any = open_model(self.recipe, chosen.model, self.card, chosen.architecture)
         network = getattr(network, "vision_model", network)
         require_patchwise(self.recipe, chosen.model, network.config.model_type)
         patch, layers = network.config.patch_size, network.config.num_hidden_layers
