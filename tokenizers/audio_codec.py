@@ -5,7 +5,9 @@ k times the codebook's size, so that each codebook has its own IDs:
 
     c[0, 0], size + c[1, 0], ..., (K-1) size + c[K-1, 0],   c[0, 1], size + c[1, 1], ...
 
-The codes are those of `encode` of `transformers`. B clips, K codebooks, T frames.
+The codes come from the `encode` method of each codec in `transformers`.
+
+Shapes: B clips, K codebooks, T frames.
 """
 
 from functools import cached_property
@@ -20,7 +22,7 @@ from dmlm.tokens.encoder import Settings as BaseSettings
 from dmlm.tokens.encoder import Tokenizer
 from dmlm.weights import published
 
-PADDED = ("dac", "xcodec")  # their feature extractor fills the last frame with zeros; the others' convolutions do
+PADDED = ("dac", "xcodec")  # their feature extractor pads the last frame with zeros; the other codecs pad it themselves
 CODECS = ("mimi", "encodec", *PADDED)
 MIMI = "kyutai/mimi"
 KNOWN = {
@@ -36,17 +38,17 @@ KNOWN = {
 
 
 class Settings(BaseSettings):
-    """Mimi's semantic codebook alone by default: 12.5 Hz. `model` is a Hub id, a folder or `random:mimi`."""
+    """By default only Mimi's semantic codebook: 12.5 IDs a second. `model` is a Hub id, a folder or `random:mimi`."""
 
     model: str = MIMI
-    revision: str | None = Field(default=None, description="commit or tag; null: the one known here, else main")
-    codebooks: int = Field(default=1, ge=1, description="the first of the residual codebooks")
+    revision: str | None = Field(default=None, description="commit or tag; null: the one named in the recipe, or main")
+    codebooks: int = Field(default=1, ge=1, description="how many of the residual codebooks, counted from the first")
     longest_s: float = Field(default=30.0, ge=1, description="longer clips are coded in pieces of this length")
-    architecture: dict[str, Any] = Field(default={}, description="of a random: model")
+    architecture: dict[str, Any] = Field(default={}, description="configuration values of a random: model")
 
 
 class CodecCodes(Tokenizer):
-    """`codebooks * ceil(samples / hop)` IDs of a clip, its samples counted at the codec's rate.
+    """`codebooks * ceil(samples / hop)` IDs for a clip; samples are counted at the codec's rate.
 
     Mimi: 24 kHz, hop 1920. EnCodec: 24 kHz, hop 320. DAC: 16, 24 or 44.1 kHz, hop 320 or 512. X-Codec: 16 kHz, hop 320.
     """
@@ -77,42 +79,42 @@ class CodecCodes(Tokenizer):
             raise UserError(
                 f"audio_codec: model={self.settings.model} codes stereo or overlapping chunks; give one for mono speech."
             )
-        if not self.lowest <= self.settings.codebooks <= self.most:
+        if not self.fewest_codebooks <= self.settings.codebooks <= self.most_codebooks:
             raise UserError(
-                f"audio_codec: codebooks={self.settings.codebooks}, and {self.settings.model} has {self.most};"
-                f" give {self.lowest} to {self.most}."
+                f"audio_codec: codebooks={self.settings.codebooks}, and {self.settings.model} has {self.most_codebooks};"
+                f" give {self.fewest_codebooks} to {self.most_codebooks}."
             )
 
     @cached_property
     def config(self) -> Any:
-        """The network's configuration, read without the network."""
+        """Configuration of the network, read without loading the network."""
         return published.config_of(self.recipe, self.settings.model, self.card, self.settings.architecture)
 
     @property
     def codec_hz(self) -> int:
-        """Samples per second that the codec wants."""
+        """Sampling rate of the codec, in samples per second."""
         return int(self.config.sample_rate if self.config.model_type == "xcodec" else self.config.sampling_rate)
 
     @property
     def hop(self) -> int:
-        """Samples per frame. The configurations of EnCodec and DAC round the frame rate up, so it is of no use here."""
-        mimi = self.config.model_type == "mimi"
-        return round(self.codec_hz / self.config.frame_rate) if mimi else int(self.config.hop_length)
+        """Samples per frame. EnCodec and DAC round `frame_rate` up in their configurations, so only Mimi's is used."""
+        is_mimi = self.config.model_type == "mimi"
+        return round(self.codec_hz / self.config.frame_rate) if is_mimi else int(self.config.hop_length)
 
     @property
-    def lowest(self) -> int:
-        """Fewest codebooks: the semantic ones of Mimi."""
+    def fewest_codebooks(self) -> int:
+        """Smallest allowed number of codebooks: for Mimi, its semantic ones."""
         return int(getattr(self.config, "num_semantic_quantizers", 1))
 
     @property
-    def most(self) -> int:
-        """Number of codebooks that it has."""
-        dac = self.config.model_type == "dac"
-        return int(self.config.n_codebooks if dac else self.config.num_quantizers)
+    def most_codebooks(self) -> int:
+        """Number of codebooks of the codec."""
+        is_dac = self.config.model_type == "dac"
+        return int(self.config.n_codebooks if is_dac else self.config.num_quantizers)
 
     @cached_property
     def network(self) -> Any:
-        """The codec without its decoder, which takes part in nothing here."""
+        """The codec without its decoder, which encoding does not need."""
         from dmlm.weights.frozen import on, open_model
 
         self.require()
@@ -121,51 +123,54 @@ class CodecCodes(Tokenizer):
             if hasattr(network, name):
                 setattr(network, name, None)
         if self.card is None:
-            _scatter(network)
+            _fill_codebooks(network)
         return on(self.device, network)
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """IDs int32 (T * K,) of each clip, float32 (samples,) at 16 kHz."""
+        """IDs, int32 (T * K,), of each clip, float32 (samples,) at 16 kHz."""
         from dmlm.weights.frozen import in_pieces, pieces
 
         frames = max(1, int(self.settings.longest_s * self.codec_hz) // self.hop)
         clips = []
         for clip in batch:
-            whole = self._resampled(clip)
-            clips.append([whole[start:end] for start, end in pieces(len(whole), self.hop, 0, frames)])
+            samples = self._resampled(clip)
+            clips.append([samples[start:end] for start, end in pieces(len(samples), self.hop, 0, frames)])
         return in_pieces(clips, frames * self.hop, self._codes, self.device)
 
     def _codes(self, samples: Any) -> Any:
-        """IDs (B, T * K) of clips (B, samples)."""
+        """Clips (B, samples) -> IDs (B, T * K)."""
         import torch
 
-        wanted: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if self.config.model_type == "mimi":
-            wanted["num_quantizers"] = self.settings.codebooks
+            options["num_quantizers"] = self.settings.codebooks
         elif self.config.model_type == "dac":
-            wanted["n_quantizers"] = self.settings.codebooks
+            options["n_quantizers"] = self.settings.codebooks
         else:
-            wanted["bandwidth"] = self._bandwidth()
-        codes = self.network.encode(samples[:, None], **wanted).audio_codes
-        if codes.dim() == 4:  # EnCodec counts chunks first, of which there is one
+            options["bandwidth"] = self._bandwidth()
+        codes = self.network.encode(samples[:, None], **options).audio_codes
+        if codes.dim() == 4:  # EnCodec's first axis is chunks; there is one
             codes = codes[0]
         codes = codes[:, : self.settings.codebooks]  # (B, K, T)
         shifts = torch.arange(codes.shape[1], device=codes.device) * self.config.codebook_size
         return (codes + shifts[:, None]).transpose(1, 2).flatten(1).to(torch.int32)
 
     def _bandwidth(self) -> float:
-        """The lowest bandwidth (kbit/s) with all the codebooks: they are residual, so the first do not depend on it."""
+        """Lowest bandwidth in kbit/s that has enough codebooks.
+
+        A higher one would only add codebooks: they are residual, so the first ones stay the same.
+        """
         quantizer = self.network.quantizer
         for bandwidth in sorted(self.config.target_bandwidths):
             if quantizer.get_num_quantizers_for_bandwidth(bandwidth) >= self.settings.codebooks:
                 return float(bandwidth)
-        raise AssertionError("require() has seen to that")
+        raise AssertionError("require() checks the number of codebooks")
 
     def _resampled(self, clip: np.ndarray) -> np.ndarray:
-        """The clip at the codec's rate, its last frame filled with zeros where the codec leaves that to others.
+        """The clip at the codec's rate; for the codecs in `PADDED`, with zeros up to a whole frame.
 
         Raises:
-            UserError: empty, or not mono.
+            UserError: The clip is empty or not mono.
         """
         from scipy.signal import resample_poly
 
@@ -176,18 +181,19 @@ class CodecCodes(Tokenizer):
         if self.codec_hz != SAMPLE_RATE_HZ:
             divisor = int(np.gcd(self.codec_hz, SAMPLE_RATE_HZ))
             clip = resample_poly(clip, self.codec_hz // divisor, SAMPLE_RATE_HZ // divisor)
-        short = -len(clip) % self.hop if self.config.model_type in PADDED else 0
-        return np.pad(clip, (0, short)).astype(np.float32)
+        padding = -len(clip) % self.hop if self.config.model_type in PADDED else 0
+        return np.pad(clip, (0, padding)).astype(np.float32)
 
 
-def _scatter(network: Any) -> None:
-    """Give an untrained codec codebooks: `transformers` leaves them at zero, where every frame would have the same ID.
+def _fill_codebooks(network: Any) -> None:
+    """Fill the codebooks of an untrained codec with random vectors, in place.
 
-    They are short vectors, so that the nearest is the one of the frame's direction whatever its length.
+    `transformers` leaves them at zero, so every frame would have the same ID. The vectors are short: then the nearest
+    one depends on the direction of a frame's vector and not on its length.
     """
     import torch
 
-    source = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     for name, tensor in network.named_buffers():
         if name.endswith(("codebook.embed", "codebook.embed_sum")) and not tensor.any():
-            tensor.normal_(std=1e-3, generator=source)
+            tensor.normal_(std=1e-3, generator=generator)

@@ -1,10 +1,12 @@
-"""Audio units of a small speech encoder that is learned on the training split, by masked prediction, to k-means clusters.
+"""Audio units of a small speech encoder, quantised by k-means. The encoder is trained on the training split.
 
-The first two iterations of HuBERT (arXiv 2106.07447, section II) at a size that a CPU learns in minutes: a transformer
-over log-mel frames guesses, where its input is masked, the cluster of each frame; the clusters are those of MFCCs
-first, then those of its own features. As in WavLM (arXiv 2110.13900, section III-B) other speech or noise is mixed into
-the input and the targets stay those of the clip, beside the noise that training clips bring along.
-B clips, T units, M mel bands times frames per unit, D width.
+The training is that of the first two iterations of HuBERT (arXiv 2106.07447, section II), at a size that takes a CPU
+some minutes. A transformer reads log-mel frames with parts masked and predicts the cluster of each masked unit. In the
+first iteration the clusters are those of MFCCs, in later ones those of the encoder's own features. As in WavLM (arXiv
+2110.13900, section III-B), other speech or noise is mixed into the input while the targets stay those of the clip. This
+comes on top of the noise that the training clips contain.
+
+Shapes: B clips, T units, M mel bands times frames per unit, D width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,11 +27,11 @@ from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.weights.frozen import frozen, in_pieces, on, pieces
 
 TOGETHER = 64  # pieces of full length in a batch
-TARGET_FRAMES = 40_000  # from which the clusters of a target are learned
+TARGET_FRAMES = 40_000  # at most this many are clustered to make the targets of an iteration
 
 
 class Settings(BaseSettings):
-    """25 Hz units by default, as `audio_mfcc` gives them."""
+    """By default 25 units a second, like `audio_mfcc`."""
 
     clusters: int = Field(default=400, ge=2)
     hop_ms: float = Field(default=20.0, ge=1)
@@ -37,12 +39,12 @@ class Settings(BaseSettings):
     mels: int = Field(default=40, ge=10)
     width: int = Field(default=144, ge=8)
     layers: int = Field(default=4, ge=1)
-    layer: int = Field(default=3, ge=1, description="whose output is quantised, counted from 1")
+    layer: int = Field(default=3, ge=1, description="layer whose output is quantised, counted from 1")
     heads: int = Field(default=4, ge=1)
     targets: tuple[Annotated[int, Field(ge=2)], ...] = Field(
-        default=(100, 200), min_length=1, description="clusters to guess, one number an iteration"
+        default=(100, 200), min_length=1, description="number of clusters to predict, one entry per iteration"
     )
-    steps: int = Field(default=1500, ge=1, description="of each iteration")
+    steps: int = Field(default=1500, ge=1, description="training steps of each iteration")
     batch_size: int = Field(default=16, ge=1)
     crop_s: float = Field(default=3.0, gt=0)
     mixed: float = Field(default=0.5, ge=0, le=1, description="share of clips with other speech or noise mixed in")
@@ -65,7 +67,10 @@ class Settings(BaseSettings):
 
 
 class MaskedPredictor(nn.Module):
-    """Transformer encoder with convolutional positions, and a classifier of frames."""
+    """Transformer encoder with convolutional position embeddings, and a classifier of units.
+
+    The names of its modules are the keys of the file that keeps what was learned.
+    """
 
     def __init__(self, inputs: int, settings: Settings, targets: int) -> None:
         super().__init__()
@@ -82,11 +87,14 @@ class MaskedPredictor(nn.Module):
         )
         self.guess = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, targets))
 
-    def forward(self, mels: torch.Tensor, hidden: torch.Tensor | None = None, upto: int | None = None) -> torch.Tensor:
-        """Output (B, T, D) of layer `upto` for log-mels (B, T, M); `hidden` (B, T) marks what is masked."""
+    def forward(self, mels: torch.Tensor, masked: torch.Tensor | None = None, upto: int | None = None) -> torch.Tensor:
+        """Log-mels (B, T, M) -> output (B, T, D) of layer `upto`, counted from 1; None: of the last layer.
+
+        `masked`, bool (B, T), marks the units whose input is replaced by the mask vector.
+        """
         x = self.into(mels)
-        if hidden is not None:
-            x = torch.where(hidden.unsqueeze(-1), self.mask, x)
+        if masked is not None:
+            x = torch.where(masked.unsqueeze(-1), self.mask, x)
         x = self.norm(x + nn.functional.gelu(self.positions(x.transpose(1, 2)).transpose(1, 2)))
         for layer in self.layers[:upto]:
             x = layer(x)
@@ -94,7 +102,7 @@ class MaskedPredictor(nn.Module):
 
 
 class EncoderUnits(Tokenizer):
-    """`floor(frames / stack)` units of a clip, as `audio_mfcc`."""
+    """`floor(frames / stack)` units for a clip, as many as `audio_mfcc` gives."""
 
     modality = "A"
     media = "audio"
@@ -107,7 +115,7 @@ class EncoderUnits(Tokenizer):
 
     @cached_property
     def network(self) -> MaskedPredictor:
-        """What `fit` learned, up to the layer that is read."""
+        """The network that `fit` learned."""
         assert self.learned is not None
         tensors = {name: torch.from_numpy(array.copy()) for name, array in self.learned.items()}
         model = MaskedPredictor(tensors["into.weight"].shape[1], self.settings, len(tensors["guess.1.bias"]))
@@ -116,7 +124,7 @@ class EncoderUnits(Tokenizer):
         return model
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Output of the layer, float32 (T, D), of each clip."""
+        """Output of layer `layer`, float32 (T, D), for each clip."""
         longest = int(self.settings.longest_s * self.rate_hz)
         wholes = [self._mels(clip) for clip in batch]
         clips = [[whole[start:end] for start, end in pieces(len(whole), 1, 0, longest)] for whole in wholes]
@@ -124,72 +132,73 @@ class EncoderUnits(Tokenizer):
         return in_pieces(clips, most, lambda x: self.network(x, upto=self.settings.layer), self.device)
 
     def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Learn from clips (samples,), a random crop of each at a time."""
+        """Train the encoder on random crops of clips (samples,); returns its tensors by name."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             speech = [np.round(clip * 32767).astype(np.int16) for clip in clips]
             features = [_mfcc_of(self._mels(_as_float(clip)), self.settings) for clip in speech]
-            for number, targets in enumerate(self.settings.targets):
-                codes = _codes(features, targets, self.settings.seed)
-                model = self._iteration(number, speech, [codes.assign(each) for each in features], targets)
+            for iteration, clusters in enumerate(self.settings.targets):
+                codes = _learn_codes(features, clusters, self.settings.seed)
+                targets = [codes.assign(frames) for frames in features]
+                model = self._train(iteration, speech, targets, clusters)
                 self.learned = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
-                vars(self).pop("network", None)
-                if number + 1 < len(self.settings.targets):
+                vars(self).pop("network", None)  # the one of the previous iteration
+                if iteration + 1 < len(self.settings.targets):
                     features = [self.features_of([_as_float(clip)])[0] for clip in speech]
         return self.learned or {}
 
-    def _iteration(
-        self, number: int, speech: list[np.ndarray], targets: list[np.ndarray], classes: int
+    def _train(
+        self, iteration: int, speech: list[np.ndarray], targets: list[np.ndarray], classes: int
     ) -> MaskedPredictor:
-        """Learn to guess `targets`, from scratch."""
-        chosen = self.settings
-        model = MaskedPredictor(chosen.mels * chosen.stack, chosen, classes)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=chosen.lr, betas=(0.9, 0.98), weight_decay=0.01)
-        rising = 0.11 if chosen.steps == 10 else 0.1  # a rise of just one step would divide by zero there
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, chosen.lr, chosen.steps, pct_start=rising)
-        generator = np.random.default_rng((chosen.seed, number))
-        with progress.bar(f"encoder, iteration {number + 1}", chosen.steps, "step") as shown:
-            for mels, wanted in self._batches(speech, targets, generator):
-                hidden = torch.from_numpy(_masked(mels.shape[:2], generator))
-                scores = model.guess(model(mels, hidden))[hidden]  # loss at masked units only: HuBERT's alpha = 1
-                loss = nn.functional.cross_entropy(scores, wanted[hidden])
+        """Train a new network to predict `targets`, the cluster (T,) of each unit of each clip."""
+        settings = self.settings
+        model = MaskedPredictor(settings.mels * settings.stack, settings, classes)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        warm_up = 0.11 if settings.steps == 10 else 0.1  # at 0.1 of 10 steps OneCycleLR divides by zero
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, settings.steps, pct_start=warm_up)
+        generator = np.random.default_rng((settings.seed, iteration))
+        with progress.bar(f"encoder, iteration {iteration + 1}", settings.steps, "step") as bar:
+            for mels, labels in self._batches(speech, targets, generator):
+                masked = torch.from_numpy(_mask_spans(mels.shape[:2], generator))
+                logits = model.guess(model(mels, masked))[masked]  # loss at masked units only: HuBERT's alpha = 1
+                loss = nn.functional.cross_entropy(logits, labels[masked])
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimiser.step()
                 schedule.step()
-                shown.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
-                shown.update()
+                bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
+                bar.update()
         frozen(model)  # in place
         return model
 
     def _batches(
         self, speech: list[np.ndarray], targets: list[np.ndarray], generator: np.random.Generator
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Log-mels (B, T, M) of crops, some with other speech mixed in, and the targets (B, T) of the crops alone."""
+        """Yield log-mels (B, T, M) of crops, some with other sound mixed in, and the targets (B, T) of the clean crops."""
         unit = int(SAMPLE_RATE_HZ / self.rate_hz)
         length = int(self.settings.crop_s * self.rate_hz)
         for _ in range(self.settings.steps):
-            mels, wanted = [], []
+            mels, labels = [], []
             for number in generator.integers(len(speech), size=self.settings.batch_size):
                 first = int(generator.integers(max(1, len(targets[number]) - length + 1)))
                 crop = _as_float(_looped(speech[number], first * unit, length * unit))
                 if generator.random() < self.settings.mixed:
                     crop = _mix(crop, speech[generator.integers(len(speech))], generator)
                 mels.append(self._mels(crop)[:length])
-                wanted.append(_looped(targets[number], first, length))
-            yield torch.from_numpy(np.stack(mels)), torch.from_numpy(np.stack(wanted).astype(np.int64))
+                labels.append(_looped(targets[number], first, length))
+            yield torch.from_numpy(np.stack(mels)), torch.from_numpy(np.stack(labels).astype(np.int64))
 
     def _mels(self, clip: np.ndarray) -> np.ndarray:
         """Stacked log-mels, float32 (T, M), mean-normalised over the clip.
 
         Raises:
-            UserError: not mono, or shorter than one unit.
+            UserError: The clip is not mono, or shorter than one unit.
         """
         import kaldi_native_fbank as knf
 
         hop = int(SAMPLE_RATE_HZ * 0.001 * self.settings.hop_ms)
-        least = self.settings.stack * hop - hop // 2  # a frame counts as soon as half its hop is there
+        least = self.settings.stack * hop - hop // 2  # Kaldi rounds: half a hop at the end makes a frame
         if clip.ndim != 1 or len(clip) < least:
             raise UserError(
                 f"audio_encoder_kmeans: a clip of shape {clip.shape}; give mono speech (samples,) of {least} samples or more."
@@ -203,51 +212,55 @@ class EncoderUnits(Tokenizer):
         extractor = knf.OnlineFbank(options)
         for start in range(0, len(clip), SAMPLE_RATE_HZ * 60):
             part = clip[start : start + SAMPLE_RATE_HZ * 60] * np.float32(32768)
-            extractor.accept_waveform(SAMPLE_RATE_HZ, part.tolist())  # a list crosses faster
+            extractor.accept_waveform(SAMPLE_RATE_HZ, part.tolist())  # faster than an array
         extractor.input_finished()
         frames = np.stack([extractor.get_frame(i) for i in range(extractor.num_frames_ready)])
-        frames = ((frames - frames.mean(axis=0)) / 4).astype(np.float32)  # of the order of 1
+        frames = ((frames - frames.mean(axis=0)) / 4).astype(np.float32)  # divided by 4: of the order of 1
         units = len(frames) // self.settings.stack
         return frames[: units * self.settings.stack].reshape(units, -1)
 
 
 def _mfcc_of(mels: np.ndarray, settings: Settings) -> np.ndarray:
-    """13 cepstra of each frame with their deltas, (T, 26 * stack): what the first targets are clusters of."""
+    """13 cepstral coefficients of each frame with deltas, (T, 26 * stack): the features of the first targets."""
     from scipy.fft import dct
 
     cepstra = dct(mels.reshape(-1, settings.mels), norm="ortho")[:, :13]
     return np.concatenate([cepstra, np.gradient(cepstra, axis=0)], axis=1).reshape(len(mels), -1).astype(np.float32)
 
 
-def _codes(features: list[np.ndarray], clusters: int, seed: int) -> Codebook:
+def _learn_codes(features: list[np.ndarray], clusters: int, seed: int) -> Codebook:
+    """Cluster a random sample of the frames of all clips (T, features)."""
     frames = np.concatenate(features)
-    chosen = np.random.default_rng(seed).permutation(len(frames))[:TARGET_FRAMES]
-    return learn_codebook(frames[chosen], min(clusters, len(chosen)), seed)
+    sample = np.random.default_rng(seed).permutation(len(frames))[:TARGET_FRAMES]
+    return learn_codebook(frames[sample], min(clusters, len(sample)), seed)
 
 
-def _masked(shape: torch.Size, generator: np.random.Generator, share: float = 0.13, span: int = 5) -> np.ndarray:
-    """Spans of `span` units from starts drawn with probability `share`, bool (B, T): half of all, 0.2 s each, as there."""
+def _mask_spans(shape: torch.Size, generator: np.random.Generator, share: float = 0.13, span: int = 5) -> np.ndarray:
+    """Mask, bool (B, T): spans of `span` units whose starts are drawn with probability `share`.
+
+    About half of all units are masked, in spans of 0.2 s, as in HuBERT. Each row has at least one span.
+    """
     starts = generator.random(tuple(shape)) < share
     starts[:, 0] |= ~starts.any(axis=1)
     return np.stack([np.convolve(row, np.ones(span), "full")[: shape[1]] > 0 for row in starts])
 
 
 def _mix(crop: np.ndarray, other: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A stretch of up to half the crop under another clip, or under white noise, at -5 to 20 dB."""
+    """Mix another clip or white noise into up to half of the crop, at an SNR of -5 to 20 dB."""
     length = int(generator.integers(len(crop) // 8, len(crop) // 2))
     start = int(generator.integers(len(crop) - length))
-    added = generator.normal(size=length) if generator.random() < 0.3 else _as_float(_looped(other, 0, length))
-    power = np.mean(np.square(added)) + 1e-9
+    noise = generator.normal(size=length) if generator.random() < 0.3 else _as_float(_looped(other, 0, length))
+    power = np.mean(np.square(noise)) + 1e-9
     gain = np.sqrt(np.mean(np.square(crop)) / power / 10 ** (generator.uniform(-5, 20) / 10))
     mixed = crop.copy()
-    mixed[start : start + length] += (gain * added).astype(np.float32)
+    mixed[start : start + length] += (gain * noise).astype(np.float32)
     return mixed
 
 
 def _looped(values: np.ndarray, start: int, length: int) -> np.ndarray:
-    """`length` values from `start` on; what is too short is repeated."""
-    found = values[start : start + length]
-    return found if len(found) == length else np.resize(values, length)
+    """`length` values from `start` on; if there are fewer, `values` repeated from its beginning."""
+    excerpt = values[start : start + length]
+    return excerpt if len(excerpt) == length else np.resize(values, length)
 
 
 def _as_float(speech: np.ndarray) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Audio units without a download: Kaldi MFCCs with deltas, stacked in pairs, to k-means clusters."""
+"""Audio units that need no download: Kaldi MFCCs with deltas, stacked in pairs, quantised by k-means.
+
+Shapes: T units, C cepstral coefficients.
+"""
 
 import numpy as np
 from pydantic import Field
@@ -9,7 +12,7 @@ from dmlm.tokens.encoder import Tokenizer
 
 
 class Settings(BaseSettings):
-    """25 Hz units by default: two 20-ms frames a unit."""
+    """By default 25 units a second: two frames of 20 ms in a unit."""
 
     clusters: int = Field(default=400, ge=2)
     coefficients: int = Field(default=13, ge=2, le=40)
@@ -19,7 +22,7 @@ class Settings(BaseSettings):
 
 
 class MfccUnits(Tokenizer):
-    """`floor(frames / stack)` units of a clip; features are mean-normalised over the clip."""
+    """`floor(frames / stack)` units for a clip; features are mean-normalised over the clip."""
 
     modality = "A"
     media = "audio"
@@ -30,7 +33,7 @@ class MfccUnits(Tokenizer):
         return 1000.0 / (self.settings.hop_ms * self.settings.stack)
 
     def features(self, item: np.ndarray) -> np.ndarray:
-        """Stacked MFCC + delta, float32 (T, stack * 2 * coefficients), of speech (samples,)."""
+        """Stacked MFCCs and deltas, float32 (T, stack * 2 * C), of speech (samples,)."""
         import kaldi_native_fbank as knf
 
         options = knf.MfccOptions()
@@ -42,7 +45,7 @@ class MfccUnits(Tokenizer):
         options.num_ceps = self.settings.coefficients
         options.use_energy = False
         extractor = knf.OnlineMfcc(options)
-        extractor.accept_waveform(SAMPLE_RATE_HZ, (item * np.float32(32768)).tolist())  # a list crosses faster
+        extractor.accept_waveform(SAMPLE_RATE_HZ, (item * np.float32(32768)).tolist())  # a list is faster
         extractor.input_finished()
         cepstra = np.stack([extractor.get_frame(i) for i in range(extractor.num_frames_ready)])  # (frames, C)
         cepstra = cepstra - cepstra.mean(axis=0)

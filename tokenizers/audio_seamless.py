@@ -1,8 +1,12 @@
-"""Audio units of Seamless (arXiv 2308.11596): layer 35 of its 1B-parameter XLS-R, nearest of 10,000 centroids, 50 Hz.
+"""Audio units of Seamless (arXiv 2308.11596): layer 35 of its 1B-parameter XLS-R, 10,000 centroids, 50 units a second.
 
-What `UnitExtractor.predict` of seamless_communication computes (commit 90e2b57), on `transformers` alone. As there, the
-layer's output is taken before the encoder's last normalisation, a clip is scaled to zero mean and unit variance as a
-whole, one of an odd number of samples first gets a sample of 1.0, and units are not deduplicated.
+This computes what `UnitExtractor.predict` of seamless_communication computes (commit 90e2b57), and needs only
+`transformers`. Like the original:
+
+* the layer's output is taken before the encoder's last normalisation;
+* the whole clip is scaled to zero mean and unit variance;
+* a clip with an odd number of samples first gets one more sample, 1.0;
+* repeated units are kept.
 """
 
 import re
@@ -20,7 +24,7 @@ from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook
 from dmlm.weights import published
 
-HOP, FIELD = 320, 400  # samples between frames, and under one frame
+HOP, FIELD = 320, 400  # samples between two frames; samples that one frame sees (its receptive field)
 XLSR_1B = {
     "hidden_size": 1280,
     "num_attention_heads": 16,
@@ -33,7 +37,7 @@ XLSR_1B = {
 PUBLISHED = "https://dl.fbaipublicfiles.com/seamlessM4T/models/unit_extraction/"
 POSITIONS = "encoder.pos_conv_embed.conv."
 LAYER = r"encoder\.layers\.(\d+)\."
-RENAMED = [  # of fairseq2 names, then of fairseq 1 names; the first pattern that fits
+RENAMED = [  # (pattern, replacement): first fairseq2 names, then fairseq 1 names; the first match is used
     (
         r"encoder_frontend\.feature_extractor\.layers\.(\d+)\.(conv|layer_norm)\.",
         r"feature_extractor.conv_layers.\1.\2.",
@@ -59,7 +63,7 @@ RENAMED = [  # of fairseq2 names, then of fairseq 1 names; the first pattern tha
 
 
 class Settings(BaseSettings):
-    """The paper's by default. `architecture` overrides values of XLS-R 1B, for a checkpoint of another size."""
+    """By default those of the paper. `architecture` overrides values of XLS-R 1B, for a checkpoint of another size."""
 
     layer: int = Field(default=35, ge=1, description="counted from 1, as audio_to_units does")
     longest_s: float = Field(default=60.0, ge=1, description="longer clips are read in pieces of this length")
@@ -67,7 +71,10 @@ class Settings(BaseSettings):
 
 
 class SeamlessUnits(Tokenizer):
-    """`floor((samples - 400) / 320) + 1` units of a clip; 0.707 billion parameters, since layers after the 35th are not built."""
+    """`floor((samples - 400) / 320) + 1` units for a clip.
+
+    The network has 0.707 billion parameters, because layers after the 35th are not built.
+    """
 
     modality = "A"
     media = "audio"
@@ -94,7 +101,7 @@ class SeamlessUnits(Tokenizer):
 
     @cached_property
     def codes(self) -> Codebook:
-        """The published centroids, for features as they are."""
+        """The published centroids; features are not normalised before the comparison."""
         path, width = self._file("kmeans_10k.npy"), self._architecture["hidden_size"]
         centroids = published.load_centroids(path)
         if centroids.shape[1] != width:
@@ -107,7 +114,7 @@ class SeamlessUnits(Tokenizer):
 
     @cached_property
     def network(self) -> Any:
-        """Only the layers up to the one that is read."""
+        """XLS-R with the layers up to `layer` only."""
         import torch
         from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -119,7 +126,7 @@ class SeamlessUnits(Tokenizer):
         def build() -> torch.nn.Module:
             with torch.device("meta"):
                 model: Any = Wav2Vec2Model(config)
-            model.masked_spec_embed = None  # of pretraining
+            model.masked_spec_embed = None  # used in pretraining only
             model.encoder.layer_norm = torch.nn.Identity()
             return model.to_empty(device="cpu")
 
@@ -128,18 +135,18 @@ class SeamlessUnits(Tokenizer):
         return on(self.device, loaded(build, tensors, str(path)))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Units int32 (T,) of each clip, float32 (samples,)."""
+        """Units, int32 (T,), of each clip, float32 (samples,)."""
         return [self.codes.assign(features) for features in self.features_of(batch)]
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Output of the layer, float32 (T, 1280), of each clip."""
+        """Output of layer `layer`, float32 (T, 1280), for each clip."""
         from dmlm.weights.frozen import in_pieces, pieces
 
         longest = int(self.settings.longest_s * SAMPLE_RATE_HZ) // HOP
         clips = []
         for clip in batch:
-            whole = normalised(clip)
-            clips.append([whole[start:end] for start, end in pieces(len(whole), HOP, FIELD - HOP, longest)])
+            samples = normalised(clip)
+            clips.append([samples[start:end] for start, end in pieces(len(samples), HOP, FIELD - HOP, longest)])
         return in_pieces(clips, longest * HOP, lambda x: self.network(x).last_hidden_state, self.device)
 
     def _file(self, name: str) -> Path:
@@ -148,10 +155,10 @@ class SeamlessUnits(Tokenizer):
 
 
 def normalised(clip: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance over the clip, which first gets a sample of 1.0 if it has an odd number of them.
+    """Scale a clip (samples,) to zero mean and unit variance; an odd number of samples is first made even with a 1.0.
 
     Raises:
-        UserError: not mono, or shorter than one frame.
+        UserError: The clip is not mono, or shorter than one frame.
     """
     if clip.ndim != 1 or len(clip) < FIELD:
         raise UserError(
@@ -162,8 +169,8 @@ def normalised(clip: np.ndarray) -> np.ndarray:
 
 
 def renamed(tensors: dict[str, Any], layers: int) -> dict[str, Any]:
-    """Tensors of a fairseq 1 or fairseq2 checkpoint under the names of `transformers`, as far as `layers` go."""
-    found = {}
+    """Rename the tensors of a fairseq 1 or fairseq2 checkpoint to the names of `transformers`; keep the first `layers`."""
+    renamed_tensors = {}
     for name, tensor in tensors.items():
         for pattern, replacement in RENAMED:
             if re.match(pattern, name):
@@ -172,6 +179,6 @@ def renamed(tensors: dict[str, Any], layers: int) -> dict[str, Any]:
                 new = new.replace("weight_v", "parametrizations.weight.original1")
                 layer = re.match(LAYER, new)
                 if layer is None or int(layer[1]) < layers:
-                    found[new] = tensor.float()
+                    renamed_tensors[new] = tensor.float()
                 break
-    return found
+    return renamed_tensors

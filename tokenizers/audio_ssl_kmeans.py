@@ -1,9 +1,10 @@
-"""Units of a self-supervised speech encoder: one layer of wav2vec 2.0, HuBERT, WavLM, w2v-BERT 2.0 or Whisper, k-means.
+"""Units of a pretrained speech encoder: one layer of wav2vec 2.0, HuBERT, WavLM, w2v-BERT 2.0 or Whisper, k-means.
 
-As in textless NLP (arXiv 2102.01192). The feature is what the transformer layer itself puts out, before the encoder's
-final normalisation, where there is one (the large models and Whisper). That is `hidden_states[layer]` of `transformers`,
-save for the last layer of Whisper, which stands there normalised. Only the layers up to that one are built.
-B clips, T frames, D features.
+The method is that of textless NLP (arXiv 2102.01192). The features are the output of one transformer layer, before the
+encoder's final normalisation where it has one (the large models and Whisper). This is `hidden_states[layer]` of
+`transformers`, except for the last layer of Whisper, whose entry there is normalised. Later layers are not built.
+
+Shapes: B clips, T frames, D features.
 """
 
 import json
@@ -24,10 +25,10 @@ from dmlm.weights import published
 
 WAVEFORM = ("wav2vec2", "hubert", "wavlm")
 FAMILIES = (*WAVEFORM, "wav2vec2-bert", "whisper")
-MEL_HOP, MEL_FIELD = 160, 400  # samples between the frames of a spectrogram, and under one
+MEL_HOP, MEL_FIELD = 160, 400  # samples between two frames of a spectrogram; samples under one frame
 PREPROCESSOR = "preprocessor_config.json"
-FIT_CLIPS, FIT_FRAMES = 640, 80_000  # what units are learned from before byte pairs of them are
-FIRST = 0x10000  # character that stands for unit 0 while pairs are learned
+FIT_CLIPS, FIT_FRAMES = 640, 80_000  # with byte pairs: at most so many clips and frames are learned from
+FIRST_CHARACTER = 0x10000  # stands for unit 0 where units are written as text, for byte pairs
 KNOWN = {
     "facebook/hubert-base-ls960": published.Card.on_hub(
         "facebook/hubert-base-ls960",
@@ -49,28 +50,28 @@ KNOWN = {
 
 
 class Settings(BaseSettings):
-    """HuBERT base, layer 9, 500 units by default. `model` is a Hub id, a folder or `random:hubert`."""
+    """By default HuBERT base, layer 9, 500 units. `model` is a Hub id, a folder or `random:hubert`."""
 
     model: str = "facebook/hubert-base-ls960"
-    revision: str | None = Field(default=None, description="commit or tag; null: the one known here, else main")
-    layer: int = Field(default=9, ge=1, description="counted from 1; its output, before any final normalisation")
-    clusters: int | None = Field(default=500, ge=2, description="units to learn; none where centroids are given")
+    revision: str | None = Field(default=None, description="commit or tag; null: the one named in the recipe, or main")
+    layer: int = Field(default=9, ge=1, description="counted from 1; its output before any final normalisation")
+    clusters: int | None = Field(default=500, ge=2, description="units to learn; null where centroids are given")
     centroids: Path | None = Field(default=None, description=".npy of (units, features), used instead of learning")
-    dedup: bool = Field(default=False, description="a run of one unit becomes one token; the tokens lose their clock")
-    bpe: int | None = Field(default=None, ge=3, description="vocabulary of byte pairs of units; they have no clock")
+    dedup: bool = Field(default=False, description="join repeats of a unit to one token; no fixed rate")
+    bpe: int | None = Field(default=None, ge=3, description="size of a byte-pair vocabulary over units; no fixed rate")
     longest_s: float = Field(
         default=60.0,
         ge=1,
-        description="longer clips are read in pieces; Whisper's of the 30 s at most that it hears at once",
+        description="longer clips are read in pieces of this length; with Whisper at most 30 s, its input length",
     )
-    architecture: dict[str, Any] = Field(default={}, description="of a random: model")
+    architecture: dict[str, Any] = Field(default={}, description="configuration values of a random: model")
 
     @model_validator(mode="before")
     @classmethod
-    def _centroids_alone(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("centroids") is not None:
-            return {"clusters": None, **given}
-        return given
+    def _centroids_replace_clusters(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("centroids") is not None:
+            return {"clusters": None, **values}
+        return values
 
     @model_validator(mode="after")
     def _one_codebook(self) -> "Settings":
@@ -82,7 +83,9 @@ class Settings(BaseSettings):
 
 
 class SpeechUnits(Tokenizer):
-    """50 units a second. HuBERT and its kin: `floor((samples - 400) / 320) + 1`; Whisper: `floor(samples / 320)`;
+    """50 units a second. The number for a clip depends on the model:
+
+    wav2vec 2.0, HuBERT, WavLM: `floor((samples - 400) / 320) + 1`; Whisper: `floor(samples / 320)`;
     w2v-BERT: half the frames of its spectrogram, `floor((floor((samples - 400) / 160) + 1) / 2)`.
     """
 
@@ -114,7 +117,7 @@ class SpeechUnits(Tokenizer):
 
     @property
     def hop(self) -> int:
-        """Samples between frames."""
+        """Samples between two frames."""
         return int(np.prod(self.config.conv_stride)) if self.config.model_type in WAVEFORM else 2 * MEL_HOP
 
     def require(self) -> None:
@@ -150,7 +153,7 @@ class SpeechUnits(Tokenizer):
 
     @cached_property
     def codes(self) -> Codebook:
-        """The given centroids, for features as they are; with byte pairs, what `fit` learned."""
+        """The centroids of a file, for features that are not normalised; with byte pairs, the codebook that `fit` learned."""
         if self.settings.centroids:
             return Codebook.plain(published.load_centroids(self.settings.centroids.expanduser()))
         learned = self.learned or {}
@@ -158,28 +161,28 @@ class SpeechUnits(Tokenizer):
 
     @cached_property
     def config(self) -> Any:
-        """The network's configuration, read without the network."""
+        """Configuration of the network, read without loading the network."""
         return published.config_of(self.recipe, self.settings.model, self.card, self.settings.architecture)
 
     @cached_property
     def network(self) -> Any:
-        """Only the layers up to the one that is read; of Whisper, only the encoder."""
+        """The encoder with its layers up to `layer` only; its last layer keeps its output, see `_layer`."""
         from dmlm.weights.frozen import on, open_model
 
         self.require()
-        chosen, kind = self.settings, _First(self.settings.layer)
-        opened: Any = open_model(self.recipe, chosen.model, self.card, chosen.architecture, kind)
+        settings, kind = self.settings, _FirstLayers(self.settings.layer)
+        opened: Any = open_model(self.recipe, settings.model, self.card, settings.architecture, kind)
         network = opened.encoder if self.config.model_type == "whisper" else opened
         layers = network.layers if self.config.model_type == "whisper" else network.encoder.layers
-        layers[-1].register_forward_hook(self._keep)
+        layers[-1].register_forward_hook(self._keep_output)
         return on(self.device, network)
 
     @cached_property
     def extractor(self) -> Any:
-        """What makes the network's input of a waveform: for Whisper and w2v-BERT a spectrogram.
+        """The feature extractor: makes the network's input from a waveform; for Whisper and w2v-BERT a spectrogram.
 
         Raises:
-            UserError: the model's file about it is damaged.
+            UserError: The model's preprocessor file is damaged.
         """
         from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
@@ -195,20 +198,20 @@ class SpeechUnits(Tokenizer):
         return kind(feature_size=self.config.num_mel_bins) if self.config.model_type == "whisper" else kind()
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """IDs int32 (T,) of each clip, float32 (samples,)."""
-        given = self.settings.centroids or self.learns
-        found = (
-            [self.codes.assign(features) for features in self.features_of(batch)] if given else super().encode(batch)
-        )
-        units = [self._thinned(ids) for ids in found]
+        """IDs, int32 (T,), of each clip, float32 (samples,)."""
+        if self.settings.centroids or self.learns:
+            every_unit = [self.codes.assign(features) for features in self.features_of(batch)]
+        else:
+            every_unit = super().encode(batch)
+        units = [self._joined(ids) for ids in every_unit]
         return [np.array(self._pairs.encode(_text(ids)).ids, np.int32) for ids in units] if self.learns else units
 
-    def _thinned(self, ids: np.ndarray) -> np.ndarray:
-        """One token for each run of a unit, if that is wanted."""
+    def _joined(self, ids: np.ndarray) -> np.ndarray:
+        """The IDs; with `dedup`, each run of equal IDs as one."""
         return ids[np.append(True, ids[1:] != ids[:-1])] if self.settings.dedup else ids
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Output of the layer, float32 (T, D), of each clip."""
+        """Output of layer `layer`, float32 (T, D), for each clip."""
         from dmlm.weights.frozen import in_equal_batches
 
         most = int(self.settings.longest_s * SAMPLE_RATE_HZ)
@@ -220,18 +223,18 @@ class SpeechUnits(Tokenizer):
         return [np.concatenate([next(found)[:frames] for _, frames in clip]) for clip in parts]
 
     def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Units, unless centroids are given, and byte pairs of them, from at most 640 training clips."""
-        from tokenizers import Tokenizer as Pairs
+        """Learn byte pairs of units from at most 640 training clips, and the units unless centroids are given."""
+        from tokenizers import Tokenizer as BytePairs
         from tokenizers import models, trainers
 
-        chosen = range(0, len(clips), -(-len(clips) // FIT_CLIPS))
-        features = [self.features_of([clips[number]])[0] for number in chosen]
+        indices = range(0, len(clips), -(-len(clips) // FIT_CLIPS))
+        features = [self.features_of([clips[index]])[0] for index in indices]
         codebook = self.codes if self.settings.centroids else self._learn_units(np.concatenate(features))
-        found = [self._thinned(codebook.assign(frames)) for frames in features]
-        pairs = Pairs(models.BPE())
-        alphabet = [chr(FIRST + unit) for unit in range(codebook.size)]
+        units = [self._joined(codebook.assign(frames)) for frames in features]
+        pairs = BytePairs(models.BPE())
+        alphabet = [chr(FIRST_CHARACTER + unit) for unit in range(codebook.size)]
         trainer = trainers.BpeTrainer(vocab_size=self.settings.bpe, initial_alphabet=alphabet, show_progress=False)
-        pairs.train_from_iterator(map(_text, found), trainer)
+        pairs.train_from_iterator(map(_text, units), trainer)
         learned = {"centroids": codebook.centroids, "mean": codebook.mean, "scale": codebook.scale}
         return learned | {"pairs": np.frombuffer(pairs.to_str().encode(), np.uint8)}
 
@@ -242,15 +245,15 @@ class SpeechUnits(Tokenizer):
 
     @cached_property
     def _pairs(self) -> Any:
-        from tokenizers import Tokenizer as Pairs
+        from tokenizers import Tokenizer as BytePairs
 
-        return Pairs.from_str((self.learned or {})["pairs"].tobytes().decode())
+        return BytePairs.from_str((self.learned or {})["pairs"].tobytes().decode())
 
     def _inputs(self, clip: np.ndarray) -> list[tuple[np.ndarray, int]]:
-        """The network's inputs for a clip, piece by piece, and how many frames of each output belong to the clip.
+        """(network input, number of output frames that belong to the clip) for each piece of a clip.
 
         Raises:
-            UserError: not mono, or shorter than one frame.
+            UserError: The clip is not mono, or shorter than one frame.
         """
         from dmlm.weights.frozen import pieces
 
@@ -261,41 +264,43 @@ class SpeechUnits(Tokenizer):
                 f"audio_ssl_kmeans: a clip of shape {clip.shape}; give mono speech (samples,) of {field} samples or more."
             )
         longest = int(self.settings.longest_s * SAMPLE_RATE_HZ) // hop
-        if family == "whisper":  # scaled by the loudest of the piece, as Whisper scales what it hears at once
-            heard = self.config.max_source_positions  # frames at once, to which each piece is filled up
-            cuts = pieces(len(clip), hop, 0, min(longest, heard))
+        if family == "whisper":  # each piece is scaled by its own maximum, as Whisper scales its input
+            window = self.config.max_source_positions  # frames of Whisper's input; each piece is padded to that
+            cuts = pieces(len(clip), hop, 0, min(longest, window))
             mels = [(clip[start:end], (end - start) // hop) for start, end in cuts if end - start >= hop]
-            options = {"sampling_rate": SAMPLE_RATE_HZ, "max_length": heard * hop, "return_tensors": "np"}
+            options = {"sampling_rate": SAMPLE_RATE_HZ, "max_length": window * hop, "return_tensors": "np"}
             return [(self.extractor(piece, **options).input_features[0], frames) for piece, frames in mels]
         if family == "wav2vec2-bert":
             mel = self.extractor(clip, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np").input_features[0]
-            frames = ((len(clip) - MEL_FIELD) // MEL_HOP + 1) // 2  # an odd last one is filled up, so not the clip's
+            frames = ((len(clip) - MEL_FIELD) // MEL_HOP + 1) // 2  # in pairs; an odd last one is dropped
             starts = range(0, frames, longest)
             return [(piece := mel[start : min(start + longest, frames)], len(piece)) for start in starts]
-        if self.extractor.do_normalize:  # over the whole clip
+        if self.extractor.do_normalize:  # over the whole clip, not over each piece
             clip = (clip - clip.mean(dtype=np.float64)) / np.sqrt(clip.var(dtype=np.float64) + 1e-7)
-        whole = clip.astype(np.float32)
-        cuts = pieces(len(whole), hop, field - hop, longest)
-        return [(whole[start:end], (end - start - field) // hop + 1) for start, end in cuts]
+        samples = clip.astype(np.float32)
+        cuts = pieces(len(samples), hop, field - hop, longest)
+        return [(samples[start:end], (end - start - field) // hop + 1) for start, end in cuts]
 
-    def _layer(self, given: Any) -> Any:
-        """Output (B, T, D) of the last layer that was built."""
-        self.network(given)
-        return self._kept.pop()
+    def _layer(self, inputs: Any) -> Any:
+        """Inputs (B, ...) -> output (B, T, D) of the last layer that was built."""
+        self.network(inputs)
+        return self._outputs.pop()
 
-    def _keep(self, module: Any, given: Any, output: Any) -> None:
-        self._kept = [output[0] if isinstance(output, tuple) else output]
+    def _keep_output(self, module: Any, inputs: Any, output: Any) -> None:
+        """Forward hook of the last layer."""
+        self._outputs = [output[0] if isinstance(output, tuple) else output]
 
     @cached_property
     def _folder(self) -> Path | None:
-        """Where the model is; None if it is untrained."""
+        """Folder of the model; None for an untrained one."""
         return published.model_folder(self.card, self.recipe) if self.card else None
 
 
-class _First:
-    """`AutoModel` with the first layers only, and without what follows them.
+class _FirstLayers:
+    """Stands in for `AutoModel` and builds a model with its first layers only.
 
-    Models tuned for recognition were published without `masked_spec_embed`, which only pretraining uses.
+    Models that are fine-tuned for recognition were published without `masked_spec_embed`, which only pretraining uses, so
+    it may be missing.
     """
 
     def __init__(self, layers: int) -> None:
@@ -316,12 +321,12 @@ class _First:
     def _cut(self, config: Any) -> Any:
         config.num_hidden_layers = self.layers
         config.add_adapter = False
-        config.decoder_layers = 1  # of Whisper
+        config.decoder_layers = 1  # Whisper's; it is not used
         return config
 
 
 def _field(config: Any) -> int:
-    """Samples under one frame of a stack of convolutions."""
+    """Receptive field, in samples, of one frame of a stack of convolutions."""
     field = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         field = (field - 1) * stride + kernel
@@ -329,5 +334,5 @@ def _field(config: Any) -> int:
 
 
 def _text(units: np.ndarray) -> str:
-    """A character for each unit, which is what pairs are learned from."""
-    return "".join(chr(FIRST + unit) for unit in units)
+    """Units as text, one character for each: byte pairs are learned from text."""
+    return "".join(chr(FIRST_CHARACTER + unit) for unit in units)
