@@ -1,11 +1,11 @@
-"""Lip units of AV-HuBERT (arXiv 2201.02184): a layer of its transformer on video alone, to k-means clusters, 25 Hz.
+"""Lip units of AV-HuBERT (arXiv 2201.02184): a layer of its transformer, from video only, k-means, 25 units a second.
 
-The visual stream as its paper, its settings and its checkpoints describe it (facebookresearch/av_hubert at 258fb50), on
-the encoder of `transformers`: a 3-D convolution and a ResNet-18 see the mouth, the place of the audio holds zeros, and a
-pre-norm transformer with convolutional positions follows. A published checkpoint pickles objects of the program that
-wrote it, so `dmlm fetch` keeps only its tensors, as safetensors, and nothing else of it is ever loaded.
+The visual stream follows the paper, settings and checkpoints (facebookresearch/av_hubert at 258fb50), and uses the
+encoder of `transformers`. A 3-D convolution and a ResNet-18 read the mouth; zeros stand for the audio features; a
+pre-norm transformer with convolutional position embeddings follows. A published checkpoint pickles objects of the program
+that wrote it. `dmlm fetch` extracts its tensors to a safetensors file, and only this file is ever loaded.
 
-Shapes: B clips, T frames, C channels, D width of the transformer; a frame is seen as 88 x 88 pixels.
+Shapes: B clips, T frames, C channels, D width of the transformer; the network reads 88 x 88 pixels of a frame.
 """
 
 import re
@@ -23,22 +23,22 @@ from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook
 from dmlm.weights import published
 
-SIDE, SEEN = 96, 88  # pixels of the mouth region, and of its centre that the network sees
-MEAN, DEVIATION = 0.421, 0.165  # of grey levels 0..1
+SIDE, SEEN = 96, 88  # side, in pixels, of the mouth region, and of its centre, which the network reads
+MEAN, DEVIATION = 0.421, 0.165  # of grey levels 0..1, from AV-HuBERT's settings
 FPS = 25
-CONTEXT = 25  # frames of its neighbours that a piece of a long clip is read with
-WIDTHS = [64, 64, 128, 256, 512]  # channels of the convolution in front and of the four stages of ResNet-18
+CONTEXT = 25  # frames before and after a piece of a long clip that are read with it
+WIDTHS = [64, 64, 128, 256, 512]  # channels of the 3-D convolution and of the four stages of ResNet-18
 SIZES = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
 }
-FOREIGN = (  # packages that checkpoints name, of which nothing is run: settings, dictionaries, counters of the training
+FOREIGN = (  # packages whose objects the checkpoints contain (settings, dictionaries, counters); they are not executed
     *("fairseq", "avhubert", "hubert_pretraining", "hubert_asr", "omegaconf", "hydra", "argparse", "numpy", "_codecs"),
     *("builtins", "__builtin__", "collections", "enum", "pathlib", "typing"),
 )
-TUNED = "encoder.w2v_model."  # where a fine-tuned checkpoint holds the encoder
-KEPT = re.compile(r"(feature_extractor_video|layer_norm|post_extract_proj|encoder)\.")
-RENAMED = [
+TUNED = "encoder.w2v_model."  # prefix of the encoder in a fine-tuned checkpoint
+VISUAL_STREAM = re.compile(r"(feature_extractor_video|layer_norm|post_extract_proj|encoder)\.")
+RENAMED = [  # (pattern, replacement): from fairseq names to those of `transformers`
     (r"feature_extractor_video\.", ""),
     (r"encoder\.pos_conv\.0\.weight_g", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
     (r"encoder\.pos_conv\.0\.weight_v", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
@@ -51,21 +51,23 @@ RENAMED = [
 
 
 class Settings(BaseSettings):
-    """Layer 12 of the base model and 500 clusters, as its own clustering scripts have it.
+    """By default layer 12 of the base model and 500 clusters, like AV-HuBERT's clustering scripts.
 
-    `architecture` overrides values of a size, for a checkpoint of yet another one.
+    `architecture` overrides values of `size`, for a checkpoint of another size.
     """
 
     size: Literal["base", "large"] = "base"
-    layer: int | None = Field(default=12, ge=1, description="counted from 1, as it comes; null: the last, normalised")
+    layer: int | None = Field(
+        default=12, ge=1, description="counted from 1, not normalised; null: the last, normalised"
+    )
     clusters: int = Field(default=500, ge=2)
-    centroids: str | None = Field(default=None, description="an .npy file (K, D), instead of learning a codebook")
+    centroids: str | None = Field(default=None, description=".npy file of (K, D), used instead of learning")
     longest_s: float = Field(default=40.0, ge=1, description="longer clips are read in pieces of this length")
     architecture: dict[str, Any] = {}
 
 
 class LipUnits(Tokenizer):
-    """A unit for each frame. A clip longer than `longest_s` is cut, each piece read with a second of its neighbours."""
+    """One unit per frame. A clip longer than `longest_s` is cut; each piece is read with a second before and after it."""
 
     modality = "L"
     media = "lips"
@@ -89,7 +91,7 @@ class LipUnits(Tokenizer):
         return published.folder(self.recipe) / self.card.converted
 
     def convert(self, downloaded: list[Path]) -> list[Path]:
-        """Write the tensors of the visual stream, under the names they have here, into one safetensors file."""
+        """Write the tensors of the visual stream to one safetensors file, under the names of `visual_stream`."""
         from safetensors.torch import save_file
 
         from dmlm.weights.untrusted import fit, read_guarded
@@ -101,17 +103,17 @@ class LipUnits(Tokenizer):
         return [self._converted]
 
     def require(self) -> None:
-        """See that the converted weights and the centroids are here, and that there is such a layer."""
+        """Check that the converted weights and the centroids are present and that the layer exists."""
         super().require()
         depth = self._shape["num_hidden_layers"]
         if (self.settings.layer or 1) > depth:
             raise UserError(f"lips_avhubert: layer={self.settings.layer}, but {self.settings.size} has {depth} layers.")
         if self.settings.centroids:
-            _ = self._given
+            _ = self.codes
 
     def facts(self) -> list[str]:
-        given = self.settings.centroids
-        return [*super().facts(), *([published.file_digest(Path(given))] if given else [])]
+        path = self.settings.centroids
+        return [*super().facts(), *([published.file_digest(Path(path))] if path else [])]
 
     @property
     def clusters(self) -> int | None:
@@ -119,44 +121,45 @@ class LipUnits(Tokenizer):
 
     @property
     def vocab_size(self) -> int:
-        return len(self._given.centroids) if self.settings.centroids else super().vocab_size
+        return len(self.codes.centroids) if self.settings.centroids else super().vocab_size
 
     @cached_property
-    def _given(self) -> Codebook:
-        """The centroids of a file, for features as they are."""
+    def codes(self) -> Codebook:
+        """The centroids of the file; features are not normalised before the comparison."""
         centroids = published.load_centroids(Path(self.settings.centroids))
         if centroids.shape[1] != self._shape["hidden_size"]:
-            wanted = f"has {centroids.shape[1]} columns, and a frame {self._shape['hidden_size']} features"
-            raise UserError(f"lips_avhubert: {self.settings.centroids} {wanted}; give the centroids of this size.")
+            mismatch = f"has {centroids.shape[1]} columns, and a frame {self._shape['hidden_size']} features"
+            raise UserError(f"lips_avhubert: {self.settings.centroids} {mismatch}; give the centroids of this size.")
         return Codebook.plain(centroids)
 
     @property
     def _shape(self) -> dict[str, Any]:
+        """Sizes of the network: `widths` of its ResNet, and settings of `Wav2Vec2Config`."""
         return {"widths": WIDTHS, **SIZES[self.settings.size], **self.settings.architecture}
 
     @cached_property
     def network(self) -> Any:
-        """Only the layers up to the one that is read."""
+        """The visual stream with the layers up to `layer` only."""
         from dmlm.weights import untrusted
         from dmlm.weights.frozen import loaded, on
 
         self.require()
         layer, depth = self.settings.layer, self._shape["num_hidden_layers"]
         shape = {**self._shape, "num_hidden_layers": layer or depth}
-        beyond = [f"encoder.layers.{number}." for number in range(shape["num_hidden_layers"], depth)]
-        beyond += [] if layer is None else ["encoder.layer_norm."]
+        unused = [f"encoder.layers.{number}." for number in range(shape["num_hidden_layers"], depth)]
+        unused += [] if layer is None else ["encoder.layer_norm."]
         tensors = untrusted.read(self._converted)
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(beyond))}
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(unused))}
         return on(self.device, loaded(lambda: visual_stream(shape, layer is None), tensors, str(self._converted)))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Units int32 (T,) of each clip, uint8 (T, H, W)."""
+        """Units, int32 (T,), of each clip, uint8 (T, H, W)."""
         if not self.settings.centroids:
             return super().encode(batch)
-        return [self._given.assign(features) for features in self.features_of(batch)]
+        return [self.codes.assign(features) for features in self.features_of(batch)]
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Output of the layer, float32 (T, D), of each clip."""
+        """Output of layer `layer`, float32 (T, D), for each clip."""
         from dmlm.weights.frozen import in_equal_batches
 
         longest = int(self.settings.longest_s * FPS)
@@ -173,7 +176,7 @@ class LipUnits(Tokenizer):
 
 
 def centred(clip: np.ndarray) -> np.ndarray:
-    """The centre (T, 88, 88) of frames (T, 96, 96); frames of another size are first scaled to that."""
+    """The centre (T, 88, 88) of frames (T, 96, 96); frames of another size are scaled to 96 x 96 first."""
     if clip.shape[1:] != (SIDE, SIDE):
         import cv2
 
@@ -182,38 +185,38 @@ def centred(clip: np.ndarray) -> np.ndarray:
     return clip[:, edge : edge + SEEN, edge : edge + SEEN]
 
 
-def renamed(held: Any, where: str) -> dict[str, Any]:
-    """Tensors of the visual stream of a fairseq checkpoint, pretrained or fine-tuned, under the names they have here.
+def renamed(checkpoint: Any, where: str) -> dict[str, Any]:
+    """Tensors of the visual stream in a fairseq checkpoint, pretrained or fine-tuned, renamed as in `visual_stream`.
 
     Raises:
-        UserError: it holds no visual stream.
+        UserError: The checkpoint, named as `where`, has no visual stream.
     """
     import torch
 
-    tensors = held.get("model") if isinstance(held, dict) else None
+    tensors = checkpoint.get("model") if isinstance(checkpoint, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
         raise UserError(f"{where} has no entry 'model'; give a checkpoint of AV-HuBERT as it was published.")
     tuned = {name.removeprefix(TUNED): tensor for name, tensor in tensors.items() if name.startswith(TUNED)}
-    found = {}
+    renamed_tensors = {}
     for name, tensor in (tuned or tensors).items():
-        if KEPT.match(name) and isinstance(tensor, torch.Tensor):
+        if VISUAL_STREAM.match(name) and isinstance(tensor, torch.Tensor):
             for pattern, replacement in RENAMED:
                 name = re.sub(f"^{pattern}", replacement, name)
-            found[name] = tensor.float().contiguous() if tensor.is_floating_point() else tensor
-    if not any(name.startswith("resnet.") for name in found):
+            renamed_tensors[name] = tensor.float().contiguous() if tensor.is_floating_point() else tensor
+    if not any(name.startswith("resnet.") for name in renamed_tensors):
         raise UserError(f"{where} sees no video; give a checkpoint of AV-HuBERT as it was published.")
-    return found
+    return renamed_tensors
 
 
 def visual_stream(shape: dict[str, Any], normalised: bool) -> Any:
-    """The network, uint8 (B, T, 88, 88) to (B, T, D); its modules bear the names of the checkpoint."""
+    """A network that maps frames, uint8 (B, T, 88, 88), to (B, T, D); its modules are named as in the checkpoint."""
     import torch
     from torch import nn
     from transformers import Wav2Vec2Config
     from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2EncoderStableLayerNorm
 
     class Block(nn.Module):
-        """Two convolutions around which the input is led."""
+        """Two convolutions with a residual connection."""
 
         def __init__(self, narrow: int, wide: int, stride: int) -> None:
             super().__init__()
@@ -221,15 +224,15 @@ def visual_stream(shape: dict[str, Any], normalised: bool) -> Any:
             self.bn1, self.relu1 = nn.BatchNorm2d(wide), nn.PReLU(wide)
             self.conv2 = nn.Conv2d(wide, wide, 3, 1, 1, bias=False)
             self.bn2, self.relu2 = nn.BatchNorm2d(wide), nn.PReLU(wide)
-            around = (nn.Conv2d(narrow, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
-            self.downsample = nn.Sequential(*(around if stride != 1 else ()))
+            shortcut = (nn.Conv2d(narrow, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+            self.downsample = nn.Sequential(*(shortcut if stride != 1 else ()))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             inner = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
             return self.relu2(inner + self.downsample(x))
 
     class VisualStream(nn.Module):
-        """What AV-HuBERT makes of video when there is no audio."""
+        """AV-HuBERT with video as its only input."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -263,8 +266,8 @@ def visual_stream(shape: dict[str, Any], normalised: bool) -> Any:
             x = x.transpose(1, 2).flatten(0, 1)  # (B * T, C, 22, 22)
             for stage in cast(nn.ModuleDict, self.resnet["trunk"]).values():
                 x = stage(x)
-            seen = self.proj(x.mean((2, 3)).unflatten(0, frames.shape[:2]))  # (B, T, D)
-            both = torch.cat([torch.zeros_like(seen), seen], dim=-1)  # audio, video
+            video = self.proj(x.mean((2, 3)).unflatten(0, frames.shape[:2]))  # (B, T, D)
+            both = torch.cat([torch.zeros_like(video), video], dim=-1)  # audio, video
             return self.encoder(self.post_extract_proj(self.layer_norm(both))).last_hidden_state
 
     return VisualStream()

@@ -1,4 +1,4 @@
-"""Lip units without a download: low 2-D DCT coefficients of the mouth region with deltas, to k-means clusters."""
+"""Lip units that need no download: low 2-D DCT coefficients of the mouth with deltas, quantised by k-means."""
 
 import numpy as np
 from pydantic import Field
@@ -8,7 +8,7 @@ from dmlm.tokens.encoder import Tokenizer
 
 
 class Settings(BaseSettings):
-    """12.5 Hz units by default: two video frames a unit. The frames are expected to show the mouth region only."""
+    """By default 12.5 units a second: two video frames in a unit. Frames have to show the mouth region only."""
 
     clusters: int = Field(default=100, ge=2)
     stack: int = Field(default=2, ge=1, description="frames per unit")
@@ -18,7 +18,10 @@ class Settings(BaseSettings):
 
 
 class DctUnits(Tokenizer):
-    """Zigzag corner of the DCT, mean-normalised over the clip (the speaker's face goes, the movement stays)."""
+    """The low-frequency triangle of the DCT, less its mean over the clip.
+
+    Subtracting the mean removes what stays the same, mostly the speaker's face, and keeps the movement.
+    """
 
     modality = "L"
     media = "lips"
@@ -29,14 +32,14 @@ class DctUnits(Tokenizer):
         return self.settings.fps / self.settings.stack
 
     def features(self, item: np.ndarray) -> np.ndarray:
-        """Stacked DCT + delta, float32 (T // stack, D), of grey frames uint8 (T, H, W)."""
+        """Stacked DCT coefficients and deltas, float32 (T // stack, D), of grey frames, uint8 (T, H, W)."""
         import cv2
         from scipy.fft import dctn
 
-        side, kept = self.settings.side, self.settings.coefficients
+        side, count = self.settings.side, self.settings.coefficients
         small = np.stack([cv2.resize(frame, (side, side), interpolation=cv2.INTER_AREA) for frame in item])
-        spectrum = dctn(small.astype(np.float32), axes=(1, 2), norm="ortho")[:, :kept, :kept]  # (T, kept, kept)
-        low = np.add.outer(np.arange(kept), np.arange(kept)) < kept  # upper-left triangle
+        spectrum = dctn(small.astype(np.float32), axes=(1, 2), norm="ortho")[:, :count, :count]  # (T, count, count)
+        low = np.add.outer(np.arange(count), np.arange(count)) < count  # upper-left triangle
         static = spectrum[:, low]
         static = static - static.mean(axis=0)
         delta = np.gradient(static, axis=0) if len(static) > 1 else np.zeros_like(static)
