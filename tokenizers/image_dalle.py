@@ -1,12 +1,15 @@
-"""Image units of DALL-E (arXiv 2102.12092): the encoder of its discrete VAE, 8,192 codes, one of each 8 x 8 px square.
+"""Image units of DALL-E (arXiv 2102.12092): the encoder of its discrete VAE, 8,192 codes, one unit per 8 x 8 px square.
 
-What openai/DALL-E (commit 5be4b23) computes, on `FlavaImageCodebook` of `transformers`, which is the same network under
-other names. Pixels in [0, 1] are mapped to [0.1, 0.9]; a unit is the largest logit. The published file is a pickled
-module: `dmlm fetch` makes tensors of it with the guarded reader, and only those are loaded.
+This computes what openai/DALL-E (commit 5be4b23) computes, with `FlavaImageCodebook` of `transformers`: the same network
+with other names. Pixels in [0, 1] are mapped to [0.1, 0.9]; a unit is the index of the largest logit. The published file
+is a pickled module. `dmlm fetch` extracts its tensors with the guarded reader, and only these are ever loaded.
 
-The original resizes the shorter side to `side_px` and crops the centre, which cuts a wide page and refuses a small one.
-So `fit` is `pad` by default: the whole page on a square of its own paper. `crop` is the original, enlarging if need be;
-`squash` gives up the aspect.
+The original resizes the shorter side to `side_px` and crops the centre: a wide page loses its ends, and a small page is
+an error. Here `fit` decides:
+
+* `pad` (default): the whole page on a square, padded with the colour of its paper;
+* `crop`: as in the original, but small pages are enlarged;
+* `squash`: the whole page, its aspect ratio changed to a square.
 """
 
 from functools import cached_property
@@ -24,12 +27,12 @@ from dmlm.tokens.encoder import Tokenizer
 from dmlm.weights import published
 
 STRIDE = 8
-EPSILON = 0.1  # of the logit-Laplace distribution, whose pixels keep away from 0 and 1
+EPSILON = 0.1  # margin to 0 and 1 that the logit-Laplace distribution of pixels needs
 PUBLISHED, CONVERTED = "encoder.pkl", "converted.safetensors"
 
 
 class Settings(BaseSettings):
-    """1,024 units of an image at 256 px, 256 at 128 px. `architecture` overrides values of `FlavaImageCodebookConfig`."""
+    """1,024 units for an image at 256 px, 256 at 128 px. `architecture` overrides values of `FlavaImageCodebookConfig`."""
 
     side_px: int = Field(default=256, ge=8, multiple_of=STRIDE)
     fit: Fit = "pad"
@@ -37,7 +40,10 @@ class Settings(BaseSettings):
 
 
 class DalleUnits(Tokenizer):
-    """(side_px / 8)^2 units in raster order; 53.8 million parameters. On CUDA the original computes in half precision, we do not."""
+    """(side_px / 8)^2 units in raster order; 53.8 million parameters.
+
+    On CUDA the original computes in half precision; this recipe always computes in single precision.
+    """
 
     modality = "I"
     media = "image"
@@ -62,14 +68,14 @@ class DalleUnits(Tokenizer):
 
     @property
     def converted(self) -> Path:
-        """What is loaded."""
+        """File with the extracted tensors; `network` loads it."""
         return published.folder(self.recipe) / CONVERTED
 
     def convert(self, downloaded: list[Path]) -> list[Path]:
-        """Tensors of the pickled module, under the names of `transformers`.
+        """Extract the tensors of the pickled module and save them under the names of `transformers`.
 
         Raises:
-            UserError: the file runs what no weights need, is damaged, or holds another network.
+            UserError: The file wants code to be run, is damaged, or holds another network.
         """
         from safetensors.torch import save_file
 
@@ -87,7 +93,7 @@ class DalleUnits(Tokenizer):
 
     @cached_property
     def config(self) -> Any:
-        """Of the published network, but for `architecture`."""
+        """Configuration of the published network, changed by `architecture`."""
         from transformers import FlavaImageCodebookConfig
 
         return FlavaImageCodebookConfig(**self.settings.architecture)
@@ -101,7 +107,7 @@ class DalleUnits(Tokenizer):
         return on(self.device, loaded(self._build, untrusted.read(self.converted), str(self.converted)))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Units int32 (T,) of each page, uint8 (H, W, 3)."""
+        """Units, int32 (T,), of each page, uint8 (H, W, 3)."""
         from dmlm.weights.frozen import in_equal_batches
 
         pages = [pixels(page, self.settings.side_px, self.settings.fit) for page in batch]
@@ -116,17 +122,17 @@ class DalleUnits(Tokenizer):
 
 
 def pixels(page: np.ndarray, side: int, fit: Fit) -> np.ndarray:
-    """What the network is given: float32 (3, side, side) in [0.1, 0.9]."""
+    """The input of the network for a page: float32 (3, side, side) in [0.1, 0.9]."""
     return ((1 - 2 * EPSILON) * (square(page, side, fit).astype(np.float32) / 255) + EPSILON).transpose(2, 0, 1)
 
 
 def renamed(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Tensors of `dall_e.Encoder` under the names of `FlavaImageCodebook`, in single precision."""
+    """Rename the tensors of `dall_e.Encoder` to the names of `FlavaImageCodebook`; single precision."""
     import re
 
-    found = {}
+    renamed_tensors = {}
     for name, tensor in tensors.items():
         new = re.sub(r"(blocks\.group_\d+\.)", r"\1group.", name).replace("res_path.", "res_path.path.")
         new = re.sub(r"\.w$", ".weight", re.sub(r"\.b$", ".bias", new))
-        found[new] = tensor.float()
-    return found
+        renamed_tensors[new] = tensor.float()
+    return renamed_tensors

@@ -1,15 +1,18 @@
-"""Image units of a VQ tokenizer that image generators are built on: LlamaGen's VQ-16 (arXiv 2406.06525), 16,384 codes.
+"""Image units of LlamaGen's VQ-16 (arXiv 2406.06525), the VQ tokenizer of an image generator: 16,384 codes.
 
-Its encoder is `JanusVQVAE` of `transformers` under other names (FoundationVision/LlamaGen tokenizer_image/vq_model.py):
-72 million parameters, one file of 288 MB, one unit of each 16 x 16 px square. A unit is the nearest of the codes, codes
-and vectors scaled to unit length. `transformers` leaves that scaling out where it encodes, so codes get it on loading;
-the length of the vectors then decides nothing.
+Its encoder is `JanusVQVAE` of `transformers` with other names (FoundationVision/LlamaGen tokenizer_image/vq_model.py):
+72 million parameters, one file of 288 MB, one unit per 16 x 16 px square. A unit is the nearest code, after vectors and
+codes are scaled to unit length. `transformers` does not scale them when it encodes, so the codes are scaled on loading.
+Then the nearest code does not depend on the length of a vector.
 
-`model` may also be the folder or Hub id of a Janus or Chameleon of `transformers`: of its shards only the tensors of the
-VQ encoder are read, a few hundred megabytes of tens of gigabytes.
+`model` may also be the folder or Hub id of a Janus or Chameleon of `transformers`. Only the tensors of its VQ encoder
+are read: a few hundred megabytes out of tens of gigabytes.
 
-`fit` is `pad` by default: the whole page on a square of its own paper. `crop` fits the shorter side and cuts the rest;
-`squash` gives up the aspect. Pixels are scaled to [-1, 1], or as the model's `preprocessor_config.json` says.
+`fit` decides how a page becomes a square. Pixels are scaled to [-1, 1], or as `preprocessor_config.json` says.
+
+* `pad` (default): the whole page, padded with the colour of its paper;
+* `crop`: the shorter side fits, the rest is cut off;
+* `squash`: the whole page, its aspect ratio changed.
 """
 
 import json
@@ -46,9 +49,9 @@ KNOWN = {
     JANUS: published.Card.on_hub(JANUS, "see its page", "1655280bb75959cc1cb85529a2a8b26e7016072e"),
 }
 KINDS = {"janus": ("JanusVQVAE", "JanusVQVAEConfig"), "chameleon": ("ChameleonVQVAE", "ChameleonVQVAEConfig")}
-PREFIX = "model.vqmodel."  # of the VQ part of a multi-modal checkpoint
-ENCODING = ("encoder.", "quant_conv.", "quantize.embedding.")  # the rest decodes
-RENAMED = [  # of LlamaGen's names
+PREFIX = "model.vqmodel."  # tensors of the VQ part in a multimodal checkpoint begin so
+ENCODING = ("encoder.", "quant_conv.", "quantize.embedding.")  # tensors of the encoder; the rest belongs to the decoder
+RENAMED = [  # (pattern, replacement): from LlamaGen's names to those of `transformers`
     (r"encoder\.conv_blocks\.(\d+)\.res\.", r"encoder.down.\1.block."),
     (r"encoder\.conv_blocks\.", "encoder.down."),
     (r"encoder\.mid\.0\.", "encoder.mid.block_1."),
@@ -58,10 +61,10 @@ RENAMED = [  # of LlamaGen's names
 
 
 class Settings(BaseSettings):
-    """256 units of an image at 256 px. `architecture` overrides values of the config of the VQ part."""
+    """256 units for an image at 256 px. `architecture` overrides values of the configuration of the VQ part."""
 
     model: str = Field(default=LLAMAGEN, description="llamagen, or the folder or Hub id of a Janus or Chameleon")
-    revision: str | None = Field(default=None, description="commit or tag; null: the one known here, else main")
+    revision: str | None = Field(default=None, description="commit or tag; null: the one named in the recipe, or main")
     side_px: int = Field(default=256, ge=16, multiple_of=16)
     fit: Fit = "pad"
     architecture: dict[str, Any] = {}
@@ -94,8 +97,8 @@ class VectorQuantizedUnits(Tokenizer):
         return None
 
     def facts(self) -> list[str]:
-        said = self._folder / "preprocessor_config.json"
-        return [*super().facts(), *([published.file_digest(said)] if said.is_file() else [])]
+        path = self._folder / "preprocessor_config.json"
+        return [*super().facts(), *([published.file_digest(path)] if path.is_file() else [])]
 
     @property
     def _folder(self) -> Path:
@@ -105,22 +108,22 @@ class VectorQuantizedUnits(Tokenizer):
 
     @cached_property
     def _kind(self) -> tuple[str, dict[str, Any]]:
-        """Family, and what its configuration says of the VQ part."""
+        """(model type, configuration of the VQ part)."""
         if self.settings.model == LLAMAGEN:
             return "janus", {}
-        said = json.loads((self._folder / "config.json").read_text("utf-8"))
-        family = said.get("model_type")
-        if family not in KINDS or not isinstance(said.get("vq_config"), dict):
+        config = json.loads((self._folder / "config.json").read_text("utf-8"))
+        family = config.get("model_type")
+        if family not in KINDS or not isinstance(config.get("vq_config"), dict):
             raise UserError(f"{self.recipe}: {self._folder} is a {family}; choose one of {', '.join(KINDS)}.")
-        return family, said["vq_config"]
+        return family, config["vq_config"]
 
     @cached_property
     def config(self) -> Any:
-        """Of the VQ part."""
+        """Configuration of the VQ part, changed by `architecture`."""
         import transformers
 
-        family, said = self._kind
-        return getattr(transformers, KINDS[family][1])(**{**said, **self.settings.architecture})
+        family, vq_config = self._kind
+        return getattr(transformers, KINDS[family][1])(**{**vq_config, **self.settings.architecture})
 
     @cached_property
     def network(self) -> Any:
@@ -132,16 +135,16 @@ class VectorQuantizedUnits(Tokenizer):
 
         family, _ = self._kind
         if self.settings.model == LLAMAGEN:
-            where = self._folder / FILE
-            tensors = renamed(untrusted.read(where))
+            path = self._folder / FILE
+            tensors = renamed(untrusted.read(path))
         else:
-            where = self._folder
-            tensors = part(where, PREFIX)
+            path = self._folder
+            tensors = part(path, PREFIX)
         tensors = {name: tensor.float() for name, tensor in tensors.items() if name.startswith(ENCODING)}
         if family == "janus" and "quantize.embedding.weight" in tensors:
             codes = tensors["quantize.embedding.weight"]
             tensors["quantize.embedding.weight"] = torch.nn.functional.normalize(codes, dim=-1)
-        return on(self.device, loaded(self._build, tensors, str(where)))
+        return on(self.device, loaded(self._build, tensors, str(path)))
 
     def _build(self) -> Any:
         import transformers
@@ -154,13 +157,13 @@ class VectorQuantizedUnits(Tokenizer):
 
     @cached_property
     def scaling(self) -> dict[str, Any]:
-        """How pixels are scaled: (x * factor - mean) / std."""
-        said = self._folder / "preprocessor_config.json"
-        given = json.loads(said.read_text("utf-8")) if said.is_file() else {}
-        return {"rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **given}
+        """How pixels are scaled: (x * rescale_factor - image_mean) / image_std."""
+        path = self._folder / "preprocessor_config.json"
+        preprocessor = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        return {"rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **preprocessor}
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Units int32 (T,) of each page, uint8 (H, W, 3)."""
+        """Units, int32 (T,), of each page, uint8 (H, W, 3)."""
         from dmlm.weights.frozen import in_equal_batches
 
         pages = [self.pixels(page) for page in batch]
@@ -172,40 +175,40 @@ class VectorQuantizedUnits(Tokenizer):
         return self.network.encode(pixels).image_tokens.reshape(len(pixels), -1)
 
     def pixels(self, page: np.ndarray) -> np.ndarray:
-        """What the network is given: float32 (3, side, side)."""
+        """The input of the network for a page: float32 (3, side, side)."""
         small = square(page, self.settings.side_px, self.settings.fit).astype(np.float32)
         factor, mean, std = (np.float32(self.scaling[key]) for key in ("rescale_factor", "image_mean", "image_std"))
         return ((small * factor - mean) / std).transpose(2, 0, 1)
 
 
 def renamed(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Tensors of LlamaGen's `VQModel` under the names of `JanusVQVAE`."""
-    found = {}
+    """Rename the tensors of LlamaGen's `VQModel` to the names of `JanusVQVAE`."""
+    renamed_tensors = {}
     for name, tensor in tensors.items():
         for pattern, replacement in RENAMED:
             name = re.sub(f"^{pattern}", replacement, name)
-        found[name] = tensor
-    return found
+        renamed_tensors[name] = tensor
+    return renamed_tensors
 
 
 def part(folder: Path, prefix: str) -> dict[str, Any]:
-    """Tensors of a model's safetensors shards whose names begin so, without the prefix; nothing else is read.
+    """Read only those tensors of a model's safetensors shards whose names begin with `prefix`; it is removed from names.
 
     Raises:
-        UserError: no such shards or tensors, or damaged ones.
+        UserError: There are no such shards or tensors, or a shard is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for path in sorted(folder.glob(published.LEARNED[0])):
         try:
             with safe_open(path, "pt") as shard:
                 names = [name for name in shard.keys() if name.startswith(prefix)]  # noqa: SIM118
-                found |= {name.removeprefix(prefix): shard.get_tensor(name) for name in names}
+                tensors |= {name.removeprefix(prefix): shard.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path} is damaged ({error}); fetch it again.") from None
-    if not found:
+    if not tensors:
         raise UserError(
             f"{folder} has no safetensors with names in {prefix}*; choose a Janus or Chameleon of transformers."
         )
-    return found
+    return tensors

@@ -1,13 +1,16 @@
-"""Image units of a small VQ-VAE (arXiv 1711.00937) that is learned on the training pages, in minutes on one CPU core.
+"""Image units of a small VQ-VAE (arXiv 1711.00937), trained on the training pages in minutes on one CPU core.
 
-A page is its darkness relative to the paper. A convolutional encoder makes a vector of each square of `stride` x `stride`
-pixels and its surroundings, the nearest of `codes` vectors is its unit, and a decoder draws the page from units alone:
+The input is the darkness of a page relative to its paper. A convolutional encoder maps each square of `stride` x `stride`
+pixels, and its surroundings, to a vector. The unit of the square is the nearest of `codes` code vectors. A decoder draws
+the page from its units:
 
-    loss = |page - decoded|^2 + 0.25 |encoded - sg(code)|^2
+    loss = |page - decoded|^2 + 0.25 |encoded - sg(code)|^2          sg: stop gradient
 
-Codes are moving averages of what chose them. A code that hardly anything chooses starts anew at some encoded square.
-Before quantisation sets in, the network learns for a tenth of the steps without; k-means then places the first codes.
-Squares with ink are learned from more often than they occur, since most of a page is blank.
+Each code is a moving average of the vectors assigned to it. A code with almost no vectors is reset to the vector of a
+random square. The first tenth of the steps trains without quantisation; then k-means gives the first codes. Most of a
+page is blank, so training crops are drawn mostly from around ink.
+
+Shapes: B pages of H x W px, h x w squares, C channels of a code, K codes.
 """
 
 from collections.abc import Sequence
@@ -21,19 +24,19 @@ from dmlm.tokens.encoder import Settings as BaseSettings
 from dmlm.tokens.encoder import Tokenizer
 
 CROP_CELLS = 6  # side of a training crop, in squares
-BATCH = 16  # crops of a step
-PAGES = 4000  # at most as many are learned from
-INK = 0.25  # darkness that makes a square worth a look
-BLANK = 0.1  # share of crops that are taken anywhere
-FIRST = 20  # batches whose squares the first codes are means of
-DEPTH = 32  # of a code
-DECAY, RESTART = 0.99, 0.02  # of the moving averages; choices per step below which a code starts anew
-COMMITMENT = 0.25
-RATE, WARM_UP = 1e-3, 100  # of learning, and steps until it is reached
+BATCH = 16  # crops per step
+PAGES = 4000  # training pages at most
+INK = 0.25  # difference from the paper above which a pixel counts as ink
+BLANK = 0.1  # share of crops that are drawn from anywhere on a page
+FIRST = 20  # batches whose squares are clustered to get the first codes
+DEPTH = 32  # channels of a code, C
+DECAY, RESTART = 0.99, 0.02  # of the moving averages; vectors per step below which a code is reset
+COMMITMENT = 0.25  # weight of the second term of the loss
+RATE, WARM_UP = 1e-3, 100  # learning rate; steps until it is reached
 
 
 class Settings(BaseSettings):
-    """A 450 x 200 px page gives 29 x 13 = 377 units."""
+    """A page of 450 x 200 px gives 29 x 13 = 377 units."""
 
     codes: int = Field(default=512, ge=2, le=FIRST * BATCH * CROP_CELLS**2)
     stride: Literal[8, 16, 32] = Field(default=16, description="side of the square of a unit, in pixels of the page")
@@ -42,7 +45,7 @@ class Settings(BaseSettings):
 
 
 class LearnedUnits(Tokenizer):
-    """Units in raster order; the page is continued with its paper to a whole number of squares."""
+    """Units in raster order. The page is padded with the grey of its paper to a whole number of squares."""
 
     modality = "I"
     media = "image"
@@ -59,7 +62,7 @@ class LearnedUnits(Tokenizer):
 
     @cached_property
     def network(self) -> Any:
-        """The network that `fit` gave, frozen."""
+        """The network that `fit` learned, frozen."""
         import torch
 
         from dmlm.weights.frozen import loaded, on
@@ -70,7 +73,7 @@ class LearnedUnits(Tokenizer):
         return on(self.device, loaded(lambda: build(self.settings), tensors, "image_vqvae"))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Units int32 (T,) of each page, uint8 (H, W, 3)."""
+        """Units, int32 (T,), of each page, uint8 (H, W, 3)."""
         from dmlm.weights.frozen import in_equal_batches
 
         pages = [darkness(grey(page), self.settings.stride)[None] for page in batch]
@@ -79,7 +82,7 @@ class LearnedUnits(Tokenizer):
         return [row.astype(np.int32) for row in rows]
 
     def draw(self, units: np.ndarray, height: int, width: int) -> np.ndarray:
-        """The page uint8 (height, width) that the decoder draws from units (T,): what a sequence model is told."""
+        """Decode units (T,) to a page, uint8 (height, width): it shows what the units keep of a page."""
         import torch
 
         down, across = -(-height // self.settings.stride), -(-width // self.settings.stride)
@@ -89,12 +92,12 @@ class LearnedUnits(Tokenizer):
         return np.clip(255 * (1 - dark), 0, 255).round().astype(np.uint8)
 
     def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Learn encoder, codes and decoder; one thread and seed 0, so that equal pages give an equal network."""
+        """Learn encoder, codes and decoder, with one thread and seed 0: the same pages give the same network."""
         import torch
         from threadpoolctl import threadpool_limits
 
-        kept = np.linspace(0, len(clips) - 1, min(len(clips), PAGES)).astype(int)
-        crops = Crops([grey(clips[number]) for number in kept], self.settings.stride)
+        indices = np.linspace(0, len(clips) - 1, min(len(clips), PAGES)).astype(int)
+        crops = Crops([grey(clips[index]) for index in indices], self.settings.stride)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -107,55 +110,59 @@ class LearnedUnits(Tokenizer):
 
 
 def grey(page: np.ndarray) -> np.ndarray:
-    """Grey uint8 (H, W) of a page uint8 (H, W, 3)."""
+    """A page, uint8 (H, W, 3), in grey, uint8 (H, W)."""
     import cv2
 
     return cv2.cvtColor(page, cv2.COLOR_RGB2GRAY)
 
 
 def darkness(page: np.ndarray, stride: int) -> np.ndarray:
-    """Darkness relative to the paper, float32 in [-1, 1], of a grey page; right and below, paper fills the last squares."""
+    """Darkness relative to the paper, float32 in [-1, 1], of a grey page (H, W).
+
+    The page is padded with paper, right and below, to multiples of `stride`.
+    """
     dark = (np.float32(np.median(page)) - page.astype(np.float32)) / 255
     return np.pad(dark, [(0, -side % stride) for side in page.shape])
 
 
 class Crops:
-    """Squares of pages to learn from, most of them around ink. Pages are kept as uint8."""
+    """Random square crops of grey pages for training, most of them around ink. Pages are kept as uint8."""
 
     def __init__(self, pages: list[np.ndarray], stride: int) -> None:
         self.side = CROP_CELLS * stride
         pages = [np.pad(page, [(0, max(0, self.side - s)) for s in page.shape], mode="edge") for page in pages]
         self.pages = pages
         self.paper = [np.float32(np.median(page)) for page in pages]
-        places = []
+        positions = []  # of ink: (page, row, column)
         for number, (page, paper) in enumerate(zip(pages, self.paper, strict=True)):
             rows, columns = np.nonzero(np.abs(page[::stride, ::stride] - paper) > 255 * INK)
-            places.append(np.stack([np.full_like(rows, number), rows * stride, columns * stride], axis=1))
-        self.inked = np.concatenate(places)
+            positions.append(np.stack([np.full_like(rows, number), rows * stride, columns * stride], axis=1))
+        self.ink = np.concatenate(positions)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """A batch of darkness, float32 (B, 1, side, side)."""
+        """A batch of crops, as darkness, float32 (B, 1, side, side)."""
         rows = []
         for chance in rng.random(BATCH):
-            if len(self.inked) and chance >= BLANK:
-                number, *at = self.inked[rng.integers(len(self.inked))]
-                at = [corner - rng.integers(self.side) for corner in at]
+            if len(self.ink) and chance >= BLANK:
+                number, *corner = self.ink[rng.integers(len(self.ink))]
+                corner = [c - rng.integers(self.side) for c in corner]
             else:
                 number = rng.integers(len(self.pages))
-                at = [rng.integers(side) for side in self.pages[number].shape]
-            top, left = (min(max(0, c), side - self.side) for c, side in zip(at, self.pages[number].shape, strict=True))
+                corner = [rng.integers(side) for side in self.pages[number].shape]
+            shape = self.pages[number].shape
+            top, left = (min(max(0, c), side - self.side) for c, side in zip(corner, shape, strict=True))
             page = self.pages[number][top : top + self.side, left : left + self.side]
             rows.append((self.paper[number] - page.astype(np.float32)) / 255)
         return np.stack(rows)[:, None]
 
 
 def build(settings: Settings) -> Any:
-    """An untrained network. B pages of H x W px, C channels of a code, K codes; h x w squares."""
+    """An untrained network. The names of its modules are the keys of the file that keeps what was learned."""
     import torch
     from torch import nn
 
     class Residual(nn.Module):
-        """Two convolutions beside the identity."""
+        """Two convolutions with a residual connection."""
 
         def __init__(self, width: int) -> None:
             super().__init__()
@@ -166,7 +173,7 @@ def build(settings: Settings) -> Any:
             return x + self.path(x)
 
     class Network(nn.Module):
-        """Encoder, codes and decoder. All convolutions are between squares, whose pixels are channels: fast on a CPU."""
+        """Encoder, codes and decoder. Each square is one position and its pixels are channels, which is fast on a CPU."""
 
         codes: torch.Tensor  # (K, C)
 
@@ -206,7 +213,7 @@ def build(settings: Settings) -> Any:
 
 
 def learn(network: Any, crops: Crops, steps: int) -> Any:
-    """Adam, its rate rising for a few steps, then falling to nothing along a cosine."""
+    """Train a network with Adam and return it. The learning rate rises linearly, then falls to zero along a cosine."""
     import torch
     from torch.nn.functional import mse_loss
 
@@ -214,17 +221,17 @@ def learn(network: Any, crops: Crops, steps: int) -> Any:
 
     rng = np.random.default_rng(0)
     optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
-    falling = torch.optim.lr_scheduler.LambdaLR(
+    schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + np.cos(np.pi * step / steps))
     )
     codes, unquantized = network.codes, steps // 10
     counts, sums = torch.ones(len(codes)), codes.clone()
-    with progress.bar("learning image_vqvae", steps, "step") as shown:
+    with progress.bar("learning image_vqvae", steps, "step") as bar:
         for step in range(steps):
             pages = torch.from_numpy(crops.draw(rng))
             encoded = network.encoded(pages)
             if step < unquantized:
-                chosen, commitment = encoded, torch.zeros(())
+                decoder_input, commitment = encoded, torch.zeros(())
             else:
                 vectors = encoded.detach().flatten(0, 2)
                 if step == unquantized:
@@ -233,19 +240,19 @@ def learn(network: Any, crops: Crops, steps: int) -> Any:
                 move(codes, counts, sums, vectors, network.nearest(vectors))
                 quantized = codes[network.nearest(encoded.detach())]
                 commitment = COMMITMENT * mse_loss(encoded, quantized)
-                chosen = encoded + (quantized - encoded).detach()
-            loss = mse_loss(network.decoder(chosen.permute(0, 3, 1, 2)), pages) + commitment
+                decoder_input = encoded + (quantized - encoded).detach()  # straight-through gradient
+            loss = mse_loss(network.decoder(decoder_input.permute(0, 3, 1, 2)), pages) + commitment
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            falling.step()
-            shown.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
-            shown.update(1)
+            schedule.step()
+            bar.set_postfix_str(f"loss {loss.item():.4f}", refresh=False)
+            bar.update(1)
     return network
 
 
 def first_codes(network: Any, crops: Crops, rng: np.random.Generator) -> Any:
-    """k-means of what the encoder gives for some crops, (K, C)."""
+    """First codes, (K, C): k-means centroids of the vectors of some crops."""
     import torch
     from sklearn.cluster import MiniBatchKMeans
 
@@ -255,12 +262,15 @@ def first_codes(network: Any, crops: Crops, rng: np.random.Generator) -> Any:
     return torch.from_numpy(means.fit(torch.cat(parts).numpy()).cluster_centers_)
 
 
-def move(codes: Any, counts: Any, sums: Any, vectors: Any, chosen: Any) -> None:
-    """Codes follow the vectors (N, C) that chose them, in place; idle ones start anew at one of these."""
+def move(codes: Any, counts: Any, sums: Any, vectors: Any, units: Any) -> None:
+    """Move codes (K, C) towards the vectors (N, C) assigned to them by `units` (N,), in place.
+
+    `counts` (K,) and `sums` (K, C) are moving averages. An idle code is reset to a random one of the vectors.
+    """
     import torch
 
-    counts.lerp_(torch.bincount(chosen, minlength=len(codes)).float(), 1 - DECAY)
-    sums.lerp_(torch.zeros_like(sums).index_add_(0, chosen, vectors), 1 - DECAY)
+    counts.lerp_(torch.bincount(units, minlength=len(codes)).float(), 1 - DECAY)
+    sums.lerp_(torch.zeros_like(sums).index_add_(0, units, vectors), 1 - DECAY)
     idle = counts < RESTART
     if number := int(idle.sum()):
         counts[idle] = 1.0
