@@ -11,22 +11,28 @@ from harness import RESULTS, ROOT
 PAGE = ROOT / "docs" / "performance.md"
 HEAD = """# Performance
 
-Made by `python benchmarks/report.py` from [results/performance.json](results/performance.json). Every line was measured
-by one command of `benchmarks/`, both sides taking turns in one run, in processes of their own (the share of the peak: in
-one), medians of 5 rounds (memory: one). `ratio` says how many times better ours is. Speeds on shared cores vary by a factor of two from
-run to run; ratios vary less.
+`python benchmarks/report.py` writes this page from [results/performance.json](results/performance.json) and
+[performance-notes.md](performance-notes.md).
 
-| what | ours | theirs | unit | ratio | wanted | machine |
+Each row was measured by one command of `benchmarks/`. Both sides took turns in one run, each in a process of its own (for the
+share of the peak: in one process). Numbers are medians of 5 rounds; memory is from one round. `ratio` says how many times
+better ours is; `target` is the ratio that was aimed at. Speeds on shared cores vary by a factor of two from run to run;
+ratios vary less.
+
+## Measurements
+
+| benchmark | ours | theirs | unit | ratio | target | machine |
 |---|---|---|---|---|---|---|
 """
 LENGTH = """
-## Transformer against Mamba, over length
+## Transformer against Mamba, by length
 
-Equal parameters (embeddings aside), both through this project's own paths, `python benchmarks/length.py`.
+Both have equal numbers of parameters, without embeddings, and use this project's own implementations. Command:
+`python benchmarks/length.py`.
 
 ![Speed and memory over length](results/length.png)
 
-| model | tokens | training, tokens/s | decoding, ms/token | cache of a row, MiB |
+| model | tokens | training, tokens/s | decoding, ms/token | cache per sequence, MiB |
 |---|---|---|---|---|
 """
 
