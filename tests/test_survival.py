@@ -45,6 +45,14 @@ def newest_checkpoint(trial: Path) -> int:
     return int(found[-1].stem.removeprefix("step-")) if found else 0
 
 
+def ended(process: int) -> bool:
+    """Whether a process is over, even if nobody has asked how: in a container that may be so for long."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return True
+
+
 def trial_of(home: Path, name: str) -> Path | None:
     index = home / "runs" / name / "grid.json"
     return (index.parent / json.loads(index.read_text())["cells"][0]["trial"]).resolve() if index.is_file() else None
@@ -57,11 +65,15 @@ def texts(home: Path, name: str) -> dict[str, str]:
     return {folder: (index.parent / folder / "utterances.jsonl").read_text() for folder in folders}
 
 
-def test_r21_every_signal_leaves_a_checkpoint_and_the_same_command_goes_on(finished, home):
-    reached = 0
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        driver = start_grid(home, *LONG, "name=signals")
-        trial = wait_for(lambda: trial_of(home, "signals"), "the index")
+@pytest.mark.parametrize(
+    "signals",
+    [(signal.SIGINT, signal.SIGTERM), pytest.param((signal.SIGUSR1, signal.SIGUSR1), marks=pytest.mark.slow)],
+)
+def test_r21_every_signal_leaves_a_checkpoint_and_the_same_command_goes_on(finished, home, signals):
+    reached, name = 0, signals[0].name
+    for number in signals:
+        driver = start_grid(home, *LONG, f"name={name}", f"seed={100 + signals[0]}")
+        trial = wait_for(lambda: trial_of(home, name), "the index")
         wait_for(partial(further, trial, reached + 20), "training")
         asked = steps(trial)
         driver.send_signal(number)
@@ -81,10 +93,10 @@ def test_a_killed_driver_leaves_a_checkpoint_and_no_process_behind(finished, hom
     trial = wait_for(lambda: trial_of(home, "orphan"), "the index")
     wait_for(lambda: steps(trial) > 20, "training")
     (lease,) = trial.glob("*.lease")
-    worker = Path("/proc") / str(json.loads(lease.read_text())["pid"])
+    worker = json.loads(lease.read_text())["pid"]
     driver.kill()
     driver.wait()
-    wait_for(lambda: not worker.exists() and not lease.exists(), "the end of the worker")
+    wait_for(lambda: ended(worker) and not lease.exists(), "the end of the worker")
     assert newest_checkpoint(trial) > 20
 
 
@@ -114,7 +126,7 @@ def test_a_second_ctrl_c_stops_at_once(finished, home):
     driver.communicate(timeout=HANGS_S)
     assert driver.returncode == 128 + signal.SIGINT
     assert not newest_checkpoint(trial)  # so it did not wait for one
-    wait_for(lambda: not Path(f"/proc/{worker}").exists(), "the end of the worker")
+    wait_for(lambda: ended(worker), "the end of the worker")
 
 
 @pytest.mark.slow
