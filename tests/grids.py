@@ -12,10 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from dmlm.cli import grid
-from dmlm.engines import base
 from dmlm.engines.base import Engine, Outcome
 from dmlm.errors import UserError
-from dmlm.sweep import tasks
+from dmlm.sweep import api, tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE = (
@@ -47,7 +46,7 @@ def run_here(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     torch.set_num_threads(1)  # as a worker has
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DMLM_HOME", str(home))
-        patch.setattr(base, "open_engine", lambda *options: Direct())
+        patch.setattr(api, "open_engine", lambda *options: Direct())
         result = CliRunner().invoke(application, command(*arguments)[2:])
     torch.set_num_threads(threads)
     mistake = isinstance(result.exception, UserError)
