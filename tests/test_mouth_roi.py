@@ -62,14 +62,14 @@ def test_a_face_turned_scaled_and_shifted_gives_the_same_mouth(scale, degrees, x
     turned = pose(scale, degrees, 0, 0)
     shift = np.array([240 + x / 4, 180 + y / 4]) - moved(MOUTH, turned)[0]
     frame, points = scene(turned + np.column_stack([np.zeros((2, 2)), shift]))
-    (matrix,) = mouth_roi.steadied(points[None])
+    (matrix,) = mouth_roi.smoothed_transforms(points[None])
     assert np.abs(mouth_roi.cut(frame, matrix, points[5]) - expected()).mean() < 1.0
     assert np.abs(mouth_roi.cut(frame, matrix, points[5]) - expected()).max() < 8
 
 
 def test_a_face_as_the_mean_face_is_cut_pixel_by_pixel():
     frame, points = scene(pose(1, 0, 0, 0))
-    (matrix,) = mouth_roi.steadied(points[None])
+    (matrix,) = mouth_roi.smoothed_transforms(points[None])
     np.testing.assert_allclose(matrix, [[1, 0, 0], [0, 1, 0]], atol=1e-9)
     assert np.array_equal(mouth_roi.cut(frame, matrix, points[5]), frame[109:205, 81:177, 0])
 
@@ -98,21 +98,21 @@ def test_landmarks_are_averaged_as_published(count):
             wanted.append(matrix)
             queue.popleft()
     wanted += [matrix] * len(queue)
-    np.testing.assert_allclose(mouth_roi.steadied(points), wanted, atol=1e-9)
+    np.testing.assert_allclose(mouth_roi.smoothed_transforms(points), wanted, atol=1e-9)
 
 
 def test_cutting_is_warping_the_whole_face_and_taking_a_patch():
     frame, points = scene(pose(1.3, 12, 60, -10))
-    matrix = mouth_roi.steadied(points[None] + 0.4)[0]
-    whole = cv2.warpAffine(frame[..., 0], matrix, (256, 256))
+    matrix = mouth_roi.smoothed_transforms(points[None] + 0.4)[0]
+    face = cv2.warpAffine(frame[..., 0], matrix, (256, 256))
     x, y = (round(value) for value in moved(points[5:], matrix)[0])
-    found = mouth_roi.cut(frame, matrix, points[5])
-    assert np.abs(found.astype(int) - whole[y - 48 : y + 48, x - 48 : x + 48]).max() <= 2
+    mouth = mouth_roi.cut(frame, matrix, points[5])
+    assert np.abs(mouth.astype(int) - face[y - 48 : y + 48, x - 48 : x + 48]).max() <= 2
 
 
 def test_missing_frames_lie_between_their_neighbours():
     first, last = FACE, FACE + 30
-    points = mouth_roi.interpolated([None, first, None, None, last, None], Path("a.mp4"))
+    points = mouth_roi.interpolate([None, first, None, None, last, None], Path("a.mp4"))
     np.testing.assert_allclose(points, [first, first, FACE + 10, FACE + 20, last, last])
 
 
@@ -201,7 +201,7 @@ def test_a_moving_face_gives_a_still_mouth_in_a_file_that_media_reads(tmp_path):
     write(tmp_path / "talk.mp4", 20, 25, pictures=[frame for frame, _ in scenes])
     seen = iter([points if number % 5 != 3 else None for number, (_, points) in enumerate(scenes)])
     done = mouth_roi.crop(tmp_path / "talk.mp4", tmp_path / "out" / "talk.mp4", lambda frame: next(seen))
-    assert (done.frames, done.found) == (20, 16)
+    assert (done.frames, done.frames_with_face) == (20, 16)
     mouths = read_video(done.path)
     assert mouths.shape == (20, SIDE, SIDE)
     assert mouths.dtype == np.uint8
@@ -281,7 +281,7 @@ def test_a_real_face_that_moves_keeps_its_mouth_in_the_middle(tmp_path):
         pictures.append(cv2.warpAffine(face, matrix, (360, 360), borderMode=cv2.BORDER_REPLICATE))
     write(tmp_path / "face.mp4", 15, 25, pictures=pictures)
     done = mouth_roi.crop(tmp_path / "face.mp4", tmp_path / "mouth.mp4", mouth_roi.detector("dlib"))
-    assert done.found == 15
+    assert done.frames_with_face == 15
     mouths = read_video(done.path).astype(float)
     assert mouths.shape == (15, SIDE, SIDE)
     middle = mouths[:, 24:72, 24:72].reshape(15, -1)

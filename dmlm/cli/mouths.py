@@ -32,4 +32,6 @@ def mouths(
         print("\n".join(map(str, published.fetch(card, "mouth_roi"))))
     if videos:
         for mouth in mouth_roi.crop_all(videos, to, mouth_roi.detector(landmarks)):
-            print(f"{mouth.path}: {mouth.frames} frames, the face found in {mouth.found / mouth.frames:.0%} of them")
+            print(
+                f"{mouth.path}: {mouth.frames} frames, the face found in {mouth.frames_with_face / mouth.frames:.0%} of them"
+            )
