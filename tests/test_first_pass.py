@@ -117,7 +117,7 @@ def test_transcripts_that_change_while_a_grid_runs_are_refused(page_source, tmp_
     first_pass(tmp_path / "pass", {"clean": SPOKEN[1], NOISY.key: SPOKEN[1]})
     assert source.name == name
     assert source.load("test", CLEAN).tokens["u"] == EQUATIONS[0], "as it was encoded"
-    encoding.forget()
+    encoding.release_encoder()
     with pytest.raises(UserError, match="was changed while it was in use"):
         source.load("test", NOISY)
 

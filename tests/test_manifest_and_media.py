@@ -36,7 +36,7 @@ def manifest(folder, *lines):
         ({**GOOD, "spans": [[0.5, 2.0]]}, "does not lie inside"),
         ({**GOOD, "split": "dev"}, "split"),
         ({**GOOD, "colour": 1}, "colour"),
-        ({**GOOD, "id": "z"}, "stands already on line 1"),
+        ({**GOOD, "id": "z"}, "already used on line 1"),
         ("{not json", "line 2"),
     ],
 )

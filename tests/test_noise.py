@@ -106,7 +106,7 @@ def test_every_level_hears_the_same_noise(bank, tmp_path):
     added = []
     for level in (0.0, -10.0):
         condition = Condition(level, (), 0, NoiseSettings(kinds=("noise", "music")), tmp_path, bank.digest)
-        audio = condition.hear(UTTERANCE, SPEECH, "u1").audio.astype(float)
+        audio = condition.apply(UTTERANCE, SPEECH, "u1").audio.astype(float)
         gain = np.dot(audio[:8_000], SPEECH[:8_000]) / np.dot(SPEECH[:8_000].astype(float), SPEECH[:8_000])
         added.append((audio / gain - SPEECH)[SPANS[0]])
     assert np.corrcoef(added[0], added[1])[0, 1] == pytest.approx(1.0, abs=1e-5)

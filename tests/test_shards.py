@@ -148,4 +148,4 @@ def test_audio_that_is_too_short_is_named(corpus) -> None:
     first = corpus.split("test")[0]
     soundfile.write(corpus.media(first, "audio"), np.zeros(700, np.float32), 16000)
     with pytest.raises(UserError, match=r"has 700 samples; utterance 'test-00000' needs 0\.05 s at least"):
-        source(corpus, "audio_mfcc").ready().load("test", CLEAN)
+        source(corpus, "audio_mfcc").learn().load("test", CLEAN)

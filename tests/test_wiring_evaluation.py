@@ -51,7 +51,7 @@ class Source:
     def load(self, split: str, condition: Condition) -> Encoded:
         names = [utterance.id for utterance in self.corpus.split(split)]
         asked = math.inf if condition.snr_db is None else condition.snr_db
-        heard = (ALL_SNRS_DB.index(asked), condition.draw) if self.encoder.hears else (0, 0)
+        heard = (ALL_SNRS_DB.index(asked), condition.draw) if self.encoder.depends_on_noise else (0, 0)
         tokens = {name: np.array([place, *heard], np.int32) for place, name in enumerate(names)}
         return Encoded(tokens, {name: asked + (self.off_db if name == names[-1] else 0.0) for name in names})
 

@@ -32,8 +32,8 @@ def loud(tones, tmp_path) -> Condition:
 
 def hear(condition: Condition, number: int = 0, split: str = "test") -> np.ndarray:
     """A clip as it sounds under a condition."""
-    said = Utterance(id=f"{split}-{number}", split=split, text="one", audio="a.wav", duration_s=1.0)
-    return condition.hear(said, SPEECH, said.id).audio
+    utterance = Utterance(id=f"{split}-{number}", split=split, text="one", audio="a.wav", duration_s=1.0)
+    return condition.apply(utterance, SPEECH, utterance.id).audio
 
 
 def tone_hz(audio: np.ndarray) -> int:

@@ -42,7 +42,7 @@ def test_a_codebook_is_learned_under_the_noise_that_is_asked_for(noise):
     corpus, settings = open_corpus(cell.corpus), cell.tokenizers["A"].settings
     loud = Condition(-20.0, (), 0, NoiseSettings(kinds=KINDS), noise, NoiseBank.open(noise, KINDS).digest)
     clean, noisy, again = (
-        TokenSource(corpus, "audio_mfcc", settings, under, in_this_process).ready() for under in (CLEAN, loud, CLEAN)
+        TokenSource(corpus, "audio_mfcc", settings, under, in_this_process).learn() for under in (CLEAN, loud, CLEAN)
     )
     assert clean.encoder.codebook.digest == again.encoder.codebook.digest
     assert clean.encoder.codebook.digest != noisy.encoder.codebook.digest

@@ -1,1 +1,1 @@
-"""What an utterance is, how its media are read, how noise is mixed in, how a synthetic corpus is made."""
+"""A corpus on disk: manifest, media files, noise and noise conditions, and the mouth crop of face videos."""

@@ -1,4 +1,4 @@
-"""One hearing condition of a split: clean, one SNR for all, or one SNR drawn per utterance (training)."""
+"""The noise condition of a split: clean, one SNR for all utterances, or one SNR drawn per utterance (training)."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from dmlm.seeding import generator
 
 @dataclass(frozen=True)
 class Condition:
-    """Plain data, so that it can be sent to other processes; `key` names it in the token cache."""
+    """Which noise a split is mixed with. Plain data, so it can be sent to other processes; `key` names it in the cache."""
 
-    snr_db: float | None  # infinite: clean; None: drawn
-    drawn_from_db: tuple[float, ...] = ()  # SNRs of which each utterance draws one
+    snr_db: float | None  # infinite: clean; None: drawn per utterance from `drawn_from_db`
+    drawn_from_db: tuple[float, ...] = ()  # SNRs from which each utterance draws one
     draw: int = 0  # which of several independent noise versions (training); evaluation uses 0
     noise: NoiseSettings = NoiseSettings()
     bank_folder: Path | None = None
@@ -27,7 +27,7 @@ class Condition:
 
     @classmethod
     def of(cls, snrs_db: tuple[float, ...], draw: int, noise: NoiseSettings, bank: NoiseBank) -> "Condition":
-        """The condition in which each utterance has one of these SNRs."""
+        """Return the condition in which each utterance has one of these SNRs."""
         if snrs_db == (snr.CLEAN_DB,):
             return CLEAN
         if len(snrs_db) == 1:
@@ -40,7 +40,7 @@ class Condition:
 
     @property
     def key(self) -> str:
-        """Readable and unique: `clean`, `snr-10-1a2b3c4d`, `draw0-1a2b3c4d`."""
+        """Readable and unique name: `clean`, `snr-10-1a2b3c4d`, `draw0-1a2b3c4d`."""
         if self.clean:
             return "clean"
         snrs_db = self.drawn_from_db if self.snr_db is None else (self.snr_db,)
@@ -59,14 +59,17 @@ class Condition:
         return NoiseBank.open(self.bank_folder, self.noise.kinds)
 
     def snr_db_of(self, utterance_id: str) -> float:
-        """The SNR that an utterance gets."""
+        """Return the SNR of an utterance."""
         if self.snr_db is not None:
             return self.snr_db
         random = generator(utterance_id, "level", self.noise.seed, self.draw)
         return self.drawn_from_db[int(random.integers(len(self.drawn_from_db)))]
 
-    def hear(self, utterance: Utterance, speech: np.ndarray, name: str) -> Mixed:
-        """The utterance as it sounds under this condition; evaluation never uses a training noise file."""
+    def apply(self, utterance: Utterance, speech: np.ndarray, name: str) -> Mixed:
+        """Mix an utterance with the noise of this condition; evaluation never uses a training noise file.
+
+        `speech` is float32 (samples,) at 16 kHz; `name` is the file that errors mention.
+        """
         snr_db = self.snr_db_of(utterance.id)
         spans = noisy_spans(utterance, len(speech), self.noise)
         noise = np.zeros(0, np.float32)

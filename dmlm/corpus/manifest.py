@@ -1,10 +1,9 @@
-"""The manifest: one utterance per line (JSONL), checked on reading with line numbers; and the corpus card beside it."""
+"""The manifest, one utterance per line (JSONL), and the corpus card beside it. Errors give the line number."""
 
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +18,7 @@ NonEmpty = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)
 
 
 class Utterance(BaseModel):
-    """One spoken item. Media are paths relative to the manifest; `spans` are where noise may go."""
+    """One line of the manifest. Media are paths relative to the manifest; noise may be added inside `spans`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +43,7 @@ class Utterance(BaseModel):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus on disk: its utterances in manifest order and its card (`name, version, licence, digest, settings`)."""
+    """A corpus on disk: utterances in manifest order, and the card (`name, version, licence, digest, settings`)."""
 
     folder: Path
     utterances: tuple[Utterance, ...]
@@ -52,26 +51,22 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the manifest and the bytes of every media file."""
+        """SHA-256 over the manifest lines and every media file."""
         return str(self.card["digest"])
 
     @property
     def label(self) -> str:
-        """Readable and unique: `name-digest8`."""
+        """Readable and unique name: `name-digest8`."""
         return f"{self.card['name']}-{self.digest[:8]}"
 
     def split(self, split: str) -> list[Utterance]:
         return [utterance for utterance in self.utterances if utterance.split == split]
 
-    @cached_property
-    def by_id(self) -> dict[str, Utterance]:
-        return {utterance.id: utterance for utterance in self.utterances}
-
     def media(self, utterance: Utterance, kind: str) -> Path:
-        """Path of an utterance's `audio`, `lips` or `image`.
+        """Return the path of the `audio`, `lips` or `image` file of an utterance.
 
         Raises:
-            UserError: the utterance has none.
+            UserError: the utterance has no such file.
         """
         name = getattr(utterance, kind)
         if name is None:
@@ -82,17 +77,18 @@ class Corpus:
 
 
 def _reason(error: ValidationError) -> str:
-    """First complaint of a validation, as `field: what is wrong`."""
+    """Return the first validation error as `field: what is wrong`."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    field = ".".join(str(part) for part in first["loc"])
+    return f"{field}: {first['msg']}" if field else str(first["msg"])
 
 
 def read_utterances(path: Path) -> tuple[Utterance, ...]:
     """Read and check a manifest.
 
     Raises:
-        UserError: naming file and line: not JSON, a bad field, a repeated id, or a media file that is missing or empty.
+        UserError: a line is not JSON, a field is wrong, an id is repeated, or a media file is missing or empty. The
+            message names the file and the line.
     """
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}; prepare the corpus first.")
@@ -108,7 +104,7 @@ def read_utterances(path: Path) -> tuple[Utterance, ...]:
             raise UserError(f"{path}, line {number}: {_reason(error)}; correct the line.") from None
         if utterance.id in lines_by_id:
             raise UserError(
-                f"{path}, line {number}: id {utterance.id!r} stands already on line {lines_by_id[utterance.id]}; ids must differ."
+                f"{path}, line {number}: id {utterance.id!r} is already used on line {lines_by_id[utterance.id]}; ids must differ."
             )
         for kind in FILES:
             name = getattr(utterance, kind)
@@ -137,19 +133,18 @@ def _card(path: Path) -> dict[str, Any]:
 def read_corpus(folder: Path) -> Corpus:
     """Open a prepared corpus (a folder with `manifest.jsonl` and `corpus.json`).
 
-    Tokens are found by the digest in `corpus.json` and the place of an utterance, so another manifest is refused.
+    Cached tokens are looked up by the digest in `corpus.json` and the position of an utterance, so the manifest must be
+    the one that `corpus.json` was written for.
 
     Raises:
-        UserError: a file is missing or damaged, or the manifest is not the one that `corpus.json` was written for.
+        UserError: a file is missing or damaged, or the manifest has changed.
     """
     path, manifest = folder / "corpus.json", folder / "manifest.jsonl"
     if not path.is_file():
         raise UserError(f"{folder} has no corpus.json, so its preparation did not finish; run the same command again.")
     card = _card(path)
-    if not manifest.is_file() or card.get("manifest") not in (
-        None,
-        files.digest(manifest),
-    ):  # None: an earlier version
+    # an earlier version wrote no "manifest" digest
+    if not manifest.is_file() or card.get("manifest") not in (None, files.digest(manifest)):
         raise UserError(
             f"{manifest} is missing, or was changed after the corpus was made; restore it, or remove {path} and run the"
             " same command, which makes both again."
@@ -158,7 +153,7 @@ def read_corpus(folder: Path) -> Corpus:
 
 
 def write_corpus(folder: Path, utterances: Iterable[Utterance], card: dict[str, Any]) -> Corpus:
-    """Write the manifest, then, last, the card with the content digest: the sign that the corpus is whole."""
+    """Write the manifest, then the card with the content digest. The card comes last: it marks the corpus as complete."""
     lines = [utterance.model_dump_json(exclude_none=True) for utterance in utterances]
     files.write_text(folder / "manifest.jsonl", "\n".join(lines) + "\n")
     checked = read_utterances(folder / "manifest.jsonl")

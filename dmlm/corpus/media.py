@@ -1,4 +1,4 @@
-"""Read the media that a manifest names (speech, lip video, page images), and write video. Every error names the file."""
+"""Read the media files of a manifest (speech, lip video, page images), and write video. Every error names the file."""
 
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ import numpy as np
 from dmlm.errors import UserError
 from dmlm.modalities import FRAMES_HZ, SAMPLE_RATE_HZ
 
-FRAMES_OFF_HZ = 0.1  # what a file may be beside that, such as 24.999
-FULL_RANGE = 2  # of a video: grey levels 0..255, not 16..235
+FRAMES_OFF_HZ = 0.1  # accepted deviation of the frame rate, such as 24.999
+FULL_RANGE = 2  # FFmpeg's colour range: grey levels 0..255, not 16..235
 
 
 def read_audio(path: Path) -> np.ndarray:
-    """Mono float32 speech (samples,) at 16 kHz; other rates are resampled, channels averaged.
+    """Read speech as mono float32 (samples,) at 16 kHz. Other rates are resampled, channels are averaged.
 
     Raises:
-        UserError: unreadable, empty, or holding NaN or infinity.
+        UserError: the file is unreadable or empty, or holds NaN or infinity.
     """
     import soundfile
     from scipy.signal import resample_poly
@@ -37,10 +37,10 @@ def read_audio(path: Path) -> np.ndarray:
 
 
 def read_video(path: Path) -> np.ndarray:
-    """Grey frames of a lip video, uint8 (T, H, W), 25 a second.
+    """Read a lip video as grey frames, uint8 (T, H, W), at 25 frames a second.
 
     Raises:
-        UserError: unreadable, without a frame, or of another frame rate, at which units would not keep their clock.
+        UserError: the file is unreadable, has no frame, or has another frame rate (token rates would be wrong).
     """
     import av
 
@@ -62,7 +62,7 @@ def read_video(path: Path) -> np.ndarray:
 
 
 def _grey(frame: Any) -> np.ndarray:
-    """Luminance (H, W) of a decoded frame, 0..255. A full-range luma plane is that already, and is not converted."""
+    """Return the luminance of a decoded frame, uint8 (H, W), 0..255. A full-range luma plane is returned unconverted."""
     if frame.format.name in ("gray", "yuv420p", "yuvj420p") and frame.color_range == FULL_RANGE:
         plane = frame.planes[0]
         return np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)[:, : frame.width]
@@ -73,7 +73,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FRAMES_HZ) -> None:
     """Write grey frames uint8 (T, H, W) as H.264 in MP4; the same frames give the same bytes.
 
     Raises:
-        UserError: no frame, or a size that the codec cannot hold (odd height or width).
+        UserError: there is no frame, or the height or width is odd, which the codec cannot encode.
     """
     import av
 
@@ -84,7 +84,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FRAMES_HZ) -> None:
         stream.height, stream.width = frames.shape[1:]
         stream.pix_fmt = "gray"
         stream.codec_context.thread_count = 1
-        stream.codec_context.color_range = FULL_RANGE  # else black and white move on reading
+        stream.codec_context.color_range = FULL_RANGE  # else readers rescale the grey levels
         padding = av.VideoFrame(stream.width, stream.height, "gray").planes[0].line_size - stream.width
         for frame in np.pad(frames, ((0, 0), (0, 0), (0, padding))):
             picture = av.VideoFrame(stream.width, stream.height, "gray")
@@ -95,10 +95,10 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FRAMES_HZ) -> None:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A page image, uint8 RGB (H, W, 3): upright as its EXIF says, and on white where it is transparent.
+    """Read a page image as RGB, uint8 (H, W, 3). EXIF rotation is applied; transparent parts become white.
 
     Raises:
-        UserError: unreadable, larger than Pillow takes, or with grey levels of no known range.
+        UserError: the file is unreadable, larger than Pillow accepts, or has grey levels of unknown range.
     """
     from PIL import Image, ImageOps
 
@@ -114,9 +114,9 @@ def read_image(path: Path) -> np.ndarray:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
-        above = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+        foreground = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", foreground.size, "white"), foreground)
     return np.asarray(image.convert("RGB"))
 
 
-READERS = {"audio": read_audio, "video": read_video, "image": read_image}  # by kind of file
+READERS = {"audio": read_audio, "video": read_video, "image": read_image}  # by kind of file, see `Modality.file`

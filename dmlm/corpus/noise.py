@@ -1,10 +1,10 @@
-"""Noise at a provable level: the variable that the whole suite sweeps.
+"""Add noise at an exact SNR, the variable that the experiments sweep.
 
-The noise waveform of an utterance depends on (utterance id, noise set, kind, seed) only: it is the same for every
-model, every modality subset and every SNR, so that curves are paired. The SNR is the power ratio inside the noisy
-span, measured again on the mixture; 0 dB means 0 dB. Protocol of the 3-Equations authors (`audio_add_noise.py`):
-noise on the second half of each spoken sentence. We differ: a noise clip shorter than the span is looped, and the
-span ends where the sentence ends (theirs ends 0.15 s earlier, to spare the silence that their clips end with).
+The noise waveform of an utterance depends only on (utterance id, noise set, kind, seed). It is the same for every
+model, every modality subset and every SNR, so curves are paired. The SNR is the power ratio inside the noisy span, and
+it is measured again on the mixture. The protocol is that of the 3-Equations authors (`audio_add_noise.py`): noise on
+the second half of each spoken sentence. Two differences: a noise clip shorter than the span is looped, and the span
+ends where the sentence ends (theirs ends 0.15 s earlier, to leave out the silence at the end of their clips).
 
 Shapes: audio is float32 (samples,) at 16 kHz.
 """
@@ -25,12 +25,12 @@ from dmlm.errors import UserError
 from dmlm.seeding import generator
 from dmlm.snr import CLEAN_DB, agrees, noisy
 
-PEAK = 0.95
+PEAK = 0.95  # largest absolute sample of a mixture
 Placement = Literal["second_half", "random_half", "whole"]
 
 
 class NoiseSettings(BaseModel):
-    """Which noise, where. `set` is `builtin` or a folder of audio files in one sub-folder per kind, such as MUSAN."""
+    """Which noise is added, and where. `set` is `builtin` or a folder with one sub-folder per kind, such as MUSAN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +44,7 @@ class NoiseSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Mixed:
-    """A mixture and what was measured on it."""
+    """A mixture and the SNR measured on it."""
 
     audio: np.ndarray  # (samples,) float32, peak-normalised
     snr_db_measured: float  # inside the noisy spans; infinite for clean speech
@@ -60,15 +60,15 @@ def _noise_clip(path: Path) -> np.ndarray:
 
 @dataclass(frozen=True)
 class NoiseBank:
-    """Noise files by kind, in two parts: training and evaluation never share a file."""
+    """Noise files by kind, in two parts, so that training and evaluation never share a file."""
 
     folder: Path
-    digest: str  # of names and sizes
+    digest: str  # of the names and sizes of the files
     files: dict[str, dict[str, tuple[Path, ...]]]  # part ("train" or "test") -> kind -> files
 
     @classmethod
     def open(cls, folder: Path, kinds: tuple[str, ...]) -> "NoiseBank":
-        """Open `folder/{train,test}/KIND/*`, or `folder/KIND/**` (MUSAN), where every fifth file is for evaluation.
+        """Open `folder/{train,test}/KIND/*`, or `folder/KIND/**` (MUSAN), where every fifth file is used for evaluation.
 
         Raises:
             UserError: a kind has too few audio files.
@@ -79,8 +79,8 @@ class NoiseBank:
             if (folder / "train").is_dir():
                 parts = {part: _audio_files(folder / part / kind) for part in files}
             else:
-                found = _audio_files(folder / kind)
-                parts = {"test": found[::5], "train": [path for i, path in enumerate(found) if i % 5]}
+                clips = _audio_files(folder / kind)
+                parts = {"test": clips[::5], "train": [path for i, path in enumerate(clips) if i % 5]}
             for part, paths in parts.items():
                 if not paths:
                     raise UserError(
@@ -92,7 +92,7 @@ class NoiseBank:
         return cls(folder, digest.hexdigest(), files)
 
     def waveform(self, utterance_id: str, part: str, samples: int, kinds: tuple[str, ...], *key: object) -> np.ndarray:
-        """Noise of the asked length for one utterance, looped where the clip is shorter."""
+        """Return noise float32 (samples,) for one utterance; `key` is added to its random key. Short clips are looped."""
         random = generator(utterance_id, self.folder.name, part, ",".join(kinds), *key)
         paths = self.files[part][kinds[random.integers(len(kinds))]]
         path = paths[random.integers(len(paths))]
@@ -108,7 +108,11 @@ def _audio_files(folder: Path) -> list[Path]:
 
 
 def noisy_spans(utterance: Utterance, samples: int, settings: NoiseSettings) -> list[slice]:
-    """Sample ranges of an utterance that get noise, one per spoken sentence (the whole clip if it names none)."""
+    """Return the sample ranges that get noise, one per spoken sentence (without `spans`, the clip is one sentence).
+
+    Raises:
+        UserError: no span lies inside the audio.
+    """
     random = generator(utterance.id, settings.placement, settings.seed)
     ranges = []
     for start_s, end_s in utterance.spans or ((0.0, utterance.duration_s),):
@@ -129,12 +133,12 @@ def noisy_spans(utterance: Utterance, samples: int, settings: NoiseSettings) -> 
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float, name: str) -> Mixed:
-    """Add noise inside each span at one SNR, then normalise the peak of the whole.
+    """Add noise inside each span at one SNR, then normalise the peak of the mixture.
 
     Per span: gain = sqrt(P_speech / (P_noise * 10^(SNR/10))), both powers over the samples of that span.
 
     Raises:
-        UserError: the speech or the noise is silent there, or the measured SNR is off by more than 0.1 dB.
+        UserError: the speech or the noise is silent in a span, or the measured SNR is off by more than 0.1 dB.
     """
     speech = speech.astype(np.float64)
     if not np.any(speech):
@@ -145,9 +149,9 @@ def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float
             speech_power, noise_power = _power(speech[span]), _power(noise[span])
             if speech_power == 0 or noise_power == 0:
                 silent = "speech" if speech_power == 0 else "noise"
-                where = f"from {span.start / SAMPLE_RATE_HZ:.2f} s to {span.stop / SAMPLE_RATE_HZ:.2f} s"
+                times = f"from {span.start / SAMPLE_RATE_HZ:.2f} s to {span.stop / SAMPLE_RATE_HZ:.2f} s"
                 raise UserError(
-                    f"{name}: the {silent} is silent {where}, where noise goes, so no SNR is defined; replace the file."
+                    f"{name}: the {silent} is silent {times}, where noise goes, so no SNR is defined; replace the file."
                 )
             mixture[span] += noise[span] * math.sqrt(speech_power / (noise_power * 10 ** (snr_db / 10)))
     gain = PEAK / np.abs(mixture).max()
@@ -161,7 +165,7 @@ def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float
 
 
 def measure_snr_db(mixture: np.ndarray, speech: np.ndarray, spans: list[slice], snr_db: float) -> float:
-    """SNR of a finished mixture: of all spans the value furthest from `snr_db`. Infinite where nothing was added."""
+    """Measure the SNR of a mixture in dB: the span furthest from `snr_db`, or infinity where no noise was added."""
     if not noisy(snr_db):
         return CLEAN_DB
     measured = []

@@ -11,7 +11,11 @@ from dmlm.sweep.materials import Materials
 
 def exchanged_with(letter: str, cell: Cell, materials: Materials) -> list[str]:
     """The modality and whatever else of the cell was made from it: text that was chosen by the audio goes with it."""
-    others = [k for k in cell.letters if k != letter and materials.sources[k].encoder.hears] if letter == "A" else []
+    others = (
+        [k for k in cell.letters if k != letter and materials.sources[k].encoder.depends_on_noise]
+        if letter == "A"
+        else []
+    )
     return [letter, *others]
 
 

@@ -239,9 +239,9 @@ def prepare(
         for letter in dict.fromkeys(letter for n in group for letter in cells[n].letters):
             choice, where = first.tokenizers[letter], first.execution.token_device
             try:
-                source = opened.source(corpus, choice, train[0], where).ready()
+                source = opened.source(corpus, choice, train[0], where).learn()
                 for split, wanted in (("train", train), (first.split, list(test.values()))):
-                    for condition in dict.fromkeys(map(source.under, wanted)):
+                    for condition in dict.fromkeys(map(source.condition_for, wanted)):
                         opened.encode(source, split, condition)
                 sources[letter] = source
             except OSError:  # the disk, which every cell needs
@@ -311,8 +311,8 @@ def look(cells: Sequence[Cell]) -> dict[int, Materials]:
         for letter in letters:
             choice = first.tokenizers[letter]
             sources[letter] = TokenSource(corpus, choice.recipe, choice.settings, train[0])
-        if all(source.learned for source in sources.values()):
-            ready = {letter: source.ready() for letter, source in sources.items()}
+        if all(source.is_learned for source in sources.values()):
+            ready = {letter: source.learn() for letter, source in sources.items()}
             found |= dict.fromkeys(group, Materials(corpus, ready, open_text(corpus, first.text), train, test))
     return found
 
@@ -330,8 +330,8 @@ def clips_to_encode(cells: Sequence[Cell], found: dict[int, Materials]) -> int |
                 ("train", materials.train_conditions),
                 (cell.split, materials.test_conditions.values()),
             ):
-                for condition in dict.fromkeys(map(source.under, wanted)):
+                for condition in dict.fromkeys(map(source.condition_for, wanted)):
                     key = f"{source.corpus.label} {source.name}", split, condition.key
                     if key not in missing:
-                        missing[key] = source.missing(split, condition)
+                        missing[key] = source.count_missing(split, condition)
     return sum(missing.values())

@@ -141,5 +141,5 @@ def _materials(cell: Cell) -> Materials:
     if key not in _kept:
         _kept.clear()
         _kept[key] = prepare([cell])[0]
-    encoding.forget()
+    encoding.release_encoder()
     return _kept[key]

@@ -40,8 +40,8 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
     model, reading = backbones.load(trial.stored.model), reading_of(cell, materials)
     with progress.bar("first pass", sum(counts[split] for split, _ in heard), "clip") as shown:
         for split, condition in heard:
-            path = first_pass.place(folder, condition.key, split)
-            if not first_pass.whole(path, [utterance.id for utterance in materials.corpus.split(split)]):
+            path = first_pass.transcripts_path(folder, condition.key, split)
+            if not first_pass.is_complete(path, [utterance.id for utterance in materials.corpus.split(split)]):
                 items, _ = materials.streams(cell.letters, split, condition)
                 texts = map(normalise, transcribe(model, items, reading))
                 records = zip(materials.corpus.split(split), texts, strict=True)

@@ -146,7 +146,7 @@ def evaluations_of(cell: Cell, baseline: str, test: dict[float, Condition]) -> t
 
 def trial_of(cell: Cell, materials: Materials, baseline: str) -> Trial:
     """The trial of one cell."""
-    hears = any(materials.sources[letter].encoder.hears for letter in cell.letters)
+    hears = any(materials.sources[letter].encoder.depends_on_noise for letter in cell.letters)
     conditions = materials.train_conditions[: cell.train.draws] if hears else []
     spec = training_spec(cell, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions)
     evaluations = evaluations_of(cell, baseline, materials.test_conditions)

@@ -1,1 +1,1 @@
-"""From media to discrete IDs: the tokenizer interface, k-means, the token cache, the one ID space."""
+"""From media to discrete IDs: encoder interfaces, k-means codebooks, the token cache, the shared ID space."""

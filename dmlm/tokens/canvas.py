@@ -1,4 +1,4 @@
-"""A page of any shape on the square that an image network wants, and the networks that see it patch by patch."""
+"""Fit a page of any shape to the square input of an image network; the vision transformers that are supported."""
 
 from typing import Literal
 
@@ -7,8 +7,8 @@ import numpy as np
 from dmlm.errors import UserError
 
 Fit = Literal["pad", "crop", "squash"]
-LANCZOS = 1  # of PIL.Image.Resampling
-PATCHWISE = (  # of transformers: the last tokens are the patches in raster order, and nothing is masked at random
+LANCZOS = 1  # value of PIL.Image.Resampling.LANCZOS
+PATCHWISE = (  # `model_type` of transformers: the last tokens are the patches in raster order, none masked at random
     "beit",
     "clip_vision_model",
     "deit",
@@ -23,10 +23,10 @@ PATCHWISE = (  # of transformers: the last tokens are the patches in raster orde
 
 
 def require_patchwise(recipe: str, model: str, kind: str) -> None:
-    """See that a model's `model_type` is one whose tokens are known to be those of patches.
+    """Check that a model is a vision transformer whose output tokens are its patches; `kind` is its `model_type`.
 
     Raises:
-        UserError: it is another; many look alike, and would give other tokens or fewer.
+        UserError: the type is not in PATCHWISE; similar models would give other tokens, or fewer.
     """
     if kind not in PATCHWISE:
         raise UserError(
@@ -36,10 +36,10 @@ def require_patchwise(recipe: str, model: str, kind: str) -> None:
 
 
 def square(page: np.ndarray, side: int, fit: Fit, resample: int = LANCZOS) -> np.ndarray:
-    """A page uint8 (H, W, 3) as (side, side, 3): its longer side fits (pad), its shorter one (crop), or both (squash).
+    """Resize a page uint8 (H, W, 3) to (side, side, 3). `fit`: pad (longer side fits), crop (shorter) or squash (both).
 
-    What pads is the page's own paper, its median colour. To crop is what image networks were trained with; it cuts the
-    ends of wide pages off.
+    Padding has the median colour of the page. Image networks were trained with crops, which cut off the ends of wide
+    pages.
     """
     from PIL import Image
 
@@ -48,10 +48,10 @@ def square(page: np.ndarray, side: int, fit: Fit, resample: int = LANCZOS) -> np
     size = (side, side) if fit == "squash" else (max(1, round(scale * width)), max(1, round(scale * height)))
     small = np.asarray(Image.fromarray(page).resize(size, Image.Resampling(resample)))
     if fit == "pad":
-        whole = np.empty((side, side, 3), np.uint8)
-        whole[:] = np.median(page, axis=(0, 1))
+        canvas = np.empty((side, side, 3), np.uint8)
+        canvas[:] = np.median(page, axis=(0, 1))
         top, left = (side - small.shape[0]) // 2, (side - small.shape[1]) // 2
-        whole[top : top + small.shape[0], left : left + small.shape[1]] = small
-        return whole
+        canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
+        return canvas
     top, left = (round((length - side) / 2) for length in small.shape[:2])
     return small[top : top + side, left : left + side]

@@ -1,4 +1,4 @@
-"""The interface of a frozen encoder: `Tokenizer` gives IDs, `Reader` gives text that the text vocabulary encodes."""
+"""The interfaces of frozen encoders: `Tokenizer` gives IDs; `Reader` gives text, which the text vocabulary encodes."""
 
 import hashlib
 import sys
@@ -18,48 +18,48 @@ from dmlm.weights import published
 
 
 class Settings(BaseModel):
-    """What can be set on a tokenizer; each recipe derives its own. Unknown keys are errors."""
+    """Base class for the settings of an encoder; each recipe derives its own. Unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Encoder(ABC):
-    """What tokenizers and readers share: settings, and a fingerprint that keys the token cache."""
+    """What tokenizers and readers share: settings, and a fingerprint that identifies them in the token cache."""
 
-    modality: ClassVar[str]  # letter of the template notation: A audio, L lips, I image, O recognised text
-    media: ClassVar[Literal["audio", "lips", "image", "ocr"]]  # the manifest field that is handed to it
-    packages: ClassVar[dict[str, str]] = {}  # what has to be importable, and the command that installs it
+    modality: ClassVar[str]  # letter in templates: A audio, L lips, I image, O recognised text
+    media: ClassVar[Literal["audio", "lips", "image", "ocr"]]  # the manifest field that it encodes
+    packages: ClassVar[dict[str, str]] = {}  # required package -> command that installs it
     Settings: ClassVar[type[Settings]] = Settings
-    device = "cpu"  # where its network runs, if it has one; the engine may set another
+    device = "cpu"  # where its network runs, if it has one; `EncoderSpec.build` sets it
 
     def __init__(self, settings: Any) -> None:
-        """Cheap: networks are opened, and engines imported, when they are first used."""
+        """Keep the settings. Must be cheap: open networks and import engines when they are first used."""
         self.settings = settings
 
     @property
     def recipe(self) -> str:
-        """Name of the file that defines it."""
+        """Name of the recipe: the file that defines the class, without suffix."""
         return Path(str(sys.modules[type(self).__module__].__file__)).stem
 
     @property
-    def hears(self) -> bool:
-        """Whether what it gives depends on the noise, so that each condition is encoded for itself."""
+    def depends_on_noise(self) -> bool:
+        """Whether its output depends on the noise, so that every condition must be encoded."""
         return self.media == "audio"
 
     @property
     def card(self) -> published.Card | None:
-        """The published weights that it needs; None for an encoder that needs none."""
+        """The published weights that it needs, or None."""
         return None
 
     def convert(self, downloaded: list[Path]) -> list[Path]:
-        """Make of the downloaded files what is loaded, where they are not safe as they are; returns what is kept."""
+        """Convert downloaded files that are not safe to load as they are. Return the files to keep."""
         return downloaded
 
     def require(self) -> None:
-        """See that everything is here that encoding takes.
+        """Check that everything needed for encoding is installed.
 
         Raises:
-            UserError: a package or weights are missing; the message has the command that brings them.
+            UserError: a package or weights are missing; the message contains the command that installs them.
         """
         for package, command in self.packages.items():
             if not importable(package):
@@ -68,7 +68,7 @@ class Encoder(ABC):
             raise UserError(published.missing(self.card, self.recipe))
 
     def facts(self) -> list[str]:
-        """Whatever else decides the result, such as a library's version; by default the digest of the weights."""
+        """What else determines the result, such as the version of a library; by default the digest of the weights."""
         if self.card is None:
             return []
         self.require()
@@ -76,7 +76,7 @@ class Encoder(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the recipe's source, its settings and its facts: equal fingerprints give equal tokens."""
+        """SHA-256 of the source of the recipe, its settings and its facts. Equal fingerprints give equal tokens."""
         parts = [recipes.digest(type(self).__module__), self.settings.model_dump_json(), *self.facts()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -84,18 +84,19 @@ class Encoder(ABC):
 class Tokenizer(Encoder):
     """Encoder to discrete IDs. Results must not depend on batch size, order or padding.
 
-    One whose codebook is learned has `clusters` in its settings and defines `features` (or, for batches, `features_of`);
-    one that brings its own overrides `vocab_size` and `encode`. One that learns a network on the training split has
-    `learns = True` and defines `fit`.
+    - A tokenizer with a learned codebook has `clusters` in its settings and defines `features` (or `features_of` for
+      batches).
+    - A tokenizer with its own codebook overrides `vocab_size` and `encode`.
+    - A tokenizer that learns a network on the training split sets `learns = True` and defines `fit`.
     """
 
     learns: bool = False
-    learned: dict[str, np.ndarray] | None = None  # what `fit` gave; set by the engine
-    codebook: Codebook | None = None  # set by the engine once learned
+    learned: dict[str, np.ndarray] | None = None  # the arrays that `fit` returned; set by `EncoderSpec.build`
+    codebook: Codebook | None = None  # set by `EncoderSpec.build` once it is learned
 
     @property
     def clusters(self) -> int | None:
-        """Size of the codebook to learn; None where the encoder brings its own."""
+        """Size of the codebook to learn; None if the tokenizer has its own."""
         return getattr(self.settings, "clusters", None)
 
     @property
@@ -108,17 +109,17 @@ class Tokenizer(Encoder):
     @property
     @abstractmethod
     def rate_hz(self) -> float | None:
-        """Tokens per second; None where the modality has no clock."""
+        """Tokens per second; None if the modality has no clock."""
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """IDs (T,) of each item. Audio: float32 (samples,) at 16 kHz; lips: uint8 (T, H, W); image: uint8 (H, W, 3)."""
         if self.codebook is None:
-            why = "no codebook yet" if self.clusters else "neither `encode` nor `clusters` in its settings"
-            raise TypeError(f"{type(self).__name__} has {why}")
+            lack = "no codebook yet" if self.clusters else "neither `encode` nor `clusters` in its settings"
+            raise TypeError(f"{type(self).__name__} has {lack}")
         return [self.codebook.assign(features) for features in self.features_of(batch)]
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
-        """Feature vectors (T, D) of each item, for an encoder whose codebook is learned."""
+        """Feature vectors (T, D) of each item, for a tokenizer whose codebook is learned."""
         return [self.features(item) for item in batch]
 
     def features(self, item: np.ndarray) -> np.ndarray:
@@ -126,7 +127,10 @@ class Tokenizer(Encoder):
         raise TypeError(f"{type(self).__name__} defines neither `features` nor `features_of` to learn a codebook from")
 
     def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Learn on training clips, read one by one as they are asked for; what it gives is kept and set as `learned`."""
+        """Learn a network on training clips and return its arrays, which are stored and set as `learned`.
+
+        `clips` reads each clip from disk when it is indexed.
+        """
         raise TypeError(f"{type(self).__name__} learns no network")
 
     def facts(self) -> list[str]:
@@ -135,7 +139,7 @@ class Tokenizer(Encoder):
 
 
 def importable(package: str) -> bool:
-    """Whether a package is installed, found without importing it."""
+    """Whether a package is installed. Does not import it."""
     if package in sys.modules:
         return sys.modules[package] is not None
     return find_spec(package) is not None
@@ -143,10 +147,10 @@ def importable(package: str) -> bool:
 
 def tensors_digest(tensors: dict[str, np.ndarray]) -> str:
     """SHA-256 over named arrays."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(tensors):
-        whole.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode() + tensors[name].tobytes())
-    return whole.hexdigest()
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode() + tensors[name].tobytes())
+    return digest.hexdigest()
 
 
 class Reader(Encoder):
@@ -156,16 +160,16 @@ class Reader(Encoder):
 
     @property
     def first_pass(self) -> Path | None:
-        """Folder of the transcripts that it wants to be told, see `dmlm.tokens.first_pass`; None where it wants none."""
+        """Folder of the first-pass transcripts that it uses, see `dmlm.tokens.first_pass`; None if it uses none."""
         return getattr(self.settings, "first_pass", None)
 
     @property
-    def hears(self) -> bool:
+    def depends_on_noise(self) -> bool:
         return self.first_pass is not None
 
     @abstractmethod
-    def read(self, batch: list[Any], said: list[str] | None = None) -> list[str]:
-        """Text of each item: an image, uint8 (H, W, 3), or the manifest's own `ocr` string where `media` says so.
+    def read(self, batch: list[Any], heard: list[str] | None = None) -> list[str]:
+        """Text of each item: an image, uint8 (H, W, 3), or the `ocr` string of the manifest if `media` is "ocr".
 
-        `said` is what a first pass over the audio understood of each, where `first_pass` asks for it.
+        `heard` is the first-pass transcript of each item; it is passed if `first_pass` is set.
         """

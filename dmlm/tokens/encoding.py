@@ -1,4 +1,4 @@
-"""What a worker does for the token cache: read clips as an encoder hears or sees them, encode a shard, learn on a sample."""
+"""Worker functions of the token cache: read clips, encode a shard, learn a network or a codebook."""
 
 import json
 import traceback
@@ -24,42 +24,43 @@ from dmlm.tokens import first_pass
 from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
 from dmlm.tokens.quantize import Codebook, learn_codebook
 
-CODEBOOK_FRAMES = 80_000
-CLIP_FRAMES = 1250  # of one clip
-GROUP_BYTES = 1 << 27  # of clips in memory at once; one that is longer comes alone
-SHORTEST_S = 0.05  # of audio: what every audio tokenizer makes a token of
+CODEBOOK_FRAMES = 80_000  # at most, to learn a codebook
+CLIP_FRAMES = 1250  # at most, of one clip
+GROUP_BYTES = 1 << 27  # of clips in memory at once; a larger clip is a group of its own
+SHORTEST_S = 0.05  # of audio; every audio tokenizer gives a token for this length
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A recipe with its settings: plain data from which any process builds the same encoder."""
+    """A recipe and its settings: plain data from which any process builds the same encoder."""
 
     recipe: str
     settings: dict[str, Any]
-    network: Path | None = None  # what the recipe's `fit` learned
+    network: Path | None = None  # file of what `Tokenizer.fit` learned
     codebook: Path | None = None
     device: str = "cpu"
 
     def build(self) -> Encoder:
-        """The encoder, with its codebook if it has been learned.
+        """Build the encoder, with its network and its codebook if they have been learned.
 
         Raises:
-            UserError: unknown recipe, or a setting that the recipe does not know or accept.
+            UserError: the recipe is unknown, or a setting is unknown or invalid.
         """
-        kind = recipes.load_class("tokenizers", self.recipe, Encoder)
+        encoder_class = recipes.load_class("tokenizers", self.recipe, Encoder)
         try:
-            settings = kind.Settings(**self.settings)
+            settings = encoder_class.Settings(**self.settings)
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"]))
-            which = f"setting {name!r}" if name else "settings"
-            hint = (
-                did_you_mean(name, kind.Settings.model_fields) if first["type"] == "extra_forbidden" else first["msg"]
-            )
-            raise UserError(f"Tokenizer {self.recipe}: {which}: {hint.removeprefix('Value error, ')}.") from None
-        if kind.media not in FIELDS:
-            raise UserError(f"Tokenizer {self.recipe}: media={kind.media!r}; choose one of {', '.join(FIELDS)}.")
-        encoder = kind(settings)
+            where = f"setting {name!r}" if name else "settings"
+            hint = first["msg"]
+            if first["type"] == "extra_forbidden":
+                hint = did_you_mean(name, encoder_class.Settings.model_fields)
+            raise UserError(f"Tokenizer {self.recipe}: {where}: {hint.removeprefix('Value error, ')}.") from None
+        media_field = encoder_class.media
+        if media_field not in FIELDS:
+            raise UserError(f"Tokenizer {self.recipe}: media={media_field!r}; choose one of {', '.join(FIELDS)}.")
+        encoder = encoder_class(settings)
         encoder.device = self.device
         if isinstance(encoder, Tokenizer):
             encoder.learned = _open_learned(self.network) if self.network else None
@@ -69,28 +70,28 @@ class EncoderSpec:
 
 @dataclass(frozen=True)
 class EncodingJob:
-    """Utterances of one split under one condition, and where what is made of them belongs."""
+    """Utterances of one split under one condition, and the file to write for them."""
 
     spec: EncoderSpec
-    fingerprint: str  # of the driver's encoder
-    corpus: Path
-    utterances: list[dict[str, Any]]
+    fingerprint: str  # of the encoder in the driver process
+    corpus: Path  # folder
+    utterances: list[dict[str, Any]]  # fields of each `Utterance`
     condition: Condition
     target: Path
 
 
-_built: dict[tuple[str, str], Encoder] = {}  # of the last shard that this process encoded
+_built: dict[tuple[str, str], Encoder] = {}  # the encoder of the last job of this process, if any
 
 
 def _encoder(job: EncodingJob) -> Encoder:
-    """That of the last shard, if this one wants the same: a network is opened once.
+    """Return the encoder of a job; consecutive jobs share it, so a network is opened once.
 
     Raises:
-        UserError: this process has another version of the recipe or of its weights than the driver.
+        UserError: the recipe or its weights differ from those in the driver process.
     """
     key = repr(job.spec), job.fingerprint
     if key not in _built:
-        forget()
+        release_encoder()
         encoder = job.spec.build()
         if encoder.fingerprint != job.fingerprint:
             raise UserError(f"Tokenizer {job.spec.recipe} was changed while it was in use; run the same command again.")
@@ -98,13 +99,17 @@ def _encoder(job: EncodingJob) -> Encoder:
     return _built[key]
 
 
-def forget() -> None:
-    """Give the memory of a network back."""
+def release_encoder() -> None:
+    """Drop the encoder of the last job, which frees the memory of its network."""
     _built.clear()
 
 
 def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condition) -> tuple[Any, float]:
-    """What the encoder is given for one utterance, and the SNR measured on it (infinite where no noise applies)."""
+    """Read the input of the encoder for one utterance, and the SNR measured on it (infinite without noise).
+
+    Raises:
+        UserError: the utterance lacks the file, the file is unreadable, or the audio is too short.
+    """
     name = getattr(utterance, encoder.media)
     if name is None:
         raise UserError(
@@ -116,35 +121,36 @@ def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condi
             raise UserError(
                 f"{corpus / name} has {len(speech)} samples; utterance {utterance.id!r} needs {SHORTEST_S} s at least."
             )
-        heard = condition.hear(utterance, speech, str(corpus / name))
-        return heard.audio, heard.snr_db_measured
+        mixture = condition.apply(utterance, speech, str(corpus / name))
+        return mixture.audio, mixture.snr_db_measured
     kind = FIELDS[encoder.media].file
     return (media.READERS[kind](corpus / name) if kind else name), CLEAN_DB
 
 
-def _said(encoder: Reader, job: EncodingJob, utterances: Sequence[Utterance]) -> list[str] | None:
-    """What a first pass understood of utterances of one split, where the reader wants it."""
+def _heard(encoder: Reader, job: EncodingJob, utterances: Sequence[Utterance]) -> list[str] | None:
+    """First-pass transcripts of utterances of one split, or None if the reader uses none."""
     if encoder.first_pass is None:
         return None
-    return first_pass.said(encoder.first_pass, job.condition.key, utterances[0].split, [u.id for u in utterances])
+    ids, split = [utterance.id for utterance in utterances], utterances[0].split
+    return first_pass.read_transcripts(encoder.first_pass, job.condition.key, split, ids)
 
 
 def encode_shard(job: EncodingJob) -> int:
-    """Encode a run of utterances and write the shard, its checksum last."""
+    """Encode the utterances of a job and write the shard, its checksum last. Return the number of utterances."""
     encoder = _encoder(job)
     parts: list[np.ndarray] = []
     levels: list[float] = []
     for utterances, items, measured in _groups(encoder, job):
         if isinstance(encoder, Reader):
-            said = _said(encoder, job, utterances)
-            with _blamed(job, utterances):
-                texts = encoder.read(items, said)
+            heard = _heard(encoder, job, utterances)
+            with _located(job, utterances):
+                texts = encoder.read(items, heard)
             parts += [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
         else:
             assert isinstance(encoder, Tokenizer)
-            with _blamed(job, utterances):
-                found = encoder.encode(items)
-            parts += [_checked(encoder, job, *each) for each in zip(utterances, items, found, strict=True)]
+            with _located(job, utterances):
+                ids = encoder.encode(items)
+            parts += [_checked(encoder, job, *each) for each in zip(utterances, items, ids, strict=True)]
         levels += measured
     arrays = {
         "tokens": np.concatenate(parts),
@@ -158,7 +164,7 @@ def encode_shard(job: EncodingJob) -> int:
 
 
 def _groups(encoder: Encoder, job: EncodingJob) -> Iterator[tuple[list[Utterance], list[Any], list[float]]]:
-    """Utterances of a job, what the encoder is given for them, and their SNR: as many at once as memory allows."""
+    """Yield the utterances of a job, their encoder inputs and their SNRs, in groups of at most GROUP_BYTES."""
     utterances: list[Utterance] = []
     items: list[Any] = []
     levels: list[float] = []
@@ -177,8 +183,8 @@ def _groups(encoder: Encoder, job: EncodingJob) -> Iterator[tuple[list[Utterance
 
 
 @contextmanager
-def _blamed(job: EncodingJob, utterances: Sequence[Utterance]) -> Iterator[None]:
-    """Let an error of a recipe end with a line that says where it arose, and about which utterances."""
+def _located(job: EncodingJob, utterances: Sequence[Utterance]) -> Iterator[None]:
+    """Add to an error of a recipe the line of the recipe and the utterances that it was encoding."""
     about = f"utterance {utterances[0].id!r}" if len(utterances) == 1 else f"one of {len(utterances)} utterances"
     about += f", the first {utterances[0].id!r}" if len(utterances) > 1 else ""
     try:
@@ -192,41 +198,41 @@ def _blamed(job: EncodingJob, utterances: Sequence[Utterance]) -> Iterator[None]
         raise RuntimeError(f"tokenizer {stem}, {at}, {about}: {type(error).__name__}: {error}") from error
 
 
-def _checked(encoder: Tokenizer, job: EncodingJob, utterance: Utterance, item: Any, found: Any) -> np.ndarray:
-    """IDs int32 (T,) of an utterance.
+def _checked(encoder: Tokenizer, job: EncodingJob, utterance: Utterance, item: Any, output: Any) -> np.ndarray:
+    """Check what a recipe returned for an utterance, and return it as IDs int32 (T,).
 
     Raises:
-        UserError: the recipe does not keep what it promises.
+        UserError: the output is not a row of integers, has an ID outside `vocab_size`, or does not fit `rate_hz`.
     """
-    ids, size, clock = np.asarray(found), encoder.vocab_size, FIELDS[encoder.media].input_rate_hz
-    promised = encoder.rate_hz * len(item) / clock if encoder.rate_hz and clock else len(ids)
+    ids, size, clock = np.asarray(output), encoder.vocab_size, FIELDS[encoder.media].input_rate_hz
+    expected = encoder.rate_hz * len(item) / clock if encoder.rate_hz and clock else len(ids)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        wrong = f"an array of {ids.dtype} of shape {ids.shape} instead of whole numbers in a row"
+        fault = f"an array of {ids.dtype} of shape {ids.shape} instead of whole numbers in a row"
     elif not len(ids) or not 0 <= ids.min() <= ids.max() < size:
-        wrong = f"no ID or one outside [0, {size})"
-    elif abs(len(ids) - promised) > 2 + 0.1 * promised:
-        wrong = f"{len(ids)} IDs where its rate of {encoder.rate_hz:g} a second promises {promised:.0f}"
+        fault = f"no ID or one outside [0, {size})"
+    elif abs(len(ids) - expected) > 2 + 0.1 * expected:
+        fault = f"{len(ids)} IDs where its rate of {encoder.rate_hz:g} a second promises {expected:.0f}"
     else:
         return ids.astype(np.int32)
-    raise UserError(f"Tokenizer {job.spec.recipe} gave {wrong} for {utterance.id!r}.")
+    raise UserError(f"Tokenizer {job.spec.recipe} gave {fault} for {utterance.id!r}.")
 
 
 def sample_features(job: EncodingJob) -> int:
-    """Write frames of a few clips, of a long one some at equal distances: the material of a codebook."""
+    """Write feature frames of a few clips, for learning a codebook; long clips are subsampled at equal steps."""
     encoder = _encoder(job)
     assert isinstance(encoder, Tokenizer)
     frames: list[np.ndarray] = []
     for utterances, items, _ in _groups(encoder, job):
-        with _blamed(job, utterances):
-            found = encoder.features_of(items)
-        frames += [features[:: max(1, -(-len(features) // CLIP_FRAMES))].copy() for features in found]
+        with _located(job, utterances):
+            batch = encoder.features_of(items)
+        frames += [features[:: max(1, -(-len(features) // CLIP_FRAMES))].copy() for features in batch]
     with files.atomic(job.target) as temporary:
         save_file({"frames": np.concatenate(frames)}, temporary)
     return len(frames)
 
 
 class _Clips(Sequence[np.ndarray]):
-    """Training clips as an encoder hears or sees them, read when they are asked for."""
+    """The encoder inputs of the training clips; each is read from disk when it is indexed."""
 
     def __init__(self, encoder: Encoder, job: EncodingJob) -> None:
         self._encoder, self._job = encoder, job
@@ -239,30 +245,30 @@ class _Clips(Sequence[np.ndarray]):
         return _read(self._encoder, self._job.corpus, utterance, self._job.condition)[0]
 
 
-def fit(job: EncodingJob) -> None:
-    """Learn a network in a process of its own: one thread, so the result does not depend on the number of cores."""
+def fit_network(job: EncodingJob) -> None:
+    """Learn a network with one thread (a worker has one), so the result does not depend on the number of cores."""
     encoder = _encoder(job)
     assert isinstance(encoder, Tokenizer)
     clips = _Clips(encoder, job)
-    with _blamed(job, [Utterance(**fields) for fields in job.utterances]):
+    with _located(job, [Utterance(**fields) for fields in job.utterances]):
         learned = encoder.fit(clips)
-    forget()  # it has what it learned, and is another tokenizer now
+    release_encoder()  # `fit` may have changed it; with the learned network it is another tokenizer
     with files.atomic(job.target) as temporary:
         save_file(learned, temporary)
     files.seal(job.target)
 
 
-def learn(job: tuple[list[Path], int, Path]) -> None:
-    """k-means in a process of its own: one thread, so the result does not depend on the number of cores."""
-    parts, clusters, target = job
-    frames = np.concatenate([open_tensors(path)["frames"] for path in parts])
+def fit_codebook(job: tuple[list[Path], int, Path]) -> None:
+    """Learn a codebook by k-means, with one thread, from (files of sampled frames, number of clusters, target)."""
+    sample_paths, clusters, target = job
+    frames = np.concatenate([open_tensors(path)["frames"] for path in sample_paths])
     if len(frames) > CODEBOOK_FRAMES:
         frames = frames[np.random.default_rng(0).choice(len(frames), CODEBOOK_FRAMES, replace=False)]
     learn_codebook(frames, clusters).save(target)
 
 
 def open_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Everything in a safetensors file."""
+    """Read all arrays of a safetensors file."""
     with safe_open(path, "np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

@@ -1,9 +1,11 @@
-"""What a first pass over the audio understood, in a folder that `dmlm grid transcribe` or any other recogniser writes.
+"""First-pass transcripts: what a recogniser understood from the audio, in a folder that `dmlm grid transcribe` writes.
+
+Any other recogniser can write the same files:
 
     FOLDER/CONDITION/SPLIT.jsonl   a line {"id": ..., "text": ...} for each utterance
-    FOLDER/first_pass.json         whose transcripts these are, if the recogniser says so
+    FOLDER/first_pass.json         optional card: which corpus and which model the transcripts are from
 
-CONDITION is the key of the hearing condition, `clean` or one such as `snr-10-1a2b3c4d`.
+CONDITION is the key of the noise condition, `clean` or one such as `snr-10-1a2b3c4d`.
 """
 
 import codecs
@@ -20,8 +22,8 @@ from dmlm.weights import published
 CARD = "first_pass.json"
 
 
-def place(folder: Path, condition: str, split: str) -> Path:
-    """Where the transcripts of a split under a condition are."""
+def transcripts_path(folder: Path, condition: str, split: str) -> Path:
+    """Return the path of the transcripts of a split under a condition."""
     return folder.expanduser() / condition / f"{split}.jsonl"
 
 
@@ -29,7 +31,7 @@ def digest(folder: Path) -> str:
     """SHA-256 over the transcripts of a folder.
 
     Raises:
-        UserError: there are none.
+        UserError: the folder has no transcripts.
     """
     folder = folder.expanduser()
     paths = sorted(folder.glob("*/*.jsonl"))
@@ -37,15 +39,15 @@ def digest(folder: Path) -> str:
         raise UserError(
             f"first_pass: {folder} has no transcripts CONDITION/SPLIT.jsonl; run: dmlm grid transcribe GRID --to {folder}"
         )
-    named = [f"{path.relative_to(folder).as_posix()} {published.file_digest(path)}" for path in paths]
-    return hashlib.sha256("\n".join(named).encode()).hexdigest()
+    lines = [f"{path.relative_to(folder).as_posix()} {published.file_digest(path)}" for path in paths]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def check(folder: Path, corpus: str) -> None:
-    """See that the transcripts are of this corpus, as far as they say.
+    """Check that the transcripts are of this corpus (a label), if the folder has a card.
 
     Raises:
-        UserError: they are of another.
+        UserError: the card names another corpus.
     """
     card = read_card(folder.expanduser())
     if card and card.get("corpus") != corpus:
@@ -55,10 +57,10 @@ def check(folder: Path, corpus: str) -> None:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What a folder says of itself, if anything.
+    """Read the card of a folder; empty if there is none.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the card is damaged.
     """
     path = folder / CARD
     try:
@@ -68,44 +70,45 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise UserError(f"first_pass: {path} is damaged ({error}); make the folder again.") from None
 
 
-def said(folder: Path, condition: str, split: str, ids: Sequence[str]) -> list[str]:
-    """The transcript of each of these utterances.
+def read_transcripts(folder: Path, condition: str, split: str, ids: Sequence[str]) -> list[str]:
+    """Read the transcripts of these utterances, in the order of `ids`.
 
     Raises:
-        UserError: no such file, a line that is none, or an utterance that is not in it.
+        UserError: the file is missing, a line is malformed, or an utterance is not in the file.
     """
-    path = place(folder, condition, split)
+    path = transcripts_path(folder, condition, split)
     if not path.is_file():
         raise UserError(
             f"first_pass: there is no {path}; run dmlm grid transcribe for a grid of the same noise, levels and draws."
         )
-    found = _read(path, published.file_digest(path))
+    transcripts = _read(path, published.file_digest(path))
     for name in ids:
-        if name not in found:
+        if name not in transcripts:
             raise UserError(f"first_pass: {path} has no line of utterance {name!r}; make the file again.")
-    return [found[name] for name in ids]
+    return [transcripts[name] for name in ids]
 
 
-def whole(path: Path, ids: Sequence[str]) -> bool:
-    """Whether a file is there and has exactly these utterances."""
+def is_complete(path: Path, ids: Sequence[str]) -> bool:
+    """Whether the file exists and has exactly these utterances, in this order."""
     try:
         return path.is_file() and list(_read(path, published.file_digest(path))) == list(ids)
     except UserError:
-        return False  # a damaged one is made again
+        return False  # a damaged file is written again
 
 
-@functools.lru_cache(maxsize=2)  # shards of one split come one after the other
+@functools.lru_cache(maxsize=2)  # the shards of a split are encoded one after the other
 def _read(path: Path, digest: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    """Transcripts by utterance id; `digest` is that of the file, so that a changed file is read again."""
+    transcripts: dict[str, str] = {}
     for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         try:
             record = json.loads(line)
             name, text = record["id"], record["text"]
         except (ValueError, KeyError, TypeError):
             name, text = None, None
-        if not isinstance(name, str) or not isinstance(text, str) or name in found:
+        if not isinstance(name, str) or not isinstance(text, str) or name in transcripts:
             raise UserError(
-                f'first_pass: {path}, line {number} is not {{"id": "...", "text": "..."}} of an utterance of its own.'
+                f'first_pass: {path}, line {number} is not {{"id": "...", "text": "..."}}, or repeats an id.'
             )
-        found[name] = text
-    return found
+        transcripts[name] = text
+    return transcripts

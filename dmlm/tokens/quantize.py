@@ -19,7 +19,7 @@ BLOCK = 4096  # frames at a time: a long clip with many centroids must fit in me
 
 @dataclass(frozen=True)
 class Codebook:
-    """Centroids in normalised feature space and the normalisation that leads there."""
+    """Centroids in normalised feature space, and the normalisation: x -> (x - mean) * scale."""
 
     centroids: np.ndarray  # (K, D) float32
     mean: np.ndarray  # (D,)
@@ -39,7 +39,7 @@ class Codebook:
         """Nearest centroid of each frame, int32 (T,): argmin_k |x - c_k|^2.
 
         Raises:
-            UserError: features that are NaN or infinite, to which none is near.
+            UserError: a feature is NaN or infinite, so it has no nearest centroid.
         """
         square = np.square(self.centroids).sum(axis=1)
         ids = [np.empty(0, np.int32)]
@@ -57,13 +57,13 @@ class Codebook:
 
     @classmethod
     def plain(cls, centroids: np.ndarray) -> "Codebook":
-        """Published centroids (K, D), for features as they are."""
+        """A codebook of published centroids (K, D), for features that are not normalised."""
         width = centroids.shape[1]
         return cls(centroids, np.zeros(width, np.float32), np.ones(width, np.float32))
 
     @classmethod
     def load(cls, path: Path) -> "Codebook":
-        """What `save` wrote; one of an earlier version has no seal.
+        """Read what `save` wrote. A codebook of an earlier version has no `.sha256` file and is not checked.
 
         Raises:
             UserError: the file is damaged.
@@ -80,7 +80,7 @@ def learn_codebook(frames: np.ndarray, clusters: int, seed: int = 0) -> Codebook
     """Mini-batch k-means on frames (N, D), each feature scaled to unit variance first.
 
     Raises:
-        UserError: fewer distinct frames than clusters.
+        UserError: there are fewer frames than clusters.
     """
     from sklearn.cluster import MiniBatchKMeans
 

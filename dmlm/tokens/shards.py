@@ -1,9 +1,9 @@
-"""The token cache: an (utterance, condition, tokenizer) is encoded once, ever.
+"""The token cache: each combination of utterance, condition and tokenizer is encoded once.
 
     tokens/CORPUS-digest8/RECIPE-fingerprint8/CONDITION/SPLIT-0000.safetensors   flat tokens, offsets, measured SNR
-                                                        SPLIT-0000.sha256        written last: the shard is whole
+                                                        SPLIT-0000.sha256        written last: the shard is complete
 
-A shard whose checksum does not fit is encoded again. Text of a reader is kept in the same form, as UTF-8 bytes.
+A shard whose checksum does not match is encoded again. The text of a reader is stored the same way, as UTF-8 bytes.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
 from dmlm.tokens.encoding import EncoderSpec, EncodingJob
 
 SHARD_SIZE = 128  # utterances
-CODEBOOK_CLIPS = 640  # training clips whose frames a codebook is learned from
-Map = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]  # function, jobs: values as they come
+CODEBOOK_CLIPS = 640  # about so many training clips give frames for a codebook
+Map = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]  # (function, jobs) -> results in any order
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokens (or texts) of a split under one condition, by utterance id, and the SNR measured for each."""
+    """Tokens or texts of a split under one condition, and the measured SNRs."""
 
-    tokens: dict[str, Any]  # id -> int32 (T,), or str from a reader
-    snr_db_measured: dict[str, float]
+    tokens: dict[str, Any]  # utterance id -> int32 (T,), or str from a reader
+    snr_db_measured: dict[str, float]  # utterance id -> dB
 
 
-def _kept(path: Path) -> bool:
-    """Whether what was learned is there and fits its seal, if it has one; earlier versions sealed nothing."""
+def _is_learned(path: Path) -> bool:
+    """Whether a learned file exists and matches its checksum, if it has one; earlier versions wrote no checksum."""
     return path.is_file() and (files.sealed(path) or not path.with_suffix(".sha256").is_file())
 
 
-def _whole(job: EncodingJob) -> bool:
-    """Whether a shard is there, undamaged, and of these utterances."""
+def _is_complete(job: EncodingJob) -> bool:
+    """Whether the shard of a job exists, is undamaged, and holds the utterances of the job."""
     path = job.target
     if files.sealed(path):
         with safe_open(path, "np") as file:
@@ -55,7 +55,7 @@ def _whole(job: EncodingJob) -> bool:
 
 
 class TokenSource:
-    """One modality of one corpus through one tokenizer."""
+    """The tokens of one modality of one corpus, from one encoder."""
 
     def __init__(
         self,
@@ -66,19 +66,28 @@ class TokenSource:
         run: Map = processes.run,
         device: str = "cpu",
     ) -> None:
-        """`run` is what maps a function over shards: processes of this machine, or an engine."""
+        """Build the encoder.
+
+        Args:
+            corpus: whose utterances are encoded
+            recipe: name or path of the encoder recipe
+            settings: of the recipe
+            learn_under: condition under which a network or a codebook is learned
+            run: maps a function over jobs, in processes of this machine or on an engine
+            device: where the network of the encoder runs
+        """
         self.corpus, self._map = corpus, run
         self.spec = EncoderSpec(recipe, settings, device=device)
         self.encoder = self.spec.build()
         self._root = paths.home() / "tokens" / corpus.label
-        self._learn_under = self.under(learn_under)
+        self._learn_under = self.condition_for(learn_under)
 
     @staticmethod
     def check(letter: str, recipe: str, settings: dict[str, Any]) -> Encoder:
-        """The encoder; a recipe that is unknown, set wrongly or for another modality is refused.
+        """Build the encoder of a modality, which checks its recipe and settings.
 
         Raises:
-            UserError: one sentence.
+            UserError: the recipe is unknown or for another modality, or a setting is wrong.
         """
         encoder = EncoderSpec(recipe, settings).build()
         if encoder.modality != letter:
@@ -89,31 +98,32 @@ class TokenSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """That of the encoder when it was asked for first: weights or transcripts that change later are refused."""
+        """Fingerprint of the encoder, computed once: a worker refuses weights or transcripts that change later."""
         return self.encoder.fingerprint
 
     @property
     def name(self) -> str:
+        """Readable and unique name: `recipe-fingerprint8`."""
         return f"{Path(self.spec.recipe).stem}-{self.fingerprint[:8]}"
 
     @property
-    def learned(self) -> bool:
-        """Whether nothing is left to learn, so that `ready` costs nothing."""
-        return all(map(_kept, self._to_learn()))
+    def is_learned(self) -> bool:
+        """Whether nothing is left to learn, so that `learn` only opens files."""
+        return all(map(_is_learned, self._learned_paths()))
 
     @property
     def learned_files(self) -> dict[str, Path]:
-        """What was learned for the encoder so far, by part: `network`, `codebook`."""
+        """Files that were learned for the encoder so far, by part: `network`, `codebook`."""
         parts = {"network": self.spec.network, "codebook": self.spec.codebook}
         return {part: path for part, path in parts.items() if path is not None}
 
-    def _to_learn(self) -> Iterator[Path]:
-        """Where what is learned belongs, the network first: the codebook's place hangs on it."""
+    def _learned_paths(self) -> Iterator[Path]:
+        """Yield the paths of what the encoder still has to learn or open; the codebook's path depends on the network."""
         encoder = self.encoder
         if isinstance(encoder, Tokenizer) and encoder.learns and encoder.learned is None:
             network = self._learned_path("network")
             yield network
-            if not encoder.clusters or not _kept(network):
+            if not encoder.clusters or not _is_learned(network):
                 return
             encoder = replace(self.spec, network=network).build()
         if isinstance(encoder, Tokenizer) and encoder.clusters and encoder.codebook is None:
@@ -124,24 +134,21 @@ class TokenSource:
         key = hashlib.sha256(f"{fingerprint} {self._learn_under.key}".encode()).hexdigest()[:8]
         return self._root / f"{part}s" / f"{Path(self.spec.recipe).stem}-{key}.safetensors"
 
-    def ready(self) -> "TokenSource":
-        """Learn the network and the codebook if the tokenizer wants them and they are not there yet."""
+    def learn(self) -> "TokenSource":
+        """Learn the network and the codebook that the tokenizer needs, or open those in the cache. Return self."""
         training = self.corpus.split("train")
         if isinstance(self.encoder, Tokenizer) and self.encoder.learns and self.encoder.learned is None:
             path = self._learned_path("network")
-            if not _kept(path):
+            if not _is_learned(path):
                 print(f"{self.spec.recipe}: learning its network on {len(training):,} training clips", file=sys.stderr)
                 fields = [utterance.model_dump() for utterance in training]
-                self._learn(
-                    encoding.fit,
-                    EncodingJob(
-                        self.spec, self.encoder.fingerprint, self.corpus.folder, fields, self._learn_under, path
-                    ),
-                )
+                fingerprint = self.encoder.fingerprint
+                job = EncodingJob(self.spec, fingerprint, self.corpus.folder, fields, self._learn_under, path)
+                self._run_one(encoding.fit_network, job)
             self._rebuild(network=path)
         if isinstance(self.encoder, Tokenizer) and self.encoder.clusters and self.encoder.codebook is None:
             path = self._learned_path("codebook")
-            if not _kept(path):
+            if not _is_learned(path):
                 self._learn_codebook(path, training[:: max(1, len(training) // CODEBOOK_CLIPS)])
             self._rebuild(codebook=path)
         return self
@@ -153,42 +160,43 @@ class TokenSource:
         ]
         self._run(encoding.sample_features, jobs, f"codebook {self.spec.recipe}", len(clips))
         assert isinstance(self.encoder, Tokenizer)
-        self._learn(encoding.learn, ([job.target for job in jobs], self.encoder.clusters or 0, path))
+        self._run_one(encoding.fit_codebook, ([job.target for job in jobs], self.encoder.clusters or 0, path))
         for job in jobs:
             job.target.unlink()
 
-    def _learn(self, function: Callable[[Any], None], job: Any) -> None:
+    def _run_one(self, function: Callable[[Any], None], job: Any) -> None:
         for _ in self._map(function, [job]):
             pass
 
     def _rebuild(self, **changed: Any) -> None:
+        """Build the encoder again with changed fields of its spec, and forget its fingerprint."""
         self.spec = replace(self.spec, **changed)
         self.encoder = self.spec.build()
         self.__dict__.pop("fingerprint", None)
 
-    def under(self, condition: Condition) -> Condition:
-        """The condition that a hearing condition is to this encoder: itself, or clean where it hears nothing."""
-        return condition if self.encoder.hears else CLEAN
+    def condition_for(self, condition: Condition) -> Condition:
+        """Return the condition whose tokens to use: CLEAN for all, if the encoder does not depend on noise."""
+        return condition if self.encoder.depends_on_noise else CLEAN
 
-    def missing(self, split: str, condition: Condition) -> int:
-        """Clips whose tokens are not in the cache."""
-        shards = self._shards(split, self.under(condition))
+    def count_missing(self, split: str, condition: Condition) -> int:
+        """Count the clips whose tokens are not in the cache."""
+        shards = self._shards(split, self.condition_for(condition))
         return sum(len(job.utterances) for job in shards if not job.target.with_suffix(".sha256").is_file())
 
     def prepare(self, split: str, condition: Condition) -> None:
-        """Encode what is not in the cache yet."""
-        condition = self.under(condition)
+        """Encode the clips that are not in the cache yet."""
+        condition = self.condition_for(condition)
         if isinstance(self.encoder, Reader) and self.encoder.first_pass:
             first_pass.check(self.encoder.first_pass, self.corpus.label)
-        jobs = [job for job in self._shards(split, condition) if not _whole(job)]
+        jobs = [job for job in self._shards(split, condition) if not _is_complete(job)]
         if jobs:
             self._write_card()
             label = f"tokens {self.encoder.modality} {split} {condition.key.rsplit('-', 1)[0]}"
             self._run(encoding.encode_shard, jobs, label, sum(len(job.utterances) for job in jobs))
 
     def load(self, split: str, condition: Condition) -> Encoded:
-        """Tokens of a split, memory-mapped and checked; what is missing or damaged is encoded first."""
-        condition = self.under(condition)
+        """Load the tokens of a split; missing or damaged shards are encoded first."""
+        condition = self.condition_for(condition)
         self.prepare(split, condition)
         tokens: dict[str, Any] = {}
         levels: dict[str, float] = {}
@@ -215,9 +223,9 @@ class TokenSource:
             yield EncodingJob(self.spec, fingerprint, self.corpus.folder, fields, condition, target)
 
     def _run(self, function: Any, jobs: list[EncodingJob], label: str, total: int) -> None:
-        with progress.bar(label, total, "clip") as shown:
-            for done in self._map(function, jobs):
-                shown.update(done)
+        with progress.bar(label, total, "clip") as bar:
+            for count in self._map(function, jobs):
+                bar.update(count)
 
     def _write_card(self) -> None:
         card = {

@@ -1,4 +1,4 @@
-"""The one ID space: text keeps `[0, V_text)`, then a disjoint range per modality, then the special tokens."""
+"""The shared ID space: text keeps `[0, V_text)`, then a disjoint range per modality, then the special tokens."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-import tokenizers as hf_tokenizers  # the Hugging Face package: recipes are never imported by that name
+import tokenizers as hf_tokenizers  # the Hugging Face package; recipes are never imported by that name
 from dmlm import files
 from dmlm.errors import UserError
 from dmlm.modalities import MODALITIES
@@ -19,14 +19,18 @@ SPECIALS = ("<pad>", "<bos>", "<eos>", *(f"<{letter}>" for letter in MODALITIES)
 
 
 class TextVocabulary:
-    """Byte-level BPE: any string encodes, and decodes to itself."""
+    """Byte-level BPE, so any string can be encoded and decodes to itself."""
 
     def __init__(self, bpe: hf_tokenizers.Tokenizer) -> None:
         self._bpe = bpe
 
     @classmethod
     def learn(cls, texts: Iterable[str], size: int) -> "TextVocabulary":
-        """Train on transcripts; words keep their leading space, so that a word is the same token everywhere."""
+        """Train on transcripts. Words keep their leading space, so a word has the same tokens everywhere.
+
+        Raises:
+            UserError: `size` is smaller than the byte alphabet.
+        """
         bpe = hf_tokenizers.Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         bpe.decoder = decoders.ByteLevel()
@@ -39,21 +43,21 @@ class TextVocabulary:
 
     @classmethod
     def of_model(cls, folder: Path) -> "TextVocabulary":
-        """The tokenizer of a pretrained model, without the special tokens that it adds to a text."""
+        """Open the text tokenizer of a pretrained model; `encode` does not add its special tokens."""
         from transformers import AutoTokenizer
 
         return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer)
 
     @classmethod
     def load(cls, path: Path) -> "TextVocabulary":
-        """What `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             UserError: the file is damaged.
         """
         try:
             return cls(hf_tokenizers.Tokenizer.from_file(str(path)))
-        except Exception as error:  # the package has no class of its own for it
+        except Exception as error:  # the package has no exception class of its own
             raise UserError(
                 f"Text vocabulary {path} cannot be read ({error}); remove it and run the same command, which makes it again."
             ) from None
@@ -62,34 +66,34 @@ class TextVocabulary:
         files.write_text(path, self._bpe.to_str(pretty=True))
 
     def save_with_units(self, folder: Path, vocabulary: "Vocabulary") -> None:
-        """Write `tokenizer.json` and its settings, as `AutoTokenizer` opens them: the whole ID space.
+        """Write the complete ID space as `tokenizer.json` and its settings, which `AutoTokenizer` can open.
 
-        Text keeps its IDs; every other ID is a special token such as `<A_17>`, unit 17 of the audio, or `<eos>`.
+        Text keeps its IDs. Every other ID is a special token, such as `<A_17>` (unit 17 of the audio) or `<eos>`.
 
         Raises:
-            ValueError: a pretrained text tokenizer whose IDs have gaps, so that units would get other IDs.
+            ValueError: the IDs of a pretrained text tokenizer have gaps, so units would get other IDs.
         """
         from transformers import PreTrainedTokenizerFast
 
         values = json.loads(self._bpe.to_str())
-        values["post_processor"] = None  # a sequence is packed by its template; nothing is added to a text
-        whole = hf_tokenizers.Tokenizer.from_str(json.dumps(values))
-        known = whole.get_vocab(with_added_tokens=True)
-        names = [name if name not in known else f"<dmlm:{name.strip('<>')}>" for name in vocabulary.names()]
-        whole.add_special_tokens([hf_tokenizers.AddedToken(name, normalized=False) for name in names])
-        wanted = list(range(vocabulary.text_size, vocabulary.size))
-        if [whole.token_to_id(name) for name in names] != wanted:
+        values["post_processor"] = None  # the template packs a sequence; the tokenizer must add nothing
+        extended = hf_tokenizers.Tokenizer.from_str(json.dumps(values))
+        text_tokens = extended.get_vocab(with_added_tokens=True)
+        names = [name if name not in text_tokens else f"<dmlm:{name.strip('<>')}>" for name in vocabulary.names()]
+        extended.add_special_tokens([hf_tokenizers.AddedToken(name, normalized=False) for name in names])
+        expected_ids = list(range(vocabulary.text_size, vocabulary.size))
+        if [extended.token_to_id(name) for name in names] != expected_ids:
             raise ValueError(
-                f"the text tokenizer has gaps: units begin at {whole.token_to_id(names[0])}, not {wanted[0]}"
+                f"the text tokenizer has gaps: units begin at {extended.token_to_id(names[0])}, not {expected_ids[0]}"
             )
         pad, bos, eos = names[-len(SPECIALS) :][:3]
         PreTrainedTokenizerFast(
-            tokenizer_object=whole, pad_token=pad, bos_token=bos, eos_token=eos, clean_up_tokenization_spaces=False
+            tokenizer_object=extended, pad_token=pad, bos_token=bos, eos_token=eos, clean_up_tokenization_spaces=False
         ).save_pretrained(folder)
 
     @classmethod
     def load_without_units(cls, folder: Path, text_size: int) -> "TextVocabulary":
-        """The text part of what `save_with_units` wrote.
+        """Read the text part of what `save_with_units` wrote.
 
         Raises:
             UserError: the file is damaged.
@@ -99,7 +103,7 @@ class TextVocabulary:
             values = json.loads(path.read_text("utf-8"))
             values["added_tokens"] = [token for token in values["added_tokens"] if token["id"] < text_size]
             text = cls(hf_tokenizers.Tokenizer.from_str(json.dumps(values)))
-        except Exception as error:  # the package has no class of its own for it
+        except Exception as error:  # the package has no exception class of its own
             raise UserError(f"{path} cannot be read ({error}); copy the model's folder again.") from None
         if text.size != text_size:
             raise UserError(
@@ -125,7 +129,7 @@ class TextVocabulary:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Layout of the ID space for one set of modalities.
+    """Layout of the shared ID space for one set of modalities.
 
     >>> v = Vocabulary(300, {"A": 400, "L": 200})
     >>> v.offset("A"), v.offset("L"), v.special("<pad>"), v.size
@@ -133,7 +137,7 @@ class Vocabulary:
     """
 
     text_size: int
-    sizes: Mapping[str, int]  # letter -> number of IDs, for modalities with a tokenizer
+    sizes: Mapping[str, int]  # modality letter -> number of IDs, for modalities with a tokenizer
 
     @cached_property
     def _offsets(self) -> dict[str, int]:
@@ -151,7 +155,7 @@ class Vocabulary:
         return self._offsets["special"] + len(SPECIALS)
 
     def names(self) -> list[str]:
-        """Names of the IDs after text, in order.
+        """Names of all IDs after the text range, in order.
 
         >>> Vocabulary(300, {"A": 2}).names()[:4]
         ['<A_0>', '<A_1>', '<pad>', '<bos>']
@@ -172,10 +176,10 @@ class Vocabulary:
         return range(start, start + (self.text_size if MODALITIES[letter].is_text else self.sizes[letter]))
 
     def shift(self, letter: str, tokens: np.ndarray) -> np.ndarray:
-        """A tokenizer's own IDs to IDs of the one space.
+        """Shift the IDs of one tokenizer to its range of the shared space.
 
         Raises:
-            ValueError: an ID lies outside the tokenizer's declared size.
+            ValueError: an ID lies outside the vocabulary size that the tokenizer declares.
         """
         allowed = self.range(letter)
         if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < len(allowed):
