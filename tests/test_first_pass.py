@@ -16,7 +16,7 @@ from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.manifest import Corpus, Utterance
 from dmlm.errors import UserError
 from dmlm.ocr import lines
-from dmlm.ocr.lines import Line, heard
+from dmlm.ocr.lines import Line, count_heard
 from dmlm.plan.grid import read_grid_file
 from dmlm.sweep.controls import exchanged_with, permute
 from dmlm.sweep.materials import prepare
@@ -62,26 +62,28 @@ def test_the_line_that_was_heard_is_kept(number) -> None:
     settings = lines.Settings(keep=1, first_pass=Path("any"))
     misheard = SPOKEN[number].replace("equals", "was", 1).replace("plus", "", 1)
     for said in (SPOKEN[number], misheard, f"well {SPOKEN[number]} then"):
-        assert lines.written(found, (40, 100), settings, said) == EQUATIONS[number]
-    assert lines.written(found, (40, 100), lines.Settings(keep=1), SPOKEN[number]) == EQUATIONS[2], (
+        assert lines.page_text(found, (40, 100), settings, said) == EQUATIONS[number]
+    assert lines.page_text(found, (40, 100), lines.Settings(keep=1), SPOKEN[number]) == EQUATIONS[2], (
         "no first pass asked"
     )
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=8), st.lists(st.sampled_from("abcdefgh"), max_size=8))
 def test_a_line_has_words_that_were_heard_in_order_and_others(line, said) -> None:
-    common, others = heard(" ".join(line), " ".join(said), "words/1")
+    common, others = count_heard(" ".join(line), " ".join(said), "words/1")
     assert common + others == len(line)
     assert 0 <= common <= len(said)
-    assert heard(" ".join(line), " ".join([*said, *line]), "words/1") == (len(line), 0)
-    assert heard(" ".join(line), "", "words/1") == (0, len(line))
+    assert count_heard(" ".join(line), " ".join([*said, *line]), "words/1") == (len(line), 0)
+    assert count_heard(" ".join(line), "", "words/1") == (0, len(line))
 
 
 def test_lines_of_which_nothing_was_heard_come_last_and_the_most_prominent_first() -> None:
     """So that a smudge is not taken for a line that was heard badly, nor for the answer to silence."""
     found = [Line(text, (0, 10, 0, width), 1.0) for text, width in (("~ - =", 30), ("3x+4y-7z=12", 20), ("9k", 10))]
     for said, kept in (("3 x plus 4", "3x+4y-7z=12"), ("", "~ - ="), ("nothing of it", "~ - =")):
-        assert [line.text for line in lines.kept(found, lines.Settings(keep=1, first_pass=Path("any")), said)] == [kept]
+        assert [
+            line.text for line in lines.select_lines(found, lines.Settings(keep=1, first_pass=Path("any")), said)
+        ] == [kept]
 
 
 def test_each_condition_has_the_lines_that_were_heard_in_it(page_source, tmp_path) -> None:

@@ -60,7 +60,9 @@ def line(text: str, width: int = 10, confidence: float = 1.0, top: int = 0) -> L
 def test_lines_spelt_one_by_one_give_the_text_of_the_page(texts, normaliser) -> None:
     """As pages were spelt before lines had boxes: joined first, then normalised."""
     settings = lines.Settings(normaliser=normaliser)
-    assert lines.written([line(t) for t in texts], PAGE, settings) == spelling.NORMALISERS[normaliser](" ".join(texts))
+    assert lines.page_text([line(t) for t in texts], PAGE, settings) == spelling.NORMALISERS[normaliser](
+        " ".join(texts)
+    )
 
 
 @given(st.lists(st.text(alphabet="aZ09+-=/^() .³é~", max_size=12), max_size=5))
@@ -69,7 +71,7 @@ def test_the_authors_clean_up_is_theirs(texts) -> None:
     theirs = ""
     for text in texts:
         theirs += re.sub(r"[^a-zA-Z0-9\+\-=]", "", text.upper()) + " "
-    ours = lines.written([line(text) for text in texts], PAGE, lines.Settings(normaliser="authors/1"))
+    ours = lines.page_text([line(text) for text in texts], PAGE, lines.Settings(normaliser="authors/1"))
     assert ours.split() == theirs.split()
     assert "  " not in ours
     assert ours == ours.strip()
@@ -84,14 +86,14 @@ def test_the_oracle_takes_each_run_for_a_box() -> None:
 
 def test_a_line_is_placed_by_the_middle_of_its_box() -> None:
     places = [
-        lines.place((y, y + 2, x, x + 2), (90, 300))
+        lines.grid_position((y, y + 2, x, x + 2), (90, 300))
         for y in (0, 28, 29, 58, 59, 88)
         for x in (0, 98, 99, 198, 199, 298)
     ]
     rows = ["top", "top", "middle", "middle", "bottom", "bottom"]
     columns = ["left", "left", "centre", "centre", "right", "right"]
     assert places == [f"{row} {column}" for row in rows for column in columns]
-    assert lines.place((-8, 2, 290, 320), (90, 300)) == "top right", "a box may reach over the border"
+    assert lines.grid_position((-8, 2, 290, 320), (90, 300)) == "top right", "a box may reach over the border"
 
 
 def test_positions_stand_before_each_line_that_says_something() -> None:
@@ -100,10 +102,10 @@ def test_positions_stand_before_each_line_that_says_something() -> None:
         Line("~", (90, 110, 0, 90), 0.9),
         Line("7=y", (170, 190, 400, 440), 0.4),
     ]
-    assert lines.written(found, PAGE, lines.Settings()) == "12 a 7 = y"
-    assert lines.written(found, PAGE, lines.Settings(positions="grid")) == "top left 12 a bottom right 7 = y"
+    assert lines.page_text(found, PAGE, lines.Settings()) == "12 a 7 = y"
+    assert lines.page_text(found, PAGE, lines.Settings(positions="grid")) == "top left 12 a bottom right 7 = y"
     shout = lines.Settings(positions="grid", normaliser="authors/1")
-    assert lines.written(found, PAGE, shout) == "top left 12A bottom right 7=Y"
+    assert lines.page_text(found, PAGE, shout) == "top left 12A bottom right 7=Y"
 
 
 # which lines
@@ -112,7 +114,7 @@ def test_positions_stand_before_each_line_that_says_something() -> None:
 def test_the_most_prominent_lines_are_kept_in_their_order() -> None:
     found = [line("a", 10, 0.9), line("b", 100, 0.2), line("c", 30, 0.5), line("d", 15, 0.6), line("e", 10, 0.9)]
     for keep, expected in {1: "b", 2: "b c", 3: "a b c", 4: "a b c d", 5: "a b c d e", 9: "a b c d e"}.items():
-        assert lines.written(found, PAGE, lines.Settings(keep=keep)) == expected, keep
+        assert lines.page_text(found, PAGE, lines.Settings(keep=keep)) == expected, keep
 
 
 def test_lines_of_rare_words_are_kept(tmp_path) -> None:
@@ -129,7 +131,7 @@ def test_lines_of_rare_words_are_kept(tmp_path) -> None:
         settings = lines.Settings(keep=keep, frequencies=table, normaliser="words/1")
         best = sorted(texts, key=rank.__getitem__)[:keep]
         expected = " ".join(spelling.words(text) for text in texts if text in best)
-        assert lines.written([line(text, 10 * n) for n, text in enumerate(texts)], PAGE, settings) == expected
+        assert lines.page_text([line(text, 10 * n) for n, text in enumerate(texts)], PAGE, settings) == expected
 
 
 def test_a_wrong_table_of_counts_is_a_sentence(tmp_path) -> None:
@@ -195,7 +197,7 @@ def test_lines_have_the_boxes_of_their_ink(recipe, settings, slack_px) -> None:
     for one, box in zip(found, boxes, strict=True):
         assert np.abs(np.subtract(one.box, box)).max() <= slack_px, (one.box, box)
         assert 0 < one.confidence <= 1
-    placed = [f"{lines.place(box, PAGE)} {equation}" for equation, box in zip(BOXES, boxes, strict=True)]
+    placed = [f"{lines.grid_position(box, PAGE)} {equation}" for equation, box in zip(BOXES, boxes, strict=True)]
     assert made(recipe, **settings, positions="grid").read([page]) == [" ".join(placed)]
     assert engine.lines_of(np.full((*PAGE, 3), 255, np.uint8)) == []
 

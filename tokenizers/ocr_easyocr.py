@@ -1,12 +1,15 @@
-"""Recognised text by EasyOCR 1.7.2 (CRAFT finds the boxes, a CRNN reads them): the paper's engine and clean-up.
+"""Recognised text by EasyOCR 1.7.2 (CRAFT finds the boxes, a CRNN reads them), the engine of arXiv 2507.19037.
 
-What `Reader(["en"]).readtext(path)` gives, with three differences. Its networks are built here and given tensors that
-were read without trust, where the package would unpickle its files (`weights_only=False`), or fetch them. They are not
-quantised, as on a GPU: on a CPU the package quantises by default, and what that gives hangs on the make of the CPU. The
-greys of a coloured page can be a level off those that the package decodes from a file.
+Equal to `Reader(["en"]).readtext(path)`, with three differences:
 
-Fractions and raised digits are lost: the alphabet of `english_g2` is ASCII and the euro sign. The order of boxes is the
-detector's: level ones row by row, then slanted ones.
+- The networks are built here, and their tensors are read without unpickling; the package would unpickle its files
+  (`weights_only=False`) or download them.
+- The networks are not quantised, as on a GPU. On a CPU the package quantises by default, and the result depends on the
+  CPU model.
+- Grey levels of a coloured page can differ by one from those that the package decodes from a file.
+
+Fractions and superscripts are lost: the alphabet of `english_g2` is ASCII and the euro sign. Boxes are in the order of
+the detector: level boxes row by row, then slanted ones.
 """
 
 import sys
@@ -32,13 +35,13 @@ SIZE = {"input_channel": 1, "output_channel": 256, "hidden_size": 256}  # of gen
 
 
 class Settings(lines.Settings):
-    """What is made of its lines; by default what the paper's authors made of them."""
+    """How lines become text; by default like the authors of 3-Equations."""
 
     normaliser: spelling.Name = "authors/1"
 
 
 class EasyOcr(lines.PageReader):
-    """Pages are read one by one, and boxes too, so that nothing depends on its batch; 24.6 million parameters."""
+    """Pages and boxes are read one by one, so that no text depends on its batch. 24.6 million parameters."""
 
     Settings = Settings
 
@@ -67,45 +70,49 @@ class EasyOcr(lines.PageReader):
 
     @property
     def checkpoints(self) -> list[Path]:
-        """What the archives of the card hold: the detector, and the recogniser."""
+        """The checkpoints inside the archives of the card: detector and recogniser."""
         return [(published.folder(self.recipe) / file.name).with_suffix(".pth") for file in self.card.files]
 
     def convert(self, downloaded: list[Path]) -> list[Path]:
-        """Take the checkpoint out of each archive."""
+        """Extract the checkpoint of each archive.
+
+        Raises:
+            UserError: an archive is damaged or lacks its checkpoint.
+        """
         for archive, target in zip(downloaded, self.checkpoints, strict=True):
             try:
                 with (
-                    zipfile.ZipFile(archive) as packed,
-                    packed.open(target.name) as held,
+                    zipfile.ZipFile(archive) as zipped,
+                    zipped.open(target.name) as source,
                     files.atomic(target) as temporary,
-                    temporary.open("wb") as written,
+                    temporary.open("wb") as destination,
                 ):
-                    copyfileobj(held, written)
+                    copyfileobj(source, destination)
             except (zipfile.BadZipFile, KeyError) as error:
                 raise UserError(f"ocr_easyocr: {archive} holds no {target.name} ({error}); fetch it again.") from None
         return self.checkpoints
 
     def require(self) -> None:
-        """The packages, a torchvision that fits this torch, and the weights."""
+        """Check the packages, that torchvision fits the installed torch, and the weights."""
         super().require()
         if not all(path.is_file() for path in self.checkpoints):
             raise UserError(published.missing(self.card, self.recipe))
         try:
             import torchvision  # noqa: F401
-        except RuntimeError as error:  # the build for CUDA beside a torch without it
+        except RuntimeError as error:  # a CUDA build of torchvision with a CPU build of torch
             raise UserError(
                 f"ocr_easyocr: torchvision does not fit this torch ({error}); install the build of the same kind, for a"
                 " CPU: pip install torchvision==0.28.0 --index-url https://download.pytorch.org/whl/cpu"
             ) from None
 
     def facts(self) -> list[str]:
-        """Version of the engine, the digest of its weights, and what turns lines into text."""
+        """Version of the engine, the digest of its weights, and how lines become text."""
         self.require()
         return [f"easyocr {version('easyocr')}", published.digest(self.checkpoints), *lines.facts(self.settings)]
 
     @cached_property
     def engine(self) -> Any:
-        """EasyOCR's reader with networks that were loaded here."""
+        """The reader of EasyOCR, with networks that were loaded here."""
         self.require()
         import easyocr
         from easyocr import craft, detection, utils
@@ -122,7 +129,7 @@ class EasyOcr(lines.PageReader):
             recognizer=False,
             verbose=False,
         )
-        sys.path.remove(folder)  # it looks there for networks of the user's own
+        sys.path.remove(folder)  # the package added it, to import custom networks
         reader.converter = utils.CTCLabelConverter(reader.character, {}, {})
         reader.get_textbox = detection.get_textbox
         detector, recogniser = self.checkpoints
@@ -131,7 +138,8 @@ class EasyOcr(lines.PageReader):
         reader.recognizer = self._network(recogniser, lambda: vgg_model.Model(num_class=classes, **SIZE))
         return reader
 
-    def _network(self, path: Path, kind: Callable[[], Any]) -> Any:
+    def _network(self, path: Path, make: Callable[[], Any]) -> Any:
+        """Build a network with `make` and load the checkpoint into it, frozen."""
         import torch
 
         from dmlm.weights import untrusted
@@ -139,22 +147,22 @@ class EasyOcr(lines.PageReader):
 
         def build() -> torch.nn.Module:
             with torch.device("meta"):
-                module = kind()
+                module = make()
             return module.to_empty(device="cpu")
 
         tensors = {name.removeprefix("module."): tensor for name, tensor in untrusted.read(path).items()}
         return on(self.device, loaded(build, tensors, str(path)))
 
     def lines_of(self, page: np.ndarray) -> list[lines.Line]:
-        """The boxes of a page in the detector's order; a slanted one by its hull."""
+        """The lines of a page in the order of the detector; the box of a slanted line is its hull."""
         import cv2
 
         grey = cv2.cvtColor(page, cv2.COLOR_RGB2GRAY)  # the package would take the array for BGR
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its loader asks for pinned memory, which a CPU has not
+            warnings.simplefilter("ignore")  # its loader requests pinned memory, which a CPU does not have
             level, slanted = self.engine.detect(page, reformat=False)
-            found = self.engine.recognize(grey, level[0], slanted[0], reformat=False)
+            results = self.engine.recognize(grey, level[0], slanted[0], reformat=False)
         return [
             lines.Line(text, lines.hull(np.asarray(corners, float)), float(confidence))
-            for corners, text, confidence in found
+            for corners, text, confidence in results
         ]

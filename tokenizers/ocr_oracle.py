@@ -1,7 +1,7 @@
-"""An oracle in the place of an OCR engine: the manifest's own linear text, as a perfect engine would read it.
+"""An oracle instead of an OCR engine: the `ocr` text of the manifest, as a perfect engine would read it.
 
-It bounds from above what recognised text can bring; a real engine (`ocr_rapidocr`) loses fractions and some exponents.
-It knows no boxes, so it has neither positions nor lines to choose from.
+It is an upper bound on the benefit of recognised text; a real engine (`ocr_rapidocr`) loses fractions and some
+exponents. It has no boxes, so there are no positions and no line selection.
 """
 
 from dmlm.ocr import spelling
@@ -10,13 +10,13 @@ from dmlm.tokens.encoder import Settings as BaseSettings
 
 
 class Settings(BaseSettings):
-    """The spelling; take the same as for the engine it is compared with."""
+    """The normaliser; use that of the engine it is compared with."""
 
     normaliser: spelling.Name = "equations/1"
 
 
 class OcrOracle(Reader):
-    """Reads nothing: it hands over what is known."""
+    """Returns the `ocr` field of the manifest, normalised."""
 
     media = "ocr"
     Settings = Settings
@@ -25,7 +25,7 @@ class OcrOracle(Reader):
         """Digest of the normalisers."""
         return [spelling.digest()]
 
-    def read(self, batch: list[str], said: list[str] | None = None) -> list[str]:
-        """The manifest's `ocr` text of each utterance, each run without a space normalised for itself, as a box is."""
+    def read(self, batch: list[str], heard: list[str] | None = None) -> list[str]:
+        """The `ocr` text of each utterance; each part without spaces is normalised like a box. `heard` is not used."""
         normalise = spelling.NORMALISERS[self.settings.normaliser]
         return [" ".join(filter(None, map(normalise, text.split()))) for text in batch]

@@ -1,8 +1,8 @@
-"""Recognised text by RapidOCR (PP-OCRv6 small, shipped inside its wheel; nothing is fetched).
+"""Recognised text by RapidOCR (PP-OCRv6 small, which its wheel contains; nothing is downloaded).
 
-The recogniser's cost grows with the width of a line, and the neural detector costs more than all lines of a page. So
-lines of a plain page are found by connected components, and each is handed to the recogniser no larger than needed.
-Fractions are beyond the engine: 12/7 comes out as 12, as 7 or as noise. That loss is part of the experiment.
+The cost of the recogniser grows with the width of a line, and the neural detector costs more than all lines of a page.
+So lines of a plain page are found by connected components, and each is given to the recogniser as small as possible.
+The engine cannot read fractions: 12/7 becomes 12, 7 or noise. That loss is part of the experiment.
 """
 
 from functools import cached_property
@@ -17,20 +17,20 @@ from pydantic import Field
 from dmlm.errors import UserError
 from dmlm.ocr import lines
 
-RECOGNISER_PX = 48  # height that the recogniser wants
-JOIN_PX = (5, 15)  # ink this near, down and across, belongs to one line
+RECOGNISER_PX = 48  # input height of the recogniser
+JOIN_PX = (5, 15)  # ink within this distance (down, across) belongs to one line
 
 
 class Settings(lines.Settings):
-    """How a page is cut into lines, what size they are read at, and what is made of them."""
+    """How a page is cut into lines, at which size they are read, and how they become text."""
 
-    layout: Literal["components", "detector"] = "components"  # detector: RapidOCR's own, for photographs
-    line_px: int = Field(40, ge=16, le=200)  # components: least height of the strip round a line; more is faster
+    layout: Literal["components", "detector"] = "components"  # detector: the neural one of RapidOCR, for photographs
+    line_px: int = Field(40, ge=16, le=200)  # components: minimum height of the strip around a line; more is faster
     narrow: float = Field(0.8, ge=0.3, le=1, description="components: strips are squeezed to this share of their width")
 
 
 class RapidOcr(lines.PageReader):
-    """One engine on one core: pages are read one by one, so that no page depends on its batch."""
+    """One engine on one core. Pages are read one by one, so that no page depends on its batch."""
 
     Settings = Settings
 
@@ -38,16 +38,22 @@ class RapidOcr(lines.PageReader):
 
     @cached_property
     def models(self) -> dict[str, Path]:
-        """Files of the detector and the recogniser."""
-        folder = Path(str(find_spec("rapidocr").origin)).parent / "models"  # type: ignore[union-attr]
-        found = {task: max(folder.glob(f"PP-OCRv*_{task}_small.onnx"), default=None) for task in ("det", "rec")}
-        if None in found.values():
+        """Files of the detector (`det`) and the recogniser (`rec`).
+
+        Raises:
+            UserError: the installed package lacks one.
+        """
+        package = find_spec("rapidocr")
+        assert package is not None
+        folder = Path(str(package.origin)).parent / "models"
+        versions = {task: sorted(folder.glob(f"PP-OCRv*_{task}_small.onnx")) for task in ("det", "rec")}
+        if not all(versions.values()):
             raise UserError(f"ocr_rapidocr: {folder} lacks its models; run: pip install --force-reinstall rapidocr")
-        return found  # type: ignore[return-value]
+        return {task: paths[-1] for task, paths in versions.items()}
 
     @cached_property
     def engine(self) -> Any:
-        """One thread: every core has a worker already."""
+        """RapidOCR with one thread, since there is already one worker per core."""
         import rapidocr
 
         threads = {f"EngineConfig.onnxruntime.{kind}_op_num_threads": 1 for kind in ("intra", "inter")}
@@ -55,7 +61,7 @@ class RapidOcr(lines.PageReader):
             params={
                 "Global.log_level": "critical",
                 "Det.model_path": str(self.models["det"]),
-                "Det.limit_side_len": 320,  # the default, 736, takes four times as long and loses more fractions
+                "Det.limit_side_len": 320,  # the default, 736, is four times slower and loses more fractions
                 "Rec.model_path": str(self.models["rec"]),
                 "Rec.rec_img_shape": [3, RECOGNISER_PX, RECOGNISER_PX],  # no padding of short lines to 320 px
                 "EngineConfig.onnxruntime.enable_cpu_mem_arena": True,
@@ -64,7 +70,7 @@ class RapidOcr(lines.PageReader):
         )
 
     def facts(self) -> list[str]:
-        """Versions of the engine, its models' names, and what turns lines into text."""
+        """Versions of the engine, the names of its models, and how lines become text."""
         self.require()
         return [
             *(f"{package} {version(package)}" for package in self.packages),
@@ -85,15 +91,15 @@ class RapidOcr(lines.PageReader):
         ]
 
     def _ask(self, image: np.ndarray, detect: bool) -> list[tuple[str, float, Any]]:
-        """Text, confidence and corners (4, 2). All three switches each time: a switch left out keeps its last value."""
-        found: Any = self.engine(image, use_det=detect, use_cls=False, use_rec=True)
-        if not found.txts:
+        """Text, confidence and corners (4, 2) of each line. All three switches are set, since the engine remembers them."""
+        result: Any = self.engine(image, use_det=detect, use_cls=False, use_rec=True)
+        if not result.txts:
             return []
-        corners = found.boxes if detect else [None] * len(found.txts)
-        return list(zip(found.txts, found.scores, corners, strict=True))
+        corners = result.boxes if detect else [None] * len(result.txts)
+        return list(zip(result.txts, result.scores, corners, strict=True))
 
     def _strips(self, page: np.ndarray) -> list[tuple[lines.Box, np.ndarray]]:
-        """The page's lines in reading order: where each stands, and as the recogniser wants it, uint8 (48, w, 3)."""
+        """Boxes of the lines in reading order, and the recogniser input of each, uint8 (48, w, 3)."""
         import cv2
 
         grey = page if page.ndim == 2 else cv2.cvtColor(page, cv2.COLOR_RGB2GRAY)
@@ -112,7 +118,7 @@ class RapidOcr(lines.PageReader):
 
 
 def _boxes(ink: np.ndarray) -> list[lines.Box]:
-    """Boxes (top, bottom, left, right) of the groups of near ink, each cut to its ink."""
+    """Boxes of the groups of nearby ink, each cropped to its ink."""
     import cv2
 
     _, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(ink, np.ones(JOIN_PX, np.uint8)))
@@ -120,13 +126,13 @@ def _boxes(ink: np.ndarray) -> list[lines.Box]:
     for label, (left, top, width, height, _) in enumerate(stats[1:], start=1):
         window = (slice(top, top + height), slice(left, left + width))
         rows, columns = np.nonzero(ink[window] * (labels[window] == label))
-        sides = (top + rows.min(), top + rows.max() + 1, left + columns.min(), left + columns.max() + 1)
-        boxes.append(tuple(map(int, sides)))
+        first_row, end_row = int(top + rows.min()), int(top + rows.max() + 1)
+        boxes.append((first_row, end_row, int(left + columns.min()), int(left + columns.max() + 1)))
     return boxes
 
 
 def _in_reading_order(boxes: list[lines.Box]) -> list[lines.Box]:
-    """Rows from top to bottom, each from left to right; a row is whatever centres above the foot of its first box."""
+    """Sort boxes by row, then left to right. A row is all boxes whose centre is above the bottom of its first box."""
     rows: list[list[lines.Box]] = []
     for box in sorted(boxes, key=lambda box: (box[0] + box[1], box[2])):
         if rows and box[0] + box[1] < 2 * rows[-1][0][1]:

@@ -1,7 +1,7 @@
-"""Recognised text by Tesseract: a classical engine to compare with, a program of its own that is called once a page.
+"""Recognised text by Tesseract, a classical engine for comparison. Its program is called once per page.
 
-It needs `pip install pytesseract` and the program itself (Debian: `apt-get install tesseract-ocr`). Superscripts come
-out as plain digits or are lost, fractions as noise.
+It needs `pip install pytesseract` and the program itself (Debian: `apt-get install tesseract-ocr`). Superscripts are
+read as plain digits or lost; fractions are read as noise.
 """
 
 import os
@@ -15,20 +15,21 @@ from pydantic import Field
 from dmlm.errors import UserError
 from dmlm.ocr import lines
 
-LEVELS, SIDES = ("block_num", "par_num", "line_num"), ("left", "top", "width", "height")  # columns of its table
+LINE_COLUMNS = ("block_num", "par_num", "line_num")  # of Tesseract's table: together they identify a line
+BOX_COLUMNS = ("left", "top", "width", "height")
 INSTALL = "install the program (Debian: apt-get install tesseract-ocr)"
 
 
 class Settings(lines.Settings):
-    """How Tesseract looks at a page, and what is made of its lines."""
+    """How Tesseract segments a page, and how its lines become text."""
 
     language: str = Field("eng", pattern=r"^[A-Za-z_+]+$")
     segmentation: Literal[3, 4, 6, 11] = 11  # --psm: automatic, one column, one block, sparse text
-    scale: float = Field(2.0, ge=1, le=4)  # enlarges the page first
+    scale: float = Field(2.0, ge=1, le=4)  # enlargement of the page before recognition
 
 
 class Tesseract(lines.PageReader):
-    """One process a page, one thread each."""
+    """One process per page, with one thread."""
 
     Settings = Settings
 
@@ -36,30 +37,34 @@ class Tesseract(lines.PageReader):
 
     @cached_property
     def program(self) -> str:
-        """Version of the program, which has the data of the languages."""
-        os.environ["OMP_THREAD_LIMIT"] = "1"  # every core has a worker already
+        """Version of the program.
+
+        Raises:
+            UserError: the program or the data of a language is not installed.
+        """
+        os.environ["OMP_THREAD_LIMIT"] = "1"  # there is already one worker per core
         import pytesseract
 
         try:
-            found, languages = str(pytesseract.get_tesseract_version()), pytesseract.get_languages()
+            version_text, languages = str(pytesseract.get_tesseract_version()), pytesseract.get_languages()
         except OSError as error:
             raise UserError(f"ocr_tesseract: {str(error).splitlines()[0]}; {INSTALL}.") from None
         if missing := set(self.settings.language.split("+")) - set(languages):
             raise UserError(f"ocr_tesseract: no data for {sorted(missing)}; installed languages: {sorted(languages)}.")
-        return found
+        return version_text
 
     def require(self) -> None:
-        """The wrapper and the program."""
+        """Check that the Python package and the program are installed."""
         super().require()
         assert self.program
 
     def facts(self) -> list[str]:
-        """Versions of the program and of its wrapper, and what turns lines into text."""
+        """Versions of the program and of pytesseract, and how lines become text."""
         self.require()
         return [f"tesseract {self.program}", f"pytesseract {version('pytesseract')}", *lines.facts(self.settings)]
 
     def lines_of(self, page: np.ndarray) -> list[lines.Line]:
-        """The lines of a page, in Tesseract's order; the confidence of one is the mean of its words'."""
+        """The lines of a page, in Tesseract's order. The confidence of a line is the mean over its words."""
         import cv2
         import pytesseract
 
@@ -68,16 +73,16 @@ class Tesseract(lines.PageReader):
         table = pytesseract.image_to_data(
             large, lang=self.settings.language, config=options, output_type=pytesseract.Output.DICT
         )
-        found: dict[tuple[int, ...], list[int]] = {}  # block, paragraph and line: rows of the table, a word each
-        for row, (text, *line) in enumerate(zip(*(table[name] for name in ("text", *LEVELS)), strict=True)):
+        rows_of_lines: dict[tuple[int, ...], list[int]] = {}  # (block, paragraph, line) -> table rows, one per word
+        for row, (text, *line) in enumerate(zip(*(table[name] for name in ("text", *LINE_COLUMNS)), strict=True)):
             if text.strip():
-                found.setdefault(tuple(line), []).append(row)
-        return [_line(table, rows, scale) for rows in found.values()]
+                rows_of_lines.setdefault(tuple(line), []).append(row)
+        return [_line(table, rows, scale) for rows in rows_of_lines.values()]
 
 
 def _line(table: dict[str, list[Any]], rows: list[int], scale: float) -> lines.Line:
-    """Words of one line, in a box of the size that the page has."""
-    left, top, width, height = (np.array([table[name][row] for row in rows]) / scale for name in SIDES)
+    """Join the words of one line; its box is in pixels of the page before enlargement."""
+    left, top, width, height = (np.array([table[name][row] for row in rows]) / scale for name in BOX_COLUMNS)
     corners = np.concatenate([np.stack([left, top], axis=1), np.stack([left + width, top + height], axis=1)])
     confidence = float(np.mean([float(table["conf"][row]) for row in rows])) / 100
     return lines.Line(" ".join(table["text"][row] for row in rows), lines.hull(corners), confidence)

@@ -1,1 +1,1 @@
-"""Lines that an OCR engine recognised, and their spelling."""
+"""Recognised text: the lines of a page that an OCR engine found, and their spelling."""

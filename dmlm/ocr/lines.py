@@ -1,7 +1,7 @@
-"""Lines that an engine recognised on a page, and the text that is made of them: which ones, where they stood, how spelt.
+"""From the lines that an OCR engine found on a page to text: which lines are selected, their positions, their spelling.
 
-Nothing here is given more than the lines of one page and what a first pass over the audio understood, so no rule can
-see the transcript or the manifest.
+The functions here see only the lines of one page and its first-pass transcript, so no rule can use the reference
+transcript or the manifest.
 """
 
 import functools
@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -25,25 +25,27 @@ from dmlm.tokens.encoder import Reader
 from dmlm.tokens.encoder import Settings as BaseSettings
 from dmlm.weights import published
 
-Box = tuple[int, int, int, int]  # top, bottom, left, right in pixels of the page; bottom and right lie just outside
+Box = tuple[int, int, int, int]  # top, bottom, left, right in pixels of the page; bottom and right are exclusive
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 
 @dataclass(frozen=True)
 class Line:
-    """Text that an engine found in one box."""
+    """The text of one box."""
 
     text: str
     box: Box
-    confidence: float  # 0 to 1, as the engine means it
+    confidence: float  # 0 to 1, the engine's own score
 
 
 class Settings(BaseSettings):
-    """What is made of the lines of a page, whichever engine found them."""
+    """How the lines of a page become text; the same for all engines."""
 
     normaliser: spelling.Name = "equations/1"
-    positions: Literal["none", "grid"] = Field("none", description="grid: two words before each line, see `place`")
-    keep: int | None = Field(None, ge=1, description="so many lines of a page, see `kept`; None: all")
+    positions: Literal["none", "grid"] = Field(
+        "none", description="grid: two words before each line, see `grid_position`"
+    )
+    keep: int | None = Field(None, ge=1, description="number of lines of a page, see `select_lines`; None: all")
     frequencies: Path | None = Field(
         None, description="lines `word count`: keep the rarest words, not the largest boxes"
     )
@@ -53,50 +55,50 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _one_ranking_of_what_is_kept(self) -> "Settings":
-        given = [name for name in ("frequencies", "first_pass") if getattr(self, name) is not None]
-        if given and self.keep is None:
-            raise ValueError(f"{given[0]} ranks the lines to keep, but keep is None; set keep, or drop it")
-        if len(given) > 1:
+    def _has_at_most_one_ranking(self) -> "Settings":
+        rankings = [name for name in ("frequencies", "first_pass") if getattr(self, name) is not None]
+        if rankings and self.keep is None:
+            raise ValueError(f"{rankings[0]} ranks the lines to keep, but keep is None; set keep, or drop it")
+        if len(rankings) > 1:
             raise ValueError("frequencies and first_pass both rank the lines to keep; drop one")
         return self
 
 
 class PageReader(Reader):
-    """An engine that finds lines on a page; which of them become the text, and how, is the same for all engines."""
+    """A reader whose engine finds lines on a page; how the lines become text is the same for all engines."""
 
     media = "image"
-    Settings = Settings
+    Settings: ClassVar[type[BaseSettings]] = Settings
 
     def require(self) -> None:
         super().require()
-        facts(self.settings)  # the files that settings name are there and can be read
+        facts(self.settings)  # raises if a file that the settings name is missing or unreadable
 
     @abstractmethod
     def lines_of(self, page: np.ndarray) -> list[Line]:
         """The lines of a page, uint8 (H, W, 3), in the engine's order."""
 
-    def read(self, batch: list[np.ndarray], said: list[str] | None = None) -> list[str]:
-        """Text of each page, uint8 (H, W, 3); "" where there is none."""
+    def read(self, batch: list[np.ndarray], heard: list[str] | None = None) -> list[str]:
+        """Text of each page, uint8 (H, W, 3); "" for a page without text. `heard`: see `Reader.read`."""
         return [
-            written(self.lines_of(page), page.shape, self.settings, understood)
-            for page, understood in zip(batch, said or [""] * len(batch), strict=True)
+            page_text(self.lines_of(page), page.shape, self.settings, transcript)
+            for page, transcript in zip(batch, heard or [""] * len(batch), strict=True)
         ]
 
 
 def facts(settings: Settings) -> list[str]:
-    """Digests of whatever decides how lines become text."""
-    given = []
+    """Digests of everything that determines how lines become text, for the fingerprint of a reader."""
+    digests = []
     if settings.frequencies:
         _counts(settings.frequencies)
-        given.append(published.file_digest(settings.frequencies))
+        digests.append(published.file_digest(settings.frequencies))
     if settings.first_pass:
-        given.append(first_pass.digest(settings.first_pass))
-    return [hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), spelling.digest(), *given]
+        digests.append(first_pass.digest(settings.first_pass))
+    return [hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), spelling.digest(), *digests]
 
 
 def hull(corners: np.ndarray) -> Box:
-    """Least box round corners (N, 2), each x and y.
+    """Smallest box around corners (N, 2), each (x, y).
 
     >>> hull(np.array([[3.5, 1], [9, 2], [8, 4.2], [3, 4]]))
     (1, 5, 3, 9)
@@ -105,19 +107,19 @@ def hull(corners: np.ndarray) -> Box:
     return int(top), int(bottom), int(left), int(right)
 
 
-def written(lines: Sequence[Line], size: tuple[int, ...], settings: Settings, said: str = "") -> str:
-    """Text of a page of `size` (height, width, ...): its kept lines in the engine's order, one space between them."""
+def page_text(lines: Sequence[Line], size: tuple[int, ...], settings: Settings, heard: str = "") -> str:
+    """Text of a page of `size` (height, width, ...): its selected lines in the engine's order, joined by spaces."""
     parts = []
-    for line in kept(lines, settings, said):
+    for line in select_lines(lines, settings, heard):
         if text := spelling.NORMALISERS[settings.normaliser](line.text):
-            parts += [place(line.box, size), text] if settings.positions == "grid" else [text]
+            parts += [grid_position(line.box, size), text] if settings.positions == "grid" else [text]
     return " ".join(parts)
 
 
-def place(box: Box, size: tuple[int, ...]) -> str:
-    """Which ninth of the page holds the middle of a box, of three rows by three columns of equal size: two words.
+def grid_position(box: Box, size: tuple[int, ...]) -> str:
+    """Name the cell, in a grid of three by three on the page, that contains the centre of a box: two words.
 
-    >>> place((10, 30, 400, 440), (200, 450)), place((90, 110, 0, 450), (200, 450))
+    >>> grid_position((10, 30, 400, 440), (200, 450)), grid_position((90, 110, 0, 450), (200, 450))
     ('top right', 'middle centre')
     """
     top, bottom, left, right = box
@@ -125,42 +127,45 @@ def place(box: Box, size: tuple[int, ...]) -> str:
     return f"{ROWS[max(0, min(row, 2))]} {COLUMNS[max(0, min(column, 2))]}"
 
 
-def kept(lines: Sequence[Line], settings: Settings, said: str = "") -> list[Line]:
-    """The `keep` lines likeliest to matter, in the engine's order. Of equals the earlier line is kept.
+def select_lines(lines: Sequence[Line], settings: Settings, heard: str = "") -> list[Line]:
+    """Select the `keep` lines of the best rank, in the engine's order. Of equal lines the earlier one wins.
 
-    With `first_pass` those that were heard in what it understood (`said`): the words of a line that were heard (see
-    `heard`) less the others; lines of which nothing was heard come last, the most prominent of them first. arXiv
-    2409.09221 keeps what is spoken; this rule asks the audio for it instead of the reference. With `frequencies` the ones of the rarest words:
-    least mean log count, a word that is not listed counting once, a line without words coming last. That is the ranking
-    of SlideAVSR (arXiv 2401.09759: FQ Ranker; experiment/training/utils.py, commit 4478857), which ranks words by their
-    count in Wikipedia, taken to lines. With neither the most prominent: confidence times the area of the box.
+    The rank depends on the settings:
+
+    - `first_pass`: the number of words of a line that are in the first-pass transcript `heard` less the number that are
+      not (see `count_heard`), highest first. Lines without any heard word come last, the most prominent first. arXiv
+      2409.09221 keeps what is spoken; this rule takes that from the audio instead of the reference.
+    - `frequencies`: the mean log count of the words of a line, lowest first. An unlisted word counts as 1; a line without
+      words comes last. This is the FQ Ranker of SlideAVSR (arXiv 2401.09759; experiment/training/utils.py, commit
+      4478857), which ranks words by their count in Wikipedia, applied to lines.
+    - neither: prominence, which is confidence times the area of the box, highest first.
     """
     if settings.keep is None:
         return list(lines)
     if settings.first_pass:
-        counts_heard = [heard(line.text, said, settings.normaliser) for line in lines]
+        word_counts = [count_heard(line.text, heard, settings.normaliser) for line in lines]
         ranks: list[Any] = [
             (1, -_prominence(line)) if not common else (0, others - common)
-            for line, (common, others) in zip(lines, counts_heard, strict=True)
+            for line, (common, others) in zip(lines, word_counts, strict=True)
         ]
     elif settings.frequencies:
         counts = _counts(settings.frequencies)
         ranks = [_mean_log_count(line, counts) for line in lines]
     else:
         ranks = [-_prominence(line) for line in lines]
-    chosen = sorted(range(len(lines)), key=ranks.__getitem__)[: settings.keep]
-    return [lines[number] for number in sorted(chosen)]
+    best = sorted(range(len(lines)), key=ranks.__getitem__)[: settings.keep]
+    return [lines[number] for number in sorted(best)]
 
 
-def heard(line: str, said: str, normaliser: spelling.Name) -> tuple[int, int]:
-    """How many words and numbers of a line occur in what was understood, in the same order, and how many do not.
+def count_heard(line: str, transcript: str, normaliser: spelling.Name) -> tuple[int, int]:
+    """Count the words and numbers of a line that are in a transcript in the same order, and those that are not.
 
-    >>> said = "3 minus 7 x equals 5 r"
-    >>> heard("3-7x=5r", said, "equations/1"), heard("x+1/3x=w²", said, "equations/1")
+    >>> transcript = "3 minus 7 x equals 5 r"
+    >>> count_heard("3-7x=5r", transcript, "equations/1"), count_heard("x+1/3x=w²", transcript, "equations/1")
     ((5, 0), (2, 4))
     """
     words = re.findall("[a-z]+|[0-9]+", spelling.NORMALISERS[normaliser](line).lower())
-    common = LCSseq.similarity(words, re.findall("[a-z]+|[0-9]+", spelling.words(said)))
+    common = LCSseq.similarity(words, re.findall("[a-z]+|[0-9]+", spelling.words(transcript)))
     return common, len(words) - common
 
 
@@ -170,8 +175,8 @@ def _prominence(line: Line) -> float:
 
 
 def _mean_log_count(line: Line, counts: dict[str, int]) -> float:
-    found = re.findall("[a-z]+", spelling.words(line.text))
-    return sum(math.log(max(1, counts.get(word, 1))) for word in found) / len(found) if found else math.inf
+    words = re.findall("[a-z]+", spelling.words(line.text))
+    return sum(math.log(max(1, counts.get(word, 1))) for word in words) / len(words) if words else math.inf
 
 
 def _counts(path: Path) -> dict[str, int]:

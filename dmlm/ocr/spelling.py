@@ -1,6 +1,6 @@
-"""One spelling for recognised text, so that what two engines read can be compared and tokenised alike.
+"""Normalise the spelling of recognised text, so that the output of two engines can be compared and tokenised alike.
 
-A normaliser has a name and a version; whoever uses it puts the name in its fingerprint.
+A normaliser has a name and a version; the fingerprint of a reader contains both.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ from typing import Literal
 
 Name = Literal["equations/1", "words/1", "authors/1"]
 
-RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ", "0123456789n", strict=True))
-SAME = str.maketrans({"−": "-", "–": "-", "—": "-", "⁄": "/", "÷": "/", "×": "x", "∗": "", "*": ""})
+SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ", "0123456789n", strict=True))
+EQUIVALENTS = str.maketrans({"−": "-", "–": "-", "—": "-", "⁄": "/", "÷": "/", "×": "x", "∗": "", "*": ""})
 SYMBOLS = r"[-+=/()^.,]"
 
 
 def equations(text: str) -> str:
-    """Recognised school algebra, version 1: every number, letter, function name and sign apart, in lower case.
+    """Normalise school algebra, version 1: lower case, with spaces between numbers, letters, function names and signs.
 
-    A raised digit becomes `^` and the digit, which keeps what the engine saw (NFKC would make x³ into x3); × is taken
-    for a letter x, since such a page holds no other; characters that it cannot hold are dropped.
+    A superscript digit becomes `^` and the digit (NFKC would turn x³ into x3). × becomes the letter x, since these pages
+    have no multiplication sign. Characters that these pages cannot contain are dropped.
 
     >>> equations("12x³ + log (45y) = 8")
     '12 x ^ 3 + log ( 45 y ) = 8'
@@ -32,7 +32,7 @@ def equations(text: str) -> str:
 
 
 def words(text: str) -> str:
-    """Recognised prose such as slides, version 1: as `equations`, but runs of letters stay words.
+    """Normalise prose such as slides, version 1: like `equations`, but words stay together.
 
     >>> words("Results (Fig. 3): don't over-fit")
     'results ( fig . 3 ) dont over - fit'
@@ -41,10 +41,10 @@ def words(text: str) -> str:
 
 
 def authors(text: str) -> str:
-    """One box as the authors of 3-Equations clean it, version 1: upper case, then letters, digits, +, - and = alone.
+    """Clean the text of one box like the authors of 3-Equations, version 1: upper case; only letters, digits, +, - and =.
 
-    After `data_process/get_OCR.py` of YiwenLiebesleid/3-Equations (commit 5f0eb6a): spaces inside a box go as well,
-    and so do brackets, fraction bars and raised digits. There an empty box leaves a second space; here it leaves none.
+    From `data_process/get_OCR.py` of YiwenLiebesleid/3-Equations (commit 5f0eb6a). Spaces inside a box, brackets,
+    fraction bars and superscript digits are removed. One difference: there an empty box leaves a second space.
 
     >>> authors("12x³ + log (45y) = 8")
     '12X+LOG45Y=8'
@@ -53,9 +53,9 @@ def authors(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Lower case; raised digits marked; compatibility forms, accents and look-alike signs made plain."""
-    text = re.sub(f"[{''.join(RAISED)}]+", lambda run: " ^ " + "".join(RAISED[c] for c in run[0]) + " ", text)
-    text = unicodedata.normalize("NFKD", text).translate(SAME).lower()
+    """Lower-case text with `^` before superscripts, NFKD forms without accents, and ASCII signs."""
+    text = re.sub(f"[{''.join(SUPERSCRIPTS)}]+", lambda run: f" ^ {''.join(SUPERSCRIPTS[c] for c in run[0])} ", text)
+    text = unicodedata.normalize("NFKD", text).translate(EQUIVALENTS).lower()
     return "".join(c for c in text if not unicodedata.combining(c))
 
 
@@ -63,5 +63,5 @@ NORMALISERS: dict[Name, Callable[[str], str]] = {"equations/1": equations, "word
 
 
 def digest() -> str:
-    """SHA-256 of this file: a changed normaliser changes the fingerprint of every reader."""
+    """SHA-256 of this file. It enters the fingerprint of every reader, so a changed normaliser changes them."""
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
