@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dmlm import recipes
 from dmlm.errors import UserError
 from dmlm.ocr import spelling
-from dmlm.synthesis.page import GAP_PX, MARGIN_PX, draw_page, place
+from dmlm.synthesis.page import GAP_PX, MARGIN_PX, draw_page, place_boxes
 from dmlm.synthesis.typeset import typeset
 from dmlm.tokens.encoder import Reader, Tokenizer
 from dmlm.tokens.quantize import Codebook
@@ -61,7 +61,7 @@ def test_no_ink_is_lost_or_touches_the_border(seed: int, equations: list[str]) -
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.tuples(st.integers(5, 60), st.integers(5, 440)), max_size=6))
 def test_boxes_keep_their_distance(seed: int, sizes: list[tuple[int, int]]) -> None:
-    corners = place(sizes, np.random.default_rng(seed), 450, 200)
+    corners = place_boxes(sizes, np.random.default_rng(seed), 450, 200)
     if corners is None:
         assert sum(h for h, _ in sizes) + (len(sizes) - 1) * GAP_PX[0] > 200 - 2 * MARGIN_PX
         return

@@ -22,24 +22,24 @@ OPENING = PARAMETERS.index("opening")
 
 
 @pytest.fixture(scope="module")
-def said() -> speech.Speech:
+def spoken() -> speech.Speech:
     return speech.engine().say(SENTENCE, speech.SPEAKERS[0])
 
 
-def test_phone_and_word_times_run_forward_and_stay_in_the_clip(said):
-    duration_s = len(said.samples) / SAMPLE_RATE_HZ
-    starts_s = [start_s for start_s, _ in said.phones]
-    assert said.samples.dtype == np.float32
+def test_phone_and_word_times_run_forward_and_stay_in_the_clip(spoken):
+    duration_s = len(spoken.samples) / SAMPLE_RATE_HZ
+    starts_s = [start_s for start_s, _ in spoken.phones]
+    assert spoken.samples.dtype == np.float32
     assert starts_s == sorted(starts_s)
     assert starts_s[0] >= 0
     assert starts_s[-1] <= duration_s + 0.02
-    assert [word for _, word in said.words] == SENTENCE.split()
-    assert all(a < b for (a, _), (b, _) in zip(said.words, said.words[1:], strict=False))
+    assert [word for _, word in spoken.words] == SENTENCE.split()
+    assert all(a < b for (a, _), (b, _) in zip(spoken.words, spoken.words[1:], strict=False))
 
 
-def test_the_span_holds_the_energy(said):
-    start, end = (round(bound_s * SAMPLE_RATE_HZ) for bound_s in said.span_s)
-    assert np.sum(said.samples[start:end] ** 2) > 0.999 * np.sum(said.samples**2)
+def test_the_span_holds_the_energy(spoken):
+    start, end = (round(bound_s * SAMPLE_RATE_HZ) for bound_s in spoken.span_s)
+    assert np.sum(spoken.samples[start:end] ** 2) > 0.999 * np.sum(spoken.samples**2)
 
 
 def test_a_lone_a_is_the_letter_not_the_article():
@@ -125,11 +125,11 @@ def test_every_phoneme_that_is_spoken_has_a_viseme():
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
-def test_the_lips_close_for_p_b_and_m(said, jitter):
-    ends_s = [start_s for start_s, _ in said.phones[1:]]
-    closed = [(a + b) / 2 for (a, s), b in zip(said.phones, ends_s, strict=False) if s in ("p", "b", "m")]
-    duration_s = len(said.samples) / SAMPLE_RATE_HZ
-    opening = movement(said.phones, duration_s, np.array(closed), 0.03, jitter, np.random.default_rng(0))[:, OPENING]
+def test_the_lips_close_for_p_b_and_m(spoken, jitter):
+    ends_s = [start_s for start_s, _ in spoken.phones[1:]]
+    closed = [(a + b) / 2 for (a, s), b in zip(spoken.phones, ends_s, strict=False) if s in ("p", "b", "m")]
+    duration_s = len(spoken.samples) / SAMPLE_RATE_HZ
+    opening = movement(spoken.phones, duration_s, np.array(closed), 0.03, jitter, np.random.default_rng(0))[:, OPENING]
     assert len(closed) >= 3
     assert opening.max() == 0
 

@@ -1,1 +1,1 @@
-"""Synthetic corpora: speech, talking mouths, pages, noise files."""
+"""Make the media of synthetic corpora: speech, talking mouths, pages, noise files."""

@@ -1,4 +1,4 @@
-"""The built-in noise bank: noise, music and babble made from nothing, for machines without MUSAN.
+"""The built-in noise bank: synthetic noise, music and babble, for machines without MUSAN.
 
 `folder/{train,test}/{noise,music,babble}/NN.flac`, 16 kHz mono, 12 s each. Training and evaluation never share a seed,
 and their babble shares neither a speaker nor a sentence.
@@ -18,10 +18,10 @@ from dmlm.synthesis.speech import SPEAKERS, engine
 
 VERSION = "1"
 LICENCE = "CC0-1.0"
-FILES = {"train": 6, "test": 4}  # of each kind
+FILES = {"train": 6, "test": 4}  # number of files of each kind
 DURATION_S = 12.0
 SAMPLES = int(DURATION_S * SAMPLE_RATE_HZ)
-PEAK = 0.7
+PEAK = 0.7  # largest absolute sample of a file
 SPECTRA = ("white", "pink", "brown", "hum", "hiss", "wind")
 PROGRESSIONS = ((0, 5, 3, 4), (0, 3, 4, 0), (0, 4, 5, 3), (5, 3, 0, 4))  # degrees of the scale
 MAJOR = (0, 2, 4, 5, 7, 9, 11)
@@ -46,19 +46,19 @@ SENTENCES = (
 
 
 def _noise(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise with one of six spectra, varied by the seed."""
+    """Gaussian noise (SAMPLES,) with one of six spectra; `rng` varies each."""
     kind = SPECTRA[(number + (3 if part == "test" else 0)) % len(SPECTRA)]
     rate_hz = np.maximum(np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE_HZ), 20.0)
     slope = {"white": 0.0, "pink": 0.5, "brown": 1.0, "hum": 0.7, "hiss": 0.0, "wind": 0.9}[kind]
     gain = rate_hz ** -(slope * rng.uniform(0.9, 1.1))
-    if kind == "hum":  # a motor: lines at the multiples of a low tone
+    if kind == "hum":  # a motor: spectral lines at the multiples of a low tone
         line = np.abs((rate_hz / rng.uniform(45, 130) + 0.5) % 1 - 0.5)
         gain = gain * (1 + 12 * np.exp(-((line / 0.01) ** 2)))
     if kind == "hiss":
         gain = np.exp(-(((rate_hz - rng.uniform(3000, 5500)) / rng.uniform(900, 1800)) ** 2)) + 0.02
     gain[np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE_HZ) < 20] = 0
     noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(SAMPLES)) * gain, SAMPLES)
-    if kind == "wind":  # comes and goes
+    if kind == "wind":  # gusts
         time_s = np.arange(SAMPLES) / SAMPLE_RATE_HZ
         gusts = sum(np.sin(2 * np.pi * rng.uniform(0.1, 0.7) * time_s + rng.uniform(0, 6.3)) for _ in range(3))
         noise = noise * (1.2 + gusts / 3)
@@ -66,7 +66,7 @@ def _noise(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _note(pitch: float, seconds: float, bright: float) -> np.ndarray:
-    """A plucked tone at a MIDI pitch: decaying harmonics, the higher the faster."""
+    """A plucked tone at a MIDI pitch: harmonics that decay, higher ones faster."""
     time_s = np.arange(int(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     base_hz = 440.0 * 2 ** ((pitch - 69) / 12)
     harmonics = range(1, min(9, int(7500 / base_hz) + 1))
@@ -77,7 +77,7 @@ def _note(pitch: float, seconds: float, bright: float) -> np.ndarray:
 
 
 def _music(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Chords, a bass, a melody and a beat."""
+    """Music (SAMPLES,): chords, a bass, a melody and a beat."""
     beat_s, key, bright = 60 / rng.uniform(85, 150), rng.integers(50, 62), rng.uniform(0.35, 0.8)
     progression = PROGRESSIONS[rng.integers(len(PROGRESSIONS))]
     music = np.zeros(SAMPLES + 4 * SAMPLE_RATE_HZ)
@@ -107,18 +107,18 @@ def _music(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _babble(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Six to eight voices that talk over each other without a pause."""
-    own = 0 if part == "train" else 1
-    speakers, sentences = SPEAKERS[own::2], SENTENCES[own::2]
+    """Babble (SAMPLES,): six to eight voices that talk at the same time without a pause."""
+    first = 0 if part == "train" else 1  # every second speaker and sentence, so that the parts share none
+    speakers, sentences = SPEAKERS[first::2], SENTENCES[first::2]
     babble = np.zeros(SAMPLES)
     for voice in rng.choice(len(speakers), int(rng.integers(6, 9)), replace=False):
         order = rng.permutation(len(sentences))
-        said: list[np.ndarray] = []
+        pieces: list[np.ndarray] = []
         length = 0
         while length < SAMPLES + SAMPLE_RATE_HZ:
-            said.append(engine().say(sentences[order[len(said) % len(order)]], speakers[voice]).samples)
-            length += len(said[-1])
-        stream = np.concatenate(said)
+            pieces.append(engine().say(sentences[order[len(pieces) % len(order)]], speakers[voice]).samples)
+            length += len(pieces[-1])
+        stream = np.concatenate(pieces)
         stream = stream[rng.integers(length - SAMPLES) :][:SAMPLES]
         babble += stream / np.sqrt(np.mean(stream**2)) * rng.uniform(0.6, 1.0)
     return babble
@@ -132,7 +132,7 @@ KINDS: dict[str, Callable[[str, int, np.random.Generator], np.ndarray]] = {
 
 
 def _make(job: tuple[str, str, str, int]) -> None:
-    """All files of one part and kind, in a fresh process: the synthesiser keeps state."""
+    """Write all files of one part and kind. Must run in a fresh process, since the synthesiser keeps state."""
     import soundfile
 
     folder, part, kind, seed = job
@@ -144,8 +144,8 @@ def _make(job: tuple[str, str, str, int]) -> None:
 
 
 def build_bank(folder: Path, seed: int = 0) -> None:
-    """Write the whole bank; `bank.json`, with the digest of all files, comes last. Takes a few seconds."""
-    jobs = [(str(folder), part, kind, seed) for kind in reversed(KINDS) for part in FILES]  # the slowest first
+    """Write the noise bank in a few seconds; `bank.json`, with the digest of all files, is written last."""
+    jobs = [(str(folder), part, kind, seed) for kind in reversed(KINDS) for part in FILES]  # slowest jobs first
     for _ in processes.run(_make, jobs):
         pass
     names = [f"{part}/{kind}/{number:02d}.flac" for part in FILES for kind in KINDS for number in range(FILES[part])]

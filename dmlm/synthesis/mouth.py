@@ -1,7 +1,7 @@
-"""A rendered talking mouth: 25 frames a second, 96 x 96 grey, driven by phoneme events; and its video file.
+"""Render a talking mouth from phonemes: 25 frames a second, 96 x 96 grey pixels.
 
-Drawn with filled polygons in sub-pixel coordinates, then blurred and given camera noise. It is no portrait: it shows
-what a lip reader can use (opening, width, rounding, teeth, tongue) and hides the same phonemes a real mouth hides.
+Filled polygons in sub-pixel coordinates are blurred and get camera noise. The picture is not realistic, but it shows what
+a lip reader uses (opening, width, rounding, teeth, tongue) and hides the same phonemes that a real mouth hides.
 
 Shapes: T frames, K points along a lip, 96 x 96 pixels.
 """
@@ -20,22 +20,21 @@ from dmlm.synthesis.viseme import movement
 FRAMES_HZ = 25
 SIZE = 96
 POINTS = 13  # K
-SHIFT = 4  # fractional bits of a coordinate
-NOISE_BANK = 1 << 18  # samples
-FULL_RANGE = 2  # grey levels 0..255 in a video, not 16..235
+SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
+NOISE_BANK = 1 << 18  # samples of camera noise
 
 
 @dataclass(frozen=True)
 class MouthStyle:
-    """How hard the mouth is to read. Every field may be set in a corpus recipe."""
+    """How hard the mouth is to read. A corpus recipe may set every field."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     coarticulation_s: float = 0.022  # time constant: how far neighbouring visemes blend
     jitter: float = 0.05  # error of each target, relative to its parameter's range
-    effort_least: float = 0.9  # an utterance is articulated with an effort drawn from here to 1
+    effort_least: float = 0.9  # each utterance draws its articulation effort from this to 1
     sway_px: float = 0.4  # slow movement of the head
-    face_variation: float = 0.6  # difference between speakers; 0 makes them one face
+    face_variation: float = 0.6  # difference between speakers; 0: all look the same
     contrast: float = 1.0  # of lips, teeth and tongue against the skin
     light_drift: float = 1.5  # slow change of brightness, grey levels
     blur_px: float = 0.6  # of the lens, standard deviation
@@ -46,21 +45,21 @@ class MouthStyle:
             raise ValueError(f"coarticulation_s must be above 0, not {self.coarticulation_s}")
         for field, value in vars(self).items():
             if value < 0:
-                raise ValueError(f"{field} must not be negative, as {value} is")
+                raise ValueError(f"{field} must not be negative, not {value}")
         if self.effort_least > 1:
-            raise ValueError(f"effort_least must not exceed 1, as {self.effort_least} does")
+            raise ValueError(f"effort_least must not exceed 1, not {self.effort_least}")
 
 
 @dataclass(frozen=True)
 class Face:
-    """A speaker's looks: pixels for sizes, grey levels for tones."""
+    """The looks of a speaker: sizes in pixels, tones in grey levels."""
 
     x: float
     y: float
     half_width: float
     upper_lip: float
     lower_lip: float
-    bow: float  # depth of the cupid's bow, part of the upper lip
+    bow: float  # depth of the cupid's bow, as a fraction of the upper lip
     drop: float  # how far the lower lip falls when the mouth is wide open
     slant: float  # radians
     skin: float
@@ -74,7 +73,7 @@ class Face:
 
     @classmethod
     def of(cls, speaker: str, variation: float) -> "Face":
-        """The face that belongs to a name; with variation 0 everybody has the same."""
+        """Return the face of a speaker name; with variation 0 all faces are equal."""
         seed = int.from_bytes(hashlib.sha256(speaker.encode()).digest()[:8], "big")
         z = np.random.default_rng(seed).uniform(-1.0, 1.0, 16) * variation
         skin = 165 + 40 * z[8]
@@ -99,7 +98,7 @@ class Face:
 
 
 def frame_count(duration_s: float) -> int:
-    """Frames of a clip: one for each 40 ms that have begun.
+    """Number of frames of a clip: one for each started 40 ms, at least one.
 
     >>> frame_count(2.0), frame_count(2.001)
     (50, 51)
@@ -110,14 +109,14 @@ def frame_count(duration_s: float) -> int:
 def render(
     phones: Sequence[tuple[float, str]], duration_s: float, speaker: str, style: MouthStyle, rng: np.random.Generator
 ) -> np.ndarray:
-    """The mouth that says these phones, uint8 (T, 96, 96); frame k shows the time (k + 1/2) / 25 s.
+    """Render the mouth that speaks these phones, uint8 (T, 96, 96); frame k shows the time (k + 1/2) / 25 s.
 
     Args:
         phones: (start in seconds, IPA symbol) in order of time; an empty symbol is a pause
         duration_s: of the clip
         speaker: whose face
         style: how hard it is to read
-        rng: articulation errors, sway and camera noise; nothing else is random
+        rng: draws articulation errors, effort, sway, light and camera noise
     """
     count = frame_count(duration_s)
     times_s = (np.arange(count) + 0.5) / FRAMES_HZ
@@ -139,7 +138,7 @@ def _slow(times_s: np.ndarray, channels: int, rng: np.random.Generator) -> np.nd
 
 
 def _outlines(moves: np.ndarray, face: Face, sway: np.ndarray) -> dict[str, np.ndarray]:
-    """Polygons by part, fixed-point int32 (T, points, 2), from parameters (T, P) and shifts of the head (T, 2)."""
+    """Polygons of each part, fixed-point int32 (T, points, 2), from mouth parameters (T, P) and head shifts (T, 2)."""
     opening, width, rounding, teeth, tongue, tuck = (column[:, None] for column in moves.T)  # each (T, 1)
     s = np.linspace(-1, 1, POINTS)[None, :]  # along the lip, corner to corner
     arch = np.sqrt(1 - s**2)
@@ -166,7 +165,9 @@ def _outlines(moves: np.ndarray, face: Face, sway: np.ndarray) -> dict[str, np.n
     def ring(x_a: np.ndarray, a: np.ndarray, x_b: np.ndarray, b: np.ndarray, least_px: float = 0.0) -> np.ndarray:
         x = np.concatenate([x_a, x_b[:, ::-1]], axis=1)
         y = np.concatenate([a, b[:, ::-1]], axis=1)
-        y = y + np.where(np.abs(b - a).max(axis=1) < least_px, 1000.0, 0.0)[:, None]  # too thin: out of the picture
+        y = (
+            y + np.where(np.abs(b - a).max(axis=1) < least_px, 1000.0, 0.0)[:, None]
+        )  # too thin to show: move it out of the picture
         turned = np.stack([cos * x - sin * y + face.x, sin * x + cos * y + face.y], axis=2) + sway[:, None, :]
         return np.rint(turned * (1 << SHIFT)).astype(np.int32)
 
@@ -186,7 +187,7 @@ def _outlines(moves: np.ndarray, face: Face, sway: np.ndarray) -> dict[str, np.n
 
 @lru_cache(maxsize=64)
 def _backdrop(face: Face) -> np.ndarray:
-    """Skin under its light, with the shadows of nose and chin, uint8 (96, 96)."""
+    """Lit skin with the shadows of nose and chin, uint8 (96, 96)."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE - 0.5
     skin = face.skin + face.light_x * x + face.light_y * y - 40 * (x**2 + 0.5 * y**2)
     nose_x, nose_y = (face.x / SIZE - 0.5), (face.y - 34) / SIZE - 0.5
@@ -199,7 +200,7 @@ def _backdrop(face: Face) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _noise_bank(sigma: float) -> np.ndarray:
-    """Camera noise to cut frames from, int16; the same in every process."""
+    """Camera noise (NOISE_BANK,) int16, of which each frame takes a random part; the same in every process."""
     return np.rint(np.random.default_rng(0).normal(0.0, sigma, NOISE_BANK)).astype(np.int16)
 
 

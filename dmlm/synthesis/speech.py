@@ -1,14 +1,13 @@
-"""Speech by espeak-ng, called through ctypes: text and a speaker in, samples with phoneme and word times out.
+"""Synthesise speech with espeak-ng through ctypes: text and a speaker in, samples with phoneme and word times out.
 
-The library and its data come with the wheel `espeakng_loader`; nothing has to be installed on the system. What one has
-to know about it:
+The library and its data come with the wheel `espeakng_loader`; no system package is needed. Properties of the library:
 
-- It is not reproducible within a process: the same sentence said twice differs by some milliseconds, because the voice
-  source keeps its state. Fresh processes that make the same calls in the same order agree to the bit, but only if the
-  library's random seed is set: it takes the time of day for it, and breathy voices are made of random numbers.
-- It takes an unknown variant of a voice for the plain voice without a word; `say` looks first.
+- It is not reproducible within a process: the same sentence spoken twice differs by some milliseconds, because the voice
+  source keeps its state. Fresh processes that make the same calls in the same order agree bit by bit, but only if the
+  random seed of the library is set: by default it is the time of day, and breathy voices use random numbers.
+- It silently replaces an unknown variant of a voice by the plain voice; `say` checks the name first.
 - It keeps one voice per process and is not thread-safe.
-- It cuts the path of its data at 160 bytes without a word; `_short_path` goes around that.
+- It silently truncates the path of its data at 160 bytes; `_short_path` works around that.
 """
 
 import ctypes
@@ -18,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.signal import firwin, resample_poly
@@ -25,16 +25,18 @@ from scipy.signal import firwin, resample_poly
 from dmlm.corpus.media import SAMPLE_RATE_HZ
 from dmlm.errors import UserError, did_you_mean
 
+# values of espeak-ng/speak_lib.h
 SYNCHRONOUS = 2
 PHONEME_EVENTS, PHONEME_IPA, DONT_EXIT = 0x0001, 0x0002, 0x8000
 END, WORD, PHONEME = 0, 1, 7
 UTF8 = 1
-SEED = 1
 RATE, VOLUME, PITCH, PITCH_RANGE = 1, 2, 3, 4
-SOFTER = 60  # of 100: at full volume some voices are cut at the largest sample
+
+SEED = 1
+VOLUME_PERCENT = 60  # at 100 some voices clip
 LONGEST_PATH = 150  # bytes; the library appends file names within char[160]
-STRESS = str.maketrans("", "", "ˈˌ")
-SPELLED = {"a": "eigh"}  # a lone "a" would be read as the article
+WITHOUT_STRESS = str.maketrans("", "", "ˈˌ")
+RESPELLED = {"a": "eigh"}  # a single "a" would be read as the article
 
 
 class _Id(ctypes.Union):
@@ -59,7 +61,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice of espeak-ng with its manner: words per minute, pitch and pitch range (0..99)."""
+    """A voice of espeak-ng, its speaking rate in words per minute, its pitch and pitch range (0..99)."""
 
     name: str
     voice: str
@@ -70,10 +72,11 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Speech:
-    """What was said: `samples` float32 (N,) at 16 kHz in [-1, 1], and when.
+    """Synthesised speech: `samples` float32 (N,) at 16 kHz in [-1, 1], with times.
 
     `phones` are (start in seconds, IPA without stress marks) in order of time; an empty symbol is a pause, and the last
-    one ends the speech. `words` are (start in seconds, word), one for each word of the text.
+    one marks the end of the speech. `words` are (start in seconds, word); a word that espeak-ng runs into the previous
+    one is missing.
     """
 
     samples: np.ndarray
@@ -82,19 +85,19 @@ class Speech:
 
     @property
     def span_s(self) -> tuple[float, float]:
-        """Start of the first phoneme and end of the last one."""
+        """Start of the first phoneme and end of the last one, in seconds."""
         return self.phones[0][0], self.phones[-1][0]
 
 
 def _pool() -> tuple[Speaker, ...]:
-    """Men and women in turn. Left out: whispers, robots, pitches beyond people, and the slow Klatt voices."""
+    """Male and female voices in turn. Left out: whispers, robots, unnatural pitches, and the slow Klatt voices."""
     men = ("Gene", "Lee", "Mario", "Michael", "Henrique", "Nguyen", "boris", "m3", "m7", "max", "miguel", "travis")
     women = ("Alicia", "Andrea", "Annie", "anika", "aunty", "belinda", "f2", "f3", "f5", "linda", "shelby", "steph")
     speakers = []
     for number, name in enumerate(name for pair in zip(men, women, strict=True) for name in pair):
         rate_wpm = 150 + (number * 7) % 40  # 150 to 189 words per minute; the paper speaks at 175
-        manner = dict(rate_wpm=rate_wpm, pitch=38 + (number * 11) % 25, pitch_range=40 + (number * 5) % 20)
-        speakers.append(Speaker(name.lower(), f"en-us+{name}", **manner))
+        style = dict(rate_wpm=rate_wpm, pitch=38 + (number * 11) % 25, pitch_range=40 + (number * 5) % 20)
+        speakers.append(Speaker(name.lower(), f"en-us+{name}", **style))
     return tuple(speakers)
 
 
@@ -102,10 +105,10 @@ SPEAKERS = _pool()
 
 
 def _short_path(path: Path) -> Path:
-    """The same folder by a path that the library does not cut: itself, or a link to it in the temporary folder.
+    """Return a path to the same folder that the library does not truncate: itself, or a link in the temporary folder.
 
     Raises:
-        UserError: the temporary folder is too deep as well, or somebody else's file is in the way.
+        UserError: the path of the temporary folder is too long as well, or the name of the link is taken.
     """
     if len(os.fsencode(path)) <= LONGEST_PATH:
         return path
@@ -123,7 +126,7 @@ def _short_path(path: Path) -> Path:
 
 
 class Espeak:
-    """The library, initialised. Use `engine()`: there is one per process."""
+    """The initialised library. Use `engine()`, since there must be one per process."""
 
     def __init__(self) -> None:
         try:
@@ -141,7 +144,7 @@ class Espeak:
         self._rate_hz = self._library.espeak_Initialize(SYNCHRONOUS, 0, os.fsencode(data), options)
         if self._rate_hz <= 0:
             raise UserError(f"espeak-ng cannot read its data in {data}; mend it with: pip install -I espeakng-loader")
-        self._callback = _Callback(self._receive)  # kept: ctypes would let it go
+        self._callback = _Callback(self._receive)  # keep a reference: ctypes does not
         self._library.espeak_SetSynthCallback(self._callback)
         divisor = int(np.gcd(self._rate_hz, SAMPLE_RATE_HZ))
         self._up, self._down = SAMPLE_RATE_HZ // divisor, self._rate_hz // divisor
@@ -150,35 +153,41 @@ class Espeak:
         self._blocks: list[np.ndarray] = []
         self._events: list[tuple[int, float, int, str]] = []
 
-    def _receive(self, samples, count, events) -> int:
+    def _receive(self, samples: Any, count: int, events: Any) -> int:
+        """Collect a block of audio (pointer to int16) and its events (pointer, ended by END); called by the library."""
         if samples and count > 0:
             self._blocks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         number = 0
         while (event := events[number]).type != END:
             raw = ctypes.string_at(ctypes.addressof(event.id), 8) if event.type == PHONEME else b""
-            symbol = raw.split(b"\0")[0].decode("utf-8", "ignore").translate(STRESS)
+            symbol = raw.split(b"\0")[0].decode("utf-8", "ignore").translate(WITHOUT_STRESS)
             self._events.append((event.type, event.audio_position / 1000, event.text_position - 1, symbol))
             number += 1
         return 0
 
     def say(self, text: str, speaker: Speaker) -> Speech:
-        """Speak lower-case words and numbers parted by single spaces; single letters are said by their names.
+        """Speak lower-case words and numbers separated by single spaces. Single letters are spoken by their names.
 
         Raises:
-            UserError: the voice is unknown, or nothing was spoken.
+            UserError: the voice is unknown, or the library returned no speech.
         """
         variant = speaker.voice.partition("+")[2]
-        if variant and variant not in self._variants:  # the library would take the plain voice without a word
+        if variant and variant not in self._variants:  # the library would silently use the plain voice
             raise UserError(f"espeak-ng has no voice {speaker.voice!r}; {did_you_mean(variant, self._variants)}.")
         if self._library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
             raise UserError(f"espeak-ng has no voice {speaker.voice!r}; take for instance {SPEAKERS[0].voice}.")
-        manner = {RATE: speaker.rate_wpm, VOLUME: SOFTER, PITCH: speaker.pitch, PITCH_RANGE: speaker.pitch_range}
-        for parameter, value in manner.items():
+        parameters = {
+            RATE: speaker.rate_wpm,
+            VOLUME: VOLUME_PERCENT,
+            PITCH: speaker.pitch,
+            PITCH_RANGE: speaker.pitch_range,
+        }
+        for parameter, value in parameters.items():
             self._library.espeak_SetParameter(parameter, value, 0)
         self._library.espeak_ng_SetRandSeed(SEED)
         words = text.split()
-        sent = [SPELLED.get(word, word) for word in words]
-        raw = " ".join(sent).encode() + b"\0"
+        spoken = [RESPELLED.get(word, word) for word in words]
+        raw = " ".join(spoken).encode() + b"\0"
         self._blocks, self._events = [], []
         self._library.espeak_Synth(raw, len(raw), 0, 1, 0, UTF8, None, None)
         self._library.espeak_Synchronize()
@@ -187,11 +196,11 @@ class Espeak:
             raise UserError(f"espeak-ng says nothing for {text!r}; give words or numbers.")
         samples = np.concatenate(self._blocks).astype(np.float32) / 32768
         samples = resample_poly(samples, self._up, self._down, window=self._window)
-        return Speech(samples.astype(np.float32), phones, self._word_times(words, sent))
+        return Speech(samples.astype(np.float32), phones, self._word_times(words, spoken))
 
-    def _word_times(self, words: list[str], sent: list[str]) -> tuple[tuple[float, str], ...]:
-        """First event of each word; a number gives several, a word run into the one before it gives none."""
-        offsets = np.cumsum([0] + [len(word) + 1 for word in sent[:-1]])
+    def _word_times(self, words: list[str], spoken: list[str]) -> tuple[tuple[float, str], ...]:
+        """Start of each word; a number has several events, a word run into the previous one has none and is left out."""
+        offsets = np.cumsum([0] + [len(word) + 1 for word in spoken[:-1]])
         starts_s: dict[int, float] = {}
         for kind, start_s, position, _ in self._events:
             if kind == WORD:
@@ -201,7 +210,7 @@ class Espeak:
 
 @cache
 def engine() -> Espeak:
-    """The synthesiser of this process.
+    """Return the synthesiser of this process.
 
     Raises:
         UserError: its wheel is not installed, or its data cannot be read.

@@ -1,8 +1,8 @@
-"""Typeset one equation: the LaTeX of school algebra to a grey picture, in about a millisecond.
+"""Typeset one equation, LaTeX of school algebra, as a grey picture in about a millisecond.
 
-matplotlib's mathtext takes 12 ms an equation, nearly all of it in its general parser. This grammar is smaller; the
+mathtext of matplotlib takes 12 ms per equation, nearly all of it in its general parser. This grammar is smaller. The
 proportions are the same (script size 0.7, fractions in text style), and so is the font: DejaVu Serif, which ships with
-matplotlib and which OCR reads with half the errors of STIX or Computer Modern (there l and 1 look alike).
+matplotlib. OCR makes half as many errors with it as with STIX or Computer Modern, where l and 1 look alike.
 
     line  = { number | letter | + - = ( ) . , | \\log | \\frac{line}{line} } , each with an optional ^{line}
 """
@@ -26,7 +26,7 @@ Mark = tuple[float, float, str | float, float]  # x, y of the baseline, text (or
 
 @dataclass(frozen=True)
 class Box:
-    """Something set: its extent in pixels about the start of its baseline, y downwards, and its marks."""
+    """A typeset part: its extent in pixels from the start of its baseline (y points down), and its marks."""
 
     width: float
     above: float
@@ -34,8 +34,8 @@ class Box:
     marks: tuple[Mark, ...] = ()
 
     def moved(self, dx: float, dy: float) -> list[Mark]:
-        """The marks, as they stand once the box is moved."""
-        return [(x + dx, y + dy, what, size) for x, y, what, size in self.marks]
+        """The marks of the box after moving it by (dx, dy) pixels."""
+        return [(x + dx, y + dy, content, size) for x, y, content, size in self.marks]
 
 
 @lru_cache(maxsize=64)
@@ -78,16 +78,16 @@ def _fraction(upper: Box, lower: Box, size: float) -> Box:
     rise, drop = axis + gap + upper.below, gap - axis + lower.above + 1  # of the two baselines
     marks = upper.moved((width - upper.width) / 2, -rise) + lower.moved((width - lower.width) / 2, drop)
     marks.append((0.0, -axis, width, size))
-    whole = Box(width, rise + upper.above, drop + lower.below, tuple(marks))
-    return _row([_space(0.1, size), whole, _space(0.1, size)])
+    fraction = Box(width, rise + upper.above, drop + lower.below, tuple(marks))
+    return _row([_space(0.1, size), fraction, _space(0.1, size)])
 
 
 def _space(ems: float, size: float) -> Box:
     return Box(ems * size, 0.0, 0.0)
 
 
-class _Setter:
-    """Recursive descent over the tokens of one equation."""
+class _Typesetter:
+    """Recursive-descent parser that typesets the tokens of one equation."""
 
     def __init__(self, latex: str) -> None:
         self.latex = latex
@@ -99,14 +99,15 @@ class _Setter:
                 self.tokens.append(match[0])
         self.tokens.reverse()  # a stack
 
-    def fault(self, what: str) -> UserError:
+    def fault(self, token: str) -> UserError:
+        """The error for a token that the grammar does not allow here."""
         return UserError(
-            f"The equation {self.latex!r} cannot be typeset at {what!r}; known are numbers, letters, + - = ( ) . ,"
+            f"The equation {self.latex!r} cannot be typeset at {token!r}; known are numbers, letters, + - = ( ) . ,"
             " ^{...}, \\frac{...}{...} and \\log."
         )
 
     def group(self, size: float) -> Box:
-        """A line in braces."""
+        """Typeset a line in braces."""
         if not self.tokens or self.tokens.pop() != "{":
             raise self.fault("a missing {")
         box = self.line(size)
@@ -116,7 +117,7 @@ class _Setter:
         return box
 
     def line(self, size: float) -> Box:
-        """Everything up to the end or to a closing brace."""
+        """Typeset everything up to the end or to a closing brace."""
         boxes: list[Box] = []
         signed = False  # whether the last token was + - or =
         while self.tokens and self.tokens[-1] != "}":
@@ -128,7 +129,7 @@ class _Setter:
             elif token == "\\frac":
                 boxes.append(_fraction(self.group(SCRIPT * size), self.group(SCRIPT * size), size))
             elif token == "\\log":
-                before = 0.17 if boxes and not signed else 0.0  # TeX: a thin space before, another where no ( follows
+                before = 0.17 if boxes and not signed else 0.0  # TeX: a thin space before, and after unless ( follows
                 after = 0.0 if self.tokens and self.tokens[-1] == "(" else 0.17
                 boxes.append(_row([_space(before, size), _text("log", size), _space(after, size)]))
             elif token in SIGNS:
@@ -143,28 +144,28 @@ class _Setter:
 
 
 def typeset(latex: str, size_px: float) -> np.ndarray:
-    """Picture of one equation, uint8 (h, w), black on white, cut to its ink.
+    """Typeset one equation: a picture uint8 (h, w), black on white, cropped to its ink.
 
     Args:
         latex: without dollar signs, for instance `\\frac{12}{7} x^{3} + \\log(45 y) = 8`
         size_px: size of the font
 
     Raises:
-        UserError: LaTeX beyond the grammar above, or an equation without ink.
+        UserError: the LaTeX is not in the grammar above, or the equation is empty.
     """
-    setter = _Setter(latex)
-    box = setter.line(size_px)
-    if setter.tokens or not box.marks:
-        raise setter.fault("}" if setter.tokens else "")
-    margin = size_px  # italics overhang their box
+    typesetter = _Typesetter(latex)
+    box = typesetter.line(size_px)
+    if typesetter.tokens or not box.marks:
+        raise typesetter.fault("}" if typesetter.tokens else "")
+    margin = size_px  # since italics extend beyond their box
     canvas = Image.new("L", (int(box.width + 2 * margin), int(box.above + box.below + 2 * margin)), 255)
     draw = ImageDraw.Draw(canvas)
-    for x, y, what, size in box.marks:
-        at = (round(x + margin), round(y + box.above + margin))
-        if isinstance(what, str):
-            draw.text(at, what, fill=0, font=_font_of(what, size), anchor="ls")
+    for x, y, content, size in box.marks:
+        left, base = round(x + margin), round(y + box.above + margin)
+        if isinstance(content, str):
+            draw.text((left, base), content, fill=0, font=_font_of(content, size), anchor="ls")
         else:
-            draw.rectangle((at[0], at[1], at[0] + round(what) - 1, at[1] + max(0, round(size / 22) - 1)), fill=0)
+            draw.rectangle((left, base, left + round(content) - 1, base + max(0, round(size / 22) - 1)), fill=0)
     ink = np.asarray(canvas)
     rows, columns = np.flatnonzero(ink.min(axis=1) < 255), np.flatnonzero(ink.min(axis=0) < 255)
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -1,10 +1,10 @@
 """From phonemes to the movement of a mouth: a table of visemes, and coarticulation between them.
 
-Phonemes that look alike share one viseme (p, b and m are one picture; so are f and v; t, d and n; k, g and h), so a lip
-reader cannot tell more than a person could. Between visemes the mouth follows the dominance functions of Cohen and
-Massaro (1993): at time t each parameter is the weighted mean of all targets, and the weight of a viseme falls off
-exponentially with the distance of t from its beginning or end. A short phone between strong neighbours does not reach
-its target. One thing they always reach: the lips close for p, b and m.
+Phonemes that look alike share one viseme (p, b and m; f and v; t, d and n; k, g and h), so a lip reader cannot tell them
+apart. Between visemes the mouth follows the dominance functions of Cohen and Massaro (1993): at time t each parameter is
+the weighted mean of all targets, and the weight of a viseme falls off exponentially with the distance of t from its
+start or end. A short phone between strong neighbours does not reach its target. One exception: the lips always close for
+p, b and m.
 
 Shapes: T frames, N segments (visemes in time), P parameters in the order of `PARAMETERS`.
 """
@@ -61,27 +61,27 @@ OF_SYMBOL = {
     }.items()
     for symbol in symbols.split()
 }
-RELEASE_S = 0.03  # from closed lips to the opening that the neighbours want
-SHORTEST_PAUSE_S = 0.06  # a shorter one is an event between two vowels, not a rest of the mouth
+RELEASE_S = 0.03  # time from closed lips to the opening of the neighbours
+SHORTEST_PAUSE_S = 0.06  # a shorter one is an event between two vowels; the mouth does not rest
 
 
 def visemes_of(symbol: str) -> list[str]:
-    """Visemes of one phoneme of espeak-ng; a diphthong has two, unknown marks (length, syllabicity) none.
+    """Visemes of one phoneme of espeak-ng. A diphthong has two; other marks (length, syllabicity) have none.
 
     >>> visemes_of("aɪ"), visemes_of("tʃ"), visemes_of("ɔːɹ"), visemes_of("b") == visemes_of("m")
     (['a', 'i'], ['sh'], ['o', 'r'], True)
     """
-    found, at = [], 0
-    while at < len(symbol):
-        size = 2 if symbol[at : at + 2] in OF_SYMBOL else 1
-        if viseme := OF_SYMBOL.get(symbol[at : at + size]):
-            found.append(viseme)
-        at += size
-    return found
+    visemes, start = [], 0
+    while start < len(symbol):
+        size = 2 if symbol[start : start + 2] in OF_SYMBOL else 1
+        if viseme := OF_SYMBOL.get(symbol[start : start + size]):
+            visemes.append(viseme)
+        start += size
+    return visemes
 
 
 def segments(phones: Sequence[tuple[float, str]], duration_s: float) -> tuple[list[str], np.ndarray]:
-    """Visemes in time, with rest before, between and after: names (N,) and start and end in seconds (N, 2)."""
+    """Visemes in time, with rest before, after and in pauses: names (N,), and starts and ends in seconds (N, 2)."""
     times = [start_s for start_s, _ in phones] + [duration_s]
     names, bounds = ["rest"], [(-1.0, max(0.0, times[0]))]
     for (start_s, symbol), end_s in zip(phones, times[1:], strict=True):
@@ -100,13 +100,13 @@ def movement(
     jitter: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Mouth parameters float32 (T, P) at the given times (T,).
+    """Mouth parameters float32 (T, P) at the times (T,).
 
     Args:
         phones: (start in seconds, IPA symbol) in order of time; an empty symbol is a pause
         duration_s: of the clip; the last phone ends there
-        times_s: where to look
-        coarticulation_s: time constant of the dominance functions: the longer, the more neighbours blend
+        times_s: of the frames
+        coarticulation_s: time constant of the dominance functions; a longer one blends neighbours more
         jitter: standard deviation of each target's error, relative to the range of its parameter
         rng: draws the errors
     """
@@ -115,9 +115,9 @@ def movement(
     strengths = np.array([VISEMES[name][1] for name in names])  # (N, P)
     errors = rng.normal(0.0, 1.0, targets.shape) * jitter * np.array([0.5, 0.7, 0.5, 0.5, 0.5, 0.2])
     centres, halves = bounds.mean(axis=1), np.diff(bounds, axis=1)[:, 0] / 2
-    away = np.maximum(0.0, np.abs(times_s[:, None] - centres) - halves)  # (T, N)
-    weights = np.exp(-away / coarticulation_s) + 1e-9  # (T, N)
+    distances_s = np.maximum(0.0, np.abs(times_s[:, None] - centres) - halves)  # (T, N)
+    weights = np.exp(-distances_s / coarticulation_s) + 1e-9  # (T, N)
     blended = (weights @ (strengths * (targets + errors))) / (weights @ strengths)  # (T, P)
-    closing = away[:, [name == "p" for name in names]]  # (T, closures)
+    closing = distances_s[:, [name == "p" for name in names]]  # (T, closures)
     blended[:, 0] *= (closing / RELEASE_S).clip(max=1.0).min(axis=1, initial=1.0)
     return np.clip(blended, [0, -1, 0, 0, 0, 0], 1.2).astype(np.float32)
