@@ -1,13 +1,13 @@
-"""Three Equations: a page shows three equations, a mouth reads one or two of them aloud. Synthetic, made on any laptop.
+"""Three Equations, a synthetic corpus: a page shows three equations, and a speaker reads one or two of them aloud.
 
-After the recipe of the 3-Equations corpus: its grammar of equations, its probabilities, its page of 450 x 200 px and
-its second of silence between two equations. What differs: espeak-ng speaks with 24 voices instead of one, the mouth is
-drawn instead of synthesised from a portrait, and the page shows no base for a logarithm, as none is spoken.
+It follows the 3-Equations corpus: the same grammar of equations, probabilities, page of 450 x 200 px and second of
+silence between two equations. Differences: espeak-ng speaks with 24 voices instead of one, the mouth is drawn instead of
+synthesised from a portrait, and the page shows no base of a logarithm, since none is spoken.
 
     equation = term (plus | minus) term equals term           term = [log of] [coefficient] [letter [to the power of n]]
 
-A fraction that reduces to a whole number is spoken, and drawn, over 1. Speakers are shared by the splits; transcripts
-are not, as long as the grammar has enough of them.
+A fraction that reduces to a whole number is spoken and drawn over 1. The splits share speakers. They share no
+transcripts, unless the grammar has too few.
 """
 
 import json
@@ -31,33 +31,33 @@ from dmlm.synthesis.speech import SPEAKERS, Speaker, engine
 NAME = "three_equations"
 VERSION = "1"
 LICENCE = "CC0-1.0"
-FRAME = SAMPLE_RATE_HZ // 25  # samples of a video frame; a clip is a whole number of frames
-PEAK = 0.7  # of each clip
+FRAME = SAMPLE_RATE_HZ // 25  # samples per video frame; a clip is padded to full frames
+PEAK = 0.7  # largest absolute sample of a clip
 PAGE = (450, 200)  # width and height in pixels
-TRIES = 200  # to find a transcript that is not taken
+TRIES = 200  # draws to find a transcript that is not used yet
 
 
 class Settings(BaseModel):
-    """What the corpus is made from. Equal settings give an equal corpus, to the byte."""
+    """Everything that determines the corpus. Equal settings give the same corpus, byte by byte."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    train: int = Field(8000, ge=1)
-    val: int = Field(1000, ge=1)
-    test: int = Field(1000, ge=1)
-    equations_on_page: int = Field(3, ge=1, le=4)
-    equations_read: int = Field(2, ge=1, le=4)
-    letters: str = Field("abcdefghijklmnopqrstuvwxyz", pattern="^[a-z]+$")
-    largest: int = Field(50, ge=3, le=999)  # whole numbers are 2..largest, fractions 1..largest over 2..largest
-    largest_exponent: int = Field(10, ge=2, le=99)
-    p_no_letter: float = Field(0.33, ge=0, le=1)
-    p_fraction: float = Field(0.3, ge=0, le=1)
-    p_no_number: float = Field(0.3, ge=0, le=1)  # given a letter and no fraction
-    p_exponent: float = Field(0.2, ge=0, le=1)  # given a letter
-    p_log: float = Field(0.1, ge=0, le=1)  # half of them around the letter, half around number and letter
-    pause_s: float = Field(1.0, ge=0.1, le=10)  # between two equations
+    train: int = Field(default=8000, ge=1)
+    val: int = Field(default=1000, ge=1)
+    test: int = Field(default=1000, ge=1)
+    equations_on_page: int = Field(default=3, ge=1, le=4)
+    equations_read: int = Field(default=2, ge=1, le=4)
+    letters: str = Field(default="abcdefghijklmnopqrstuvwxyz", pattern="^[a-z]+$")
+    largest: int = Field(default=50, ge=3, le=999)  # whole numbers are 2..largest, fractions 1..largest over 2..largest
+    largest_exponent: int = Field(default=10, ge=2, le=99)
+    p_no_letter: float = Field(default=0.33, ge=0, le=1)
+    p_fraction: float = Field(default=0.3, ge=0, le=1)
+    p_no_number: float = Field(default=0.3, ge=0, le=1)  # given a letter and no fraction
+    p_exponent: float = Field(default=0.2, ge=0, le=1)  # given a letter
+    p_log: float = Field(default=0.1, ge=0, le=1)  # half of them around the letter, half around number and letter
+    pause_s: float = Field(default=1.0, ge=0.1, le=10)  # between two equations
     silence_s: tuple[float, float] = (0.1, 0.3)  # before and after, drawn from this range
-    speakers: int = Field(len(SPEAKERS), ge=1, le=len(SPEAKERS))
+    speakers: int = Field(default=len(SPEAKERS), ge=1, le=len(SPEAKERS))
     seed: int = 0
     mouth: MouthStyle = MouthStyle()
 
@@ -72,7 +72,7 @@ class Settings(BaseModel):
         return self
 
 
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     letters="fmrwxy", largest=12, largest_exponent=4, equations_read=1, speakers=4,
     p_fraction=0.15, p_exponent=0.1, p_log=0.05,
 )  # fmt: skip
@@ -93,58 +93,64 @@ class Term:
     exponent: int | None
     log: str
 
-    def written(self, number: str, power: str, log: str, fraction: str) -> str:
-        """Fill patterns: a fraction `{u} {l}`, a power `{v} {e}`, a logarithm `{x}`, its pieces joined by `number`."""
+    def format(self, separator: str, power: str, log: str, fraction: str) -> str:
+        """Format the term with patterns for a fraction `{u} {l}`, a power `{v} {e}` and a logarithm `{x}`.
+
+        `separator` joins the coefficient and the letter.
+        """
         coefficient = "" if self.upper is None else str(self.upper)
         if self.lower is not None:
             coefficient = fraction.format(u=self.upper, l=self.lower)
         letter = self.letter if self.exponent is None else power.format(v=self.letter, e=self.exponent)
         if self.log == "letter":
             letter = log.format(x=letter)
-        whole = number.join(part for part in (coefficient, letter) if part)
-        return log.format(x=whole) if self.log == "all" else whole
+        term = separator.join(part for part in (coefficient, letter) if part)
+        return log.format(x=term) if self.log == "all" else term
 
 
 @dataclass(frozen=True)
 class Equation:
-    """`left + right = answer`, or minus; in words, in LaTeX, and in a line of text."""
+    """`left + right = answer` or `left - right = answer`, as words, as LaTeX, and as a line of text."""
 
     left: Term
     sign: str
     right: Term
     answer: Term
 
-    def _joined(self, plus: str, minus: str, equals: str, *patterns: str) -> str:
-        left, right, answer = (term.written(*patterns) for term in (self.left, self.right, self.answer))
+    def _format(self, plus: str, minus: str, equals: str, *patterns: str) -> str:
+        """Format the equation; `patterns` are the arguments of `Term.format`."""
+        left, right, answer = (term.format(*patterns) for term in (self.left, self.right, self.answer))
         return f"{left} {plus if self.sign == '+' else minus} {right} {equals} {answer}"
 
     @property
     def spoken(self) -> str:
-        """Lower-case words and numbers, parted by spaces."""
-        return self._joined("plus", "minus", "equals", " ", "{v} to the power of {e}", "log of {x}", "{u} over {l}")
+        """As it is spoken: lower-case words and numbers separated by spaces."""
+        return self._format("plus", "minus", "equals", " ", "{v} to the power of {e}", "log of {x}", "{u} over {l}")
 
     @property
     def latex(self) -> str:
-        """As it is drawn."""
-        return self._joined("+", "-", "=", "", "{v}^{{{e}}}", "\\log({x})", "\\frac{{{u}}}{{{l}}}")
+        """As it is drawn on the page."""
+        return self._format("+", "-", "=", "", "{v}^{{{e}}}", "\\log({x})", "\\frac{{{u}}}{{{l}}}")
 
     @property
     def line(self) -> str:
-        """As a perfect reader would type it."""
-        return self._joined("+", "-", "=", "", "{v}^{e}", "log({x})", "{u}/{l}")
+        """As a perfect OCR engine would read it."""
+        return self._format("+", "-", "=", "", "{v}^{e}", "log({x})", "{u}/{l}")
 
 
 def draw_term(settings: Settings, rng: np.random.Generator) -> Term:
-    """A term after the published probabilities; fractions are reduced."""
-    upper, lower = int(rng.integers(2, settings.largest + 1)), None
+    """Draw a term with the probabilities in the settings; fractions are reduced."""
+    upper: int | None = int(rng.integers(2, settings.largest + 1))
+    lower: int | None = None
     letter, exponent, log = "", None, ""
     if rng.random() >= settings.p_no_letter:
         letter = settings.letters[rng.integers(len(settings.letters))]
         if rng.random() < settings.p_exponent:
             exponent = int(rng.integers(2, settings.largest_exponent + 1))
     if rng.random() < settings.p_fraction:
-        upper, lower = int(rng.integers(1, settings.largest + 1)), int(rng.integers(2, settings.largest + 1))
-        upper, lower = upper // gcd(upper, lower), lower // gcd(upper, lower)
+        numerator, denominator = int(rng.integers(1, settings.largest + 1)), int(rng.integers(2, settings.largest + 1))
+        divisor = gcd(numerator, denominator)
+        upper, lower = numerator // divisor, denominator // divisor
     elif letter and rng.random() < settings.p_no_number:
         upper = None
     if rng.random() < settings.p_log:
@@ -153,14 +159,17 @@ def draw_term(settings: Settings, rng: np.random.Generator) -> Term:
 
 
 def draw_equation(settings: Settings, rng: np.random.Generator) -> Equation:
-    """An equation of three terms; it need not be true."""
+    """Draw an equation of three terms; it need not be true."""
     left, right, answer = (draw_term(settings, rng) for _ in range(3))
     return Equation(left, "+" if rng.random() < 0.5 else "-", right, answer)
 
 
 def plan(settings: Settings) -> list[blocks.Record]:
-    """What each utterance shows and says, in manifest order; test is drawn first, so that train avoids its texts."""
-    taken: set[str] = set()
+    """Plan what each utterance shows and speaks, in manifest order.
+
+    The test split is drawn first, so that the training split avoids its transcripts.
+    """
+    transcripts: set[str] = set()
     items = {}
     for split in ("test", "val", "train"):
         for number in range(getattr(settings, split)):
@@ -169,9 +178,9 @@ def plan(settings: Settings) -> list[blocks.Record]:
             for _ in range(TRIES):
                 page = [draw_equation(settings, rng) for _ in range(settings.equations_on_page)]
                 spoken = [page[i].spoken for i in rng.permutation(len(page))[: settings.equations_read]]
-                if " ".join(spoken) not in taken:
+                if " ".join(spoken) not in transcripts:
                     break
-            taken.add(" ".join(spoken))
+            transcripts.add(" ".join(spoken))
             speaker = int(rng.integers(settings.speakers))
             latex, lines = [equation.latex for equation in page], [equation.line for equation in page]
             items[name] = {
@@ -180,9 +189,9 @@ def plan(settings: Settings) -> list[blocks.Record]:
     return sorted(items.values(), key=lambda item: (("train", "val", "test").index(item["split"]), item["id"]))
 
 
-def make_block(setting: str, items: list[blocks.Record], folder: Path) -> list[blocks.Record]:
-    """Speak, film and draw some utterances, in order; called in a fresh process."""
-    settings = Settings.model_validate(json.loads(setting)["settings"])
+def make_block(card: str, items: list[blocks.Record], folder: Path) -> list[blocks.Record]:
+    """Make the media of some utterances, in order; called in a fresh process by `blocks.make`."""
+    settings = Settings.model_validate(json.loads(card)["settings"])
     return [_make(settings, item, folder) for item in items]
 
 
@@ -194,18 +203,18 @@ def _make(settings: Settings, item: blocks.Record, folder: Path) -> blocks.Recor
     frames = render(phones, duration_s, speaker.name, settings.mouth, generator(settings.seed, name, "mouth"))
     page = draw_page(item["latex"], generator(settings.seed, name, "page"), *PAGE)
     order = _top_to_bottom(item["latex"], generator(settings.seed, name, "page"))
-    files = {"audio": f"audio/{name}.flac", "lips": f"lips/{name}.mp4", "image": f"image/{name}.png"}
-    _save(folder, files, samples, frames, page)
+    names = {"audio": f"audio/{name}.flac", "lips": f"lips/{name}.mp4", "image": f"image/{name}.png"}
+    _save(folder, names, samples, frames, page)
     text, ocr = " ".join(item["spoken"]), " ".join(item["lines"][index] for index in order)
-    utterance = {"id": name, "split": item["split"], "text": text, **files, "ocr": ocr, "speaker": speaker.name}
+    utterance = {"id": name, "split": item["split"], "text": text, **names, "ocr": ocr, "speaker": speaker.name}
     utterance |= {"duration_s": duration_s, "spans": spans}
-    return {"files": list(files.values()), "utterance": utterance, "phones": phones}
+    return {"files": list(names.values()), "utterance": utterance, "phones": phones}
 
 
 def _speak(
     settings: Settings, sentences: list[str], speaker: Speaker, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[tuple[float, str]], list[tuple[float, float]]]:
-    """Samples of a whole clip, its phones, and the span of each sentence; times in seconds of the clip."""
+    """Speak the sentences of a clip: samples (N,), phones, and the span of each sentence; times in seconds."""
     least, most = (round(1000 * bound_s) for bound_s in settings.silence_s)
     before, after = (int(ms) * SAMPLE_RATE_HZ // 1000 for ms in rng.integers(least, most, 2, endpoint=True))
     pieces: list[np.ndarray] = [np.zeros(before, np.float32)]
@@ -225,34 +234,34 @@ def _speak(
 
 
 def _top_to_bottom(latex: list[str], rng: np.random.Generator) -> list[int]:
-    """Reading order of a page's equations; `rng` as given to `draw_page`, whose places are drawn here once more."""
+    """Indices of the equations from top to bottom. `rng` must equal that of `draw_page`, so that the layout is the same."""
     corners = [corner for corner, _ in lay_out(latex, rng, *PAGE)]
     return sorted(range(len(latex)), key=lambda index: corners[index])
 
 
-def _save(folder: Path, files: dict[str, str], samples: np.ndarray, frames: np.ndarray, page: np.ndarray) -> None:
+def _save(folder: Path, names: dict[str, str], samples: np.ndarray, frames: np.ndarray, page: np.ndarray) -> None:
     import soundfile
     from PIL import Image
 
-    soundfile.write(folder / files["audio"], samples, SAMPLE_RATE_HZ, subtype="PCM_16")
-    write_video(folder / files["lips"], frames)
-    Image.fromarray(page).save(folder / files["image"], compress_level=1)
+    soundfile.write(folder / names["audio"], samples, SAMPLE_RATE_HZ, subtype="PCM_16")
+    write_video(folder / names["lips"], frames)
+    Image.fromarray(page).save(folder / names["image"], compress_level=1)
 
 
 def prepare(settings: Settings, folder: Path, workers: int | None = None) -> Corpus:
-    """Make the corpus in a folder, or what is missing of it.
+    """Make the corpus in a folder, or the missing part of it.
 
     Args:
-        settings: what it is made from, for instance `PRESETS["tiny"]`
+        settings: for instance `PRESETS["tiny"]`
         folder: gets audio, lips, image, phones.jsonl, manifest.jsonl and, last, corpus.json
-        workers: processes at a time; the result does not depend on it
+        workers: number of processes; the result does not depend on it
     """
     card: dict[str, Any] = {"name": NAME, "version": VERSION, "licence": LICENCE, "language": "en"}
     card["settings"] = settings.model_dump(mode="json")
     if (old := folder / "corpus.json").is_file() and any(
         json.loads(old.read_text("utf-8")).get(key) != value for key, value in card.items()
     ):
-        old.unlink()  # what it describes is about to be replaced
+        old.unlink()  # it describes media that are about to be replaced
     for kind in ("audio", "lips", "image"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     records = blocks.make(Path(__file__), json.dumps(card), plan(settings), folder, workers)

@@ -78,11 +78,11 @@ def test_the_three_forms_of_an_equation():
 @given(st.integers(0, 2**32 - 1))
 def test_page_and_speech_say_the_same(seed):
     equation = recipe.draw_equation(PAPER, np.random.default_rng(seed))
-    said = equation.spoken.replace("to the power of ", "").replace("log of", "log").replace("over ", "")
-    said = said.replace("plus", "+").replace("minus", "-").replace("equals", "=")
+    spoken = equation.spoken.replace("to the power of ", "").replace("log of", "log").replace("over ", "")
+    spoken = spoken.replace("plus", "+").replace("minus", "-").replace("equals", "=")
     read = equation.line.replace("^", " ").replace("/", " ").replace("(", " ").replace(")", " ").replace("log", " log ")
     read = "".join(c if c.isdigit() or c.isspace() else f" {c} " for c in read).replace("l  o  g", "log")
-    assert "".join(said.split()) == "".join(read.split())
+    assert "".join(spoken.split()) == "".join(read.split())
     assert typeset(equation.latex, FONT_PX).min() < 128
 
 
@@ -184,12 +184,12 @@ def test_ocr_lists_the_equations_from_top_to_bottom(corpus):
     by_line = {item["id"]: dict(zip(item["lines"], item["latex"], strict=True)) for item in recipe.plan(LITTLE)}
     for utterance in corpus.utterances:
         page = read_image(corpus.media(utterance, "image"))[:, :, 0]
-        found = {}
+        corners = {}
         for line, latex in by_line[utterance.id].items():
             for scale in range(6):
                 picture = typeset(latex, FONT_PX * 0.85**scale)
                 match = cv2.matchTemplate(page, picture, cv2.TM_SQDIFF)
                 if match.min() < picture.size:  # equal but for the rounding of a Fourier transform
-                    found[line] = np.unravel_index(match.argmin(), match.shape)
+                    corners[line] = np.unravel_index(match.argmin(), match.shape)
                     break
-        assert utterance.ocr == " ".join(sorted(found, key=found.__getitem__))
+        assert utterance.ocr == " ".join(sorted(corners, key=corners.__getitem__))
