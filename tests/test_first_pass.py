@@ -32,9 +32,9 @@ EQUATIONS = ("12 + 45 a = 38", "7 x - 3 = 9 y", "k + 20 = 6 m")
 SPOKEN = ("12 plus 45 a equals 38", "7 x minus 3 equals 9 y", "k plus 20 equals 6 m")
 
 
-def first_pass(folder: Path, said: dict[str, str], split: str = "test", name: str = "u") -> Path:
+def first_pass(folder: Path, heard: dict[str, str], split: str = "test", name: str = "u") -> Path:
     """What was understood of one utterance, by condition."""
-    for condition, text in said.items():
+    for condition, text in heard.items():
         (folder / condition).mkdir(parents=True, exist_ok=True)
         (folder / condition / f"{split}.jsonl").write_text(json.dumps({"id": name, "text": text}) + "\n")
     return folder
@@ -58,31 +58,33 @@ def page_source(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", range(3))
 def test_the_line_that_was_heard_is_kept(number) -> None:
-    found = [Line(text, (0, 10 * size, 0, 100), 1.0) for size, text in enumerate(EQUATIONS, start=1)]
+    page_lines = [Line(text, (0, 10 * size, 0, 100), 1.0) for size, text in enumerate(EQUATIONS, start=1)]
     settings = lines.Settings(keep=1, first_pass=Path("any"))
     misheard = SPOKEN[number].replace("equals", "was", 1).replace("plus", "", 1)
-    for said in (SPOKEN[number], misheard, f"well {SPOKEN[number]} then"):
-        assert lines.page_text(found, (40, 100), settings, said) == EQUATIONS[number]
-    assert lines.page_text(found, (40, 100), lines.Settings(keep=1), SPOKEN[number]) == EQUATIONS[2], (
+    for heard in (SPOKEN[number], misheard, f"well {SPOKEN[number]} then"):
+        assert lines.page_text(page_lines, (40, 100), settings, heard) == EQUATIONS[number]
+    assert lines.page_text(page_lines, (40, 100), lines.Settings(keep=1), SPOKEN[number]) == EQUATIONS[2], (
         "no first pass asked"
     )
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=8), st.lists(st.sampled_from("abcdefgh"), max_size=8))
-def test_a_line_has_words_that_were_heard_in_order_and_others(line, said) -> None:
-    common, others = count_heard(" ".join(line), " ".join(said), "words/1")
+def test_a_line_has_words_that_were_heard_in_order_and_others(line, heard) -> None:
+    common, others = count_heard(" ".join(line), " ".join(heard), "words/1")
     assert common + others == len(line)
-    assert 0 <= common <= len(said)
-    assert count_heard(" ".join(line), " ".join([*said, *line]), "words/1") == (len(line), 0)
+    assert 0 <= common <= len(heard)
+    assert count_heard(" ".join(line), " ".join([*heard, *line]), "words/1") == (len(line), 0)
     assert count_heard(" ".join(line), "", "words/1") == (0, len(line))
 
 
 def test_lines_of_which_nothing_was_heard_come_last_and_the_most_prominent_first() -> None:
     """So that a smudge is not taken for a line that was heard badly, nor for the answer to silence."""
-    found = [Line(text, (0, 10, 0, width), 1.0) for text, width in (("~ - =", 30), ("3x+4y-7z=12", 20), ("9k", 10))]
-    for said, kept in (("3 x plus 4", "3x+4y-7z=12"), ("", "~ - ="), ("nothing of it", "~ - =")):
+    page_lines = [
+        Line(text, (0, 10, 0, width), 1.0) for text, width in (("~ - =", 30), ("3x+4y-7z=12", 20), ("9k", 10))
+    ]
+    for heard, kept in (("3 x plus 4", "3x+4y-7z=12"), ("", "~ - ="), ("nothing of it", "~ - =")):
         assert [
-            line.text for line in lines.select_lines(found, lines.Settings(keep=1, first_pass=Path("any")), said)
+            line.text for line in lines.select_lines(page_lines, lines.Settings(keep=1, first_pass=Path("any")), heard)
         ] == [kept]
 
 
@@ -170,8 +172,8 @@ def test_a_trained_cell_writes_what_it_understands_of_every_clip(finished, home,
     for evaluation in trial.evaluations:
         scored = map(json.loads, (trial.folder_of(evaluation).path / "utterances.jsonl").read_text().splitlines())
         path = folder / evaluation.condition.key / "test.jsonl"
-        said = [(record["id"], record["text"]) for record in map(json.loads, path.read_text().splitlines())]
-        assert said == [(record["id"], record["hypothesis"]) for record in scored]
+        heard = [(record["id"], record["text"]) for record in map(json.loads, path.read_text().splitlines())]
+        assert heard == [(record["id"], record["hypothesis"]) for record in scored]
     training = folder / materials.train_conditions[0].key / "train.jsonl"
     assert len(training.read_text().splitlines()) == len(materials.corpus.split("train"))
 

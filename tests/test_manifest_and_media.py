@@ -62,19 +62,19 @@ def test_the_digest_is_of_manifest_and_media(folder):
 
 
 def test_a_manifest_that_was_changed_afterwards_is_refused(folder):
-    """Tokens are found by the stored digest and the place in the manifest: every utterance would get another's."""
+    """Tokens are looked up by the stored digest and the position in the manifest, so each would get those of another."""
     card = {"name": "c", "version": "1", "licence": "CC0"}
     write_corpus(folder, [Utterance(**{**GOOD, "id": name}) for name in "ab"], card)
     path = folder / "manifest.jsonl"
-    whole = path.read_bytes()
-    for changed in (whole.splitlines(keepends=True)[1], whole[:-20], b""):
+    content = path.read_bytes()
+    for changed in (content.splitlines(keepends=True)[1], content[:-20], b""):
         path.write_bytes(changed)
         with pytest.raises(UserError, match=r"manifest\.jsonl is missing, or was changed .* or remove .*corpus\.json"):
             read_corpus(folder)
     path.unlink()
     with pytest.raises(UserError, match=r"manifest\.jsonl is missing"):
         read_corpus(folder)
-    path.write_bytes(whole)
+    path.write_bytes(content)
     assert [u.id for u in read_corpus(folder).utterances] == ["a", "b"]
 
 

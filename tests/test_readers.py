@@ -97,24 +97,24 @@ def test_a_line_is_placed_by_the_middle_of_its_box() -> None:
 
 
 def test_positions_stand_before_each_line_that_says_something() -> None:
-    found = [
+    recognised = [
         Line("12 A", (0, 20, 0, 90), 0.9),
         Line("~", (90, 110, 0, 90), 0.9),
         Line("7=y", (170, 190, 400, 440), 0.4),
     ]
-    assert lines.page_text(found, PAGE, lines.Settings()) == "12 a 7 = y"
-    assert lines.page_text(found, PAGE, lines.Settings(positions="grid")) == "top left 12 a bottom right 7 = y"
+    assert lines.page_text(recognised, PAGE, lines.Settings()) == "12 a 7 = y"
+    assert lines.page_text(recognised, PAGE, lines.Settings(positions="grid")) == "top left 12 a bottom right 7 = y"
     shout = lines.Settings(positions="grid", normaliser="authors/1")
-    assert lines.page_text(found, PAGE, shout) == "top left 12A bottom right 7=Y"
+    assert lines.page_text(recognised, PAGE, shout) == "top left 12A bottom right 7=Y"
 
 
 # which lines
 
 
 def test_the_most_prominent_lines_are_kept_in_their_order() -> None:
-    found = [line("a", 10, 0.9), line("b", 100, 0.2), line("c", 30, 0.5), line("d", 15, 0.6), line("e", 10, 0.9)]
+    recognised = [line("a", 10, 0.9), line("b", 100, 0.2), line("c", 30, 0.5), line("d", 15, 0.6), line("e", 10, 0.9)]
     for keep, expected in {1: "b", 2: "b c", 3: "a b c", 4: "a b c d", 5: "a b c d e", 9: "a b c d e"}.items():
-        assert lines.page_text(found, PAGE, lines.Settings(keep=keep)) == expected, keep
+        assert lines.page_text(recognised, PAGE, lines.Settings(keep=keep)) == expected, keep
 
 
 def test_lines_of_rare_words_are_kept(tmp_path) -> None:
@@ -166,9 +166,13 @@ def test_nothing_of_the_reference_reaches_a_reader(settings, tmp_path, monkeypat
     page, _ = page_at_known_places()
     Image.fromarray(page).save("page.png")
     monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
-    said = [("eleven plus twenty", "12+45=38"), ("forty three minus twenty five a", "43-25a=18"), ("quite other", None)]
+    references = [
+        ("eleven plus twenty", "12+45=38"),
+        ("forty three minus twenty five a", "43-25a=18"),
+        ("quite other", None),
+    ]
     read = []
-    for number, (text, ocr) in enumerate(said):
+    for number, (text, ocr) in enumerate(references):
         fields = {"id": "u", "split": "test", "text": text, "audio": "none.flac", "duration_s": 1.0, "ocr": ocr}
         card = {"name": "pictures", "digest": f"{number}" * 64}
         corpus = Corpus(tmp_path, (Utterance(**fields, image="page.png"),), card)
@@ -192,9 +196,9 @@ def test_lines_have_the_boxes_of_their_ink(recipe, settings, slack_px) -> None:
     except UserError as missing:
         pytest.skip(str(missing))
     page, boxes = page_at_known_places()
-    found = engine.lines_of(page)
-    assert [spelling.equations(one.text) for one in found] == list(BOXES)
-    for one, box in zip(found, boxes, strict=True):
+    recognised = engine.lines_of(page)
+    assert [spelling.equations(one.text) for one in recognised] == list(BOXES)
+    for one, box in zip(recognised, boxes, strict=True):
         assert np.abs(np.subtract(one.box, box)).max() <= slack_px, (one.box, box)
         assert 0 < one.confidence <= 1
     placed = [f"{lines.grid_position(box, PAGE)} {equation}" for equation, box in zip(BOXES, boxes, strict=True)]
@@ -264,14 +268,16 @@ def test_easyocr_gives_the_lines_of_its_own_package(easy, tmp_path, monkeypatch)
     for number, page in enumerate(pages()):
         Image.fromarray(page).save(tmp_path / f"{number}.png")
         expected = theirs.readtext(str(tmp_path / f"{number}.png"))
-        found = easy.lines_of(page)
-        assert [one.text for one in found] == [text for _, text, _ in expected]
+        recognised = easy.lines_of(page)
+        assert [one.text for one in recognised] == [text for _, text, _ in expected]
         slack = {"rel": 0.1} if page.std(axis=2).any() else {"rel": 0, "abs": 0}  # greys of a file differ by one level
-        assert [one.confidence for one in found] == pytest.approx([confidence for *_, confidence in expected], **slack)
-        for one, (corners, _, _) in zip(found, expected, strict=True):
+        assert [one.confidence for one in recognised] == pytest.approx(
+            [confidence for *_, confidence in expected], **slack
+        )
+        for one, (corners, _, _) in zip(recognised, expected, strict=True):
             x, y = zip(*corners, strict=True)
             assert one.box == (math.floor(min(y)), math.ceil(max(y)), math.floor(min(x)), math.ceil(max(x)))
-        texts += [one.text for one in found]
+        texts += [one.text for one in recognised]
     assert len(texts) > 6, "random as they are, the networks find boxes"
     assert len(set("".join(texts))) >= 3, "and read characters"
 

@@ -136,12 +136,12 @@ def test_the_medium_of_a_recipe_is_one_of_the_manifest(corpus, tmp_path) -> None
 def test_clips_too_large_for_one_group_give_the_same_shard(corpus, tmp_path, monkeypatch) -> None:
     recipe = tmp_path / "lips_length.py"
     recipe.write_text(LENGTH.replace("return [", "assert len(batch) <= LIMIT\n        return [").replace("LIMIT", "16"))
-    whole = source(corpus, str(recipe)).load("test", CLEAN).tokens
+    together = source(corpus, str(recipe)).load("test", CLEAN).tokens
     recipe.write_text(LENGTH.replace("return [", "assert len(batch) <= LIMIT\n        return [").replace("LIMIT", "1"))
     monkeypatch.setattr(encoding, "GROUP_BYTES", 1000)
     apart = source(corpus, str(recipe)).load("test", CLEAN).tokens
-    assert list(apart) == list(whole)
-    assert all(np.array_equal(tokens, whole[name]) for name, tokens in apart.items())
+    assert list(apart) == list(together)
+    assert all(np.array_equal(tokens, together[name]) for name, tokens in apart.items())
 
 
 def test_audio_that_is_too_short_is_named(corpus) -> None:

@@ -30,7 +30,7 @@ def require_patchwise(recipe: str, model: str, kind: str) -> None:
     """
     if kind not in PATCHWISE:
         raise UserError(
-            f"{recipe}: {model} is no transformer over patches that is known here but a {kind}; choose one"
+            f"{recipe}: {model} is no transformer over patches that is supported, but a {kind}; choose one"
             f" of these: {', '.join(PATCHWISE)}."
         )
 
