@@ -66,7 +66,7 @@ def draw(name: str, target: Path) -> None:
     utterance = corpus.by_id[name]
     condition = Condition.of((SNR_DB,), 0, noise, NoiseBank.open(paths.noise_bank(), noise.kinds))
     speech, frames, page = (media.READERS[kind](corpus.media(utterance, field)) for field, kind in READ.items())
-    noisy = condition.hear(utterance, speech, name).audio
+    noisy = condition.apply(utterance, speech, name).audio
     audio, lips = tokens_of(name, label, "audio_mfcc", condition.key), tokens_of(name, label, "lips_dct", "clean")
 
     figure = Figure(figsize=(10, 3.1), dpi=120, facecolor="white")

@@ -53,7 +53,7 @@ def test_a_damaged_result_is_missing_in_status_and_tables(tmp_path, content):
 
 def test_a_damaged_trial_is_made_again_with_the_same_transcripts(finished, home, monkeypatch):
     monkeypatch.setenv("DMLM_HOME", str(home))
-    tasks._kept.clear()
+    tasks._last_materials.clear()
     grid = read_grid_file("smoke", (*ONE, "train.steps=4", "snr_db.test=[clean]", "seed=70"))
     (trial,) = (trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, prepare(grid.cells), strict=True))
     scores = trial.folder_of(trial.evaluations[0]).path

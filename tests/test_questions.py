@@ -15,7 +15,7 @@ from dmlm.corpus.noise import Placement
 from dmlm.plan.cell import Cell
 from dmlm.plan.grid import Grid, read_grid_file
 from dmlm.sequence.template import Template
-from dmlm.sweep.materials import lacking
+from dmlm.sweep.materials import missing_requirements
 from dmlm.sweep.preview import describe
 from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
@@ -91,7 +91,7 @@ def test_grids_of_a_size_share_their_baseline(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_longest_sequence_fits_the_context(name):
-    if needs := lacking(grid(name).cells):
+    if needs := missing_requirements(grid(name).cells):
         pytest.skip(needs[0])
     for cell in grid(name).cells:
         length = 1 + len(cell.letters) + 1 + TEXT_TOKENS["T"]  # <bos>, tags, transcript

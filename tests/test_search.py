@@ -19,7 +19,7 @@ from dmlm.errors import UserError
 from dmlm.plan.cell import CorpusChoice
 from dmlm.plan.grid import Grid, read_grid_file
 from dmlm.sweep.materials import corpus_folder
-from dmlm.sweep.search import Hunt, Proposals, SearchPoint, dev_wer, explore
+from dmlm.sweep.search import CellSearch, Sampler, SearchPoint, run_searches, val_wer
 from dmlm.sweep.trial import Evaluation, Trial
 
 pytest.importorskip("optuna")
@@ -67,10 +67,10 @@ class Killed(Exception):
     pass
 
 
-def explored(grid: Grid, objective=bowl, store: dict | None = None, most: int | None = None) -> list[Hunt]:
+def explored(grid: Grid, objective=bowl, store: dict | None = None, most: int | None = None) -> list[CellSearch]:
     """A search whose trainings are calls of a function. `store` stands for the trials on disk, `most` for a kill."""
     assert grid.search
-    hunts = [Hunt(cell, "", Proposals(grid.search, cell)) for cell in grid.cells if grid.search.concerning(cell)]
+    searches = [CellSearch(cell, "", Sampler(grid.search, cell)) for cell in grid.cells if grid.search.space_of(cell)]
     store = {} if store is None else store
     fresh = []
 
@@ -84,13 +84,13 @@ def explored(grid: Grid, objective=bowl, store: dict | None = None, most: int | 
                 store[key] = objective(cell)
         return [SearchPoint(values, "", store[cell.model_dump_json()]) for cell, values in asked]
 
-    explore(hunts, read, lambda: None)
-    return hunts
+    run_searches(searches, read, lambda: None)
+    return searches
 
 
 def points(grid: Grid, objective=bowl) -> list[dict]:
-    (hunt,) = explored(grid, objective)
-    return [point.values for point in hunt.points]
+    (search,) = explored(grid, objective)
+    return [point.values for point in search.points]
 
 
 def test_the_same_seed_proposes_the_same_points_and_another_others(tmp_path):
@@ -115,9 +115,9 @@ def test_all_points_lie_in_the_space_and_the_answers_decide_what_comes_next(tmp_
     other = points(grid, lambda cell: 1 - bowl(cell) / 4)
     assert found[:4] == other[:4]  # drawn at random
     assert found[4:] != other[4:]
-    (hunt,) = explored(grid)
-    assert bowl_at(hunt.best) == min(map(bowl_at, hunt.points))
-    assert bowl_at(hunt.best) < min(map(bowl_at, hunt.points[:4]))
+    (search,) = explored(grid)
+    assert bowl_at(search.best) == min(map(bowl_at, search.points))
+    assert bowl_at(search.best) < min(map(bowl_at, search.points[:4]))
 
 
 def bowl_at(point: SearchPoint) -> float:
@@ -132,26 +132,26 @@ def test_a_killed_search_continues_where_it_was_and_repeats_nothing(tmp_path):
     with pytest.raises(Killed):
         explored(grid, store=store, most=5)
     assert len(store) == 5
-    (hunt,) = explored(grid, store=store, most=7)  # an eighth training would be a repetition
-    assert [point.values for point in hunt.points] == undisturbed
+    (search,) = explored(grid, store=store, most=7)  # an eighth training would be a repetition
+    assert [point.values for point in search.points] == undisturbed
     assert len(store) == 12
 
 
 def test_a_batch_holds_different_points(tmp_path):
-    (hunt,) = explored(grid_of(tmp_path, TPE, "search.parallel=5", "search.trials=13"))
-    assert len({tuple(point.values.values()) for point in hunt.points}) == 13
+    (search,) = explored(grid_of(tmp_path, TPE, "search.parallel=5", "search.trials=13"))
+    assert len({tuple(point.values.values()) for point in search.points}) == 13
 
 
 def test_failed_points_stop_nothing_and_are_never_the_best(tmp_path):
     def fragile(cell):
         return None if cell.train.lambdas.A > 0.5 else bowl(cell)
 
-    (hunt,) = explored(grid_of(tmp_path, TPE, "search.trials=20"), fragile)
-    failed = [point for point in hunt.points if point.wer is None]
-    assert 0 < len(failed) < 20 == len(hunt.points)
-    assert hunt.best.values["train.lambdas.A"] <= 0.5
-    told = hunt.proposals._study.get_trials(deepcopy=False)
-    assert [trial.state.name == "FAIL" for trial in told] == [point.wer is None for point in hunt.points]
+    (search,) = explored(grid_of(tmp_path, TPE, "search.trials=20"), fragile)
+    failed = [point for point in search.points if point.wer is None]
+    assert 0 < len(failed) < 20 == len(search.points)
+    assert search.best.values["train.lambdas.A"] <= 0.5
+    told = search.sampler._study.get_trials(deepcopy=False)
+    assert [trial.state.name == "FAIL" for trial in told] == [point.wer is None for point in search.points]
     (nothing,) = explored(grid_of(tmp_path, TPE), lambda cell: None)
     assert nothing.best is None
     assert len(nothing.points) == 12
@@ -168,7 +168,7 @@ search:
     model.start: {choices: [structured, random]}
 """
     grid = grid_of(tmp_path, text)
-    assert grid.search.points(grid.cells[0]) == 18
+    assert grid.search.point_count(grid.cells[0]) == 18
     found = [tuple(p.values()) for p in points(grid)]
     assert found == [(a, w, s) for a in (0.1, 1.0, 10.0) for w in (1, 2, 3) for s in ("structured", "random")]
     assert all(type(warmup) is int for _, warmup, _ in found)
@@ -182,12 +182,12 @@ def test_a_range_of_a_whole_number_is_searched_in_whole_numbers(tmp_path):
 
 def test_weights_of_modalities_that_a_cell_does_not_read_are_not_searched(tmp_path):
     grid = grid_of(tmp_path, TPE + "axes: {template: [A -> T, L -> T, A+L -> T], seed: [0, 1]}")
-    spaces = [tuple(grid.search.concerning(cell)) for cell in grid.cells]
+    spaces = [tuple(grid.search.space_of(cell)) for cell in grid.cells]
     assert spaces[::2] == spaces[1::2]
     assert spaces[::2] == [("train.lambdas.A",), ("train.lambdas.L",), ("train.lambdas.A", "train.lambdas.L")]
     assert len(explored(grid)) == 6
     lips_only = grid_of(tmp_path, "search: {space: {train.lambdas.L: [0, 1]}}\naxes: {template: [A -> T, A+L -> T]}")
-    assert [hunt.cell.template for hunt in explored(lips_only)] == ["A+L -> T"]
+    assert [search.cell.template for search in explored(lips_only)] == ["A+L -> T"]
 
 
 def test_cells_are_searched_side_by_side_but_each_for_itself(tmp_path):
@@ -252,7 +252,7 @@ def test_without_optuna_the_message_says_how_to_get_it(tmp_path, monkeypatch):
     grid = grid_of(tmp_path, TPE)
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[search\]"'):
-        Proposals(grid.search, grid.cells[0])
+        Sampler(grid.search, grid.cells[0])
 
 
 def test_a_dry_run_says_how_many_models_a_search_trains(tmp_path, monkeypatch, capsys):
@@ -266,14 +266,14 @@ def test_a_dry_run_says_how_many_models_a_search_trains(tmp_path, monkeypatch, c
 def test_the_shipped_searches_begin_where_the_fixed_grids_are():
     small, axes = (read_grid_file(f"loss_weights:{name}") for name in ("small", "small_axes"))
     (cell,) = small.cells
-    assert small.search.points(cell) == 16
+    assert small.search.point_count(cell) == 16
     assert len(axes.cells) == 9
     assert cell in axes.cells
     audio, lips = read_grid_file("loss_weights:paper").cells
     others = {other.template: other for other in read_grid_file("modalities:paper").cells if not other.permute}
     for found in (audio, lips):
         assert found.train == others[found.template].train
-        assert Proposals(read_grid_file("loss_weights:paper").search, found).ask()[0]["train.lambdas.A"] == 0.3
+        assert Sampler(read_grid_file("loss_weights:paper").search, found).ask()[0]["train.lambdas.A"] == 0.3
 
 
 def test_the_dev_wer_pools_counts_and_waits_for_all_levels(tmp_path):
@@ -283,12 +283,12 @@ def test_the_dev_wer_pools_counts_and_waits_for_all_levels(tmp_path):
     trial.folder.mkdir()
     (trial.folder / "result.json").write_text('{"parameters": 1, "steps": 1, "train_s": 1.0}')
     for evaluation, words in zip(evaluations, (10, 30), strict=True):
-        assert dev_wer(trial) is None
+        assert val_wer(trial) is None
         counts = {"substitutions": 3, "deletions": 1, "insertions": 1, "reference_words": words, "utterances": 8}
         counts |= {"wer": 5 / words, "decode_s": 1.0}
         trial.folder_of(evaluation).path.mkdir(parents=True)
         (trial.folder_of(evaluation).path / "result.json").write_text(json.dumps(counts))
-    assert dev_wer(trial) == 10 / 40
+    assert val_wer(trial) == 10 / 40
 
 
 # The real thing, at the smallest size: the command in a process of its own.

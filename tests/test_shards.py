@@ -11,7 +11,7 @@ from dmlm.corpus.condition import CLEAN
 from dmlm.corpus.manifest import Corpus, read_corpus
 from dmlm.errors import UserError
 from dmlm.plan.grid import read_grid_file
-from dmlm.sweep.materials import prepare, without
+from dmlm.sweep.materials import drop_failed, prepare
 from dmlm.tokens import encoding
 from dmlm.tokens.shards import TokenSource
 
@@ -84,7 +84,7 @@ def test_one_failing_tokenizer_costs_only_the_cells_that_need_it(corpus, tmp_pat
     failed: dict[int, Exception] = {}
     materials = prepare(grid.cells, run=in_this_process, failed=failed)
     assert {grid.cells[number].template for number in failed} == {"A+L -> T"}
-    rest, lines = without(grid, failed)
+    rest, lines = drop_failed(grid, failed)
     assert [cell.template for cell in rest.cells] == [c.template for c in grid.cells if "L" not in c.letters]
     assert len(materials) == len(rest.cells)
     assert all(line.endswith("RuntimeError: no lips today") for line in lines)

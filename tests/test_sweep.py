@@ -27,8 +27,8 @@ from dmlm.training.objectives import next_token
 def sweep(finished, home, monkeypatch):
     """Run some cells of the smoke grid afresh, here, and hand back what happened."""
     monkeypatch.setenv("DMLM_HOME", str(home))
-    monkeypatch.setattr(schedule, "LOOK_AGAIN_S", 0.0)
-    tasks._kept.clear()
+    monkeypatch.setattr(schedule, "RECHECK_S", 0.0)
+    tasks._last_materials.clear()
 
     class Swept:
         def __init__(self, *changes: str, deadline: float | None = None) -> None:

@@ -7,7 +7,7 @@ from small_corpus import KINDS, in_this_process, small_cell, write_tones
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.noise import NoiseBank, NoiseSettings
 from dmlm.plan.cell import Cell
-from dmlm.sweep.materials import groups, open_corpus, prepare
+from dmlm.sweep.materials import group_by_materials, open_corpus, prepare
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.tokens.shards import TokenSource
@@ -93,7 +93,7 @@ def test_cells_share_materials_only_where_these_are_the_same(changes, count, tmp
     plain = small_cell(tmp_path)
     if "noise" in changes:
         changes = {"noise": plain.noise.model_dump() | changes["noise"]}
-    assert len(groups([plain, small_cell(tmp_path, **changes)])) == count
+    assert len(group_by_materials([plain, small_cell(tmp_path, **changes)])) == count
 
 
 def test_every_cell_gets_the_noise_that_it_names(noise):

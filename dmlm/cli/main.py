@@ -93,11 +93,11 @@ def fetch(
     given: Annotated[Path | None, typer.Option("--from", help="A folder that holds the files already.")] = None,
 ) -> None:
     """Bring the published weights of a tokenizer here: download, go on after a break, verify, convert."""
-    from dmlm.plan.dotted import parsed
+    from dmlm.plan.dotted import parse_override
     from dmlm.tokens.encoding import EncoderSpec
     from dmlm.weights import published
 
-    encoder = EncoderSpec(recipe, dict(parsed(text) for text in settings or ())).build()
+    encoder = EncoderSpec(recipe, dict(parse_override(text) for text in settings or ())).build()
     card = encoder.card
     if card is None:
         print(f"{recipe} needs no published weights.")

@@ -1,1 +1,1 @@
-"""Sweep files: the cells that they ask for, and the identity of a cell."""
+"""Sweep files: reading them, the cells they define, and the identity of a cell."""

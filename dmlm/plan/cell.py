@@ -1,4 +1,4 @@
-"""A cell: every setting that one model is trained and tested with. Plain data, checked; nothing is inherited any more."""
+"""A cell: all settings that one model is trained and tested with, as validated plain data with every default filled in."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -15,23 +15,23 @@ from dmlm.snr import CLEAN_DB, Snr
 from dmlm.training.settings import Execution, TrainSettings
 
 
-def _listed(value: Any) -> Any:
+def _as_list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-Snrs = Annotated[tuple[Snr, ...], BeforeValidator(_listed), Field(min_length=1)]
+Snrs = Annotated[tuple[Snr, ...], BeforeValidator(_as_list), Field(min_length=1)]
 DistinctSnrs = Annotated[Snrs, AfterValidator(lambda snrs_db: tuple(dict.fromkeys(snrs_db)))]
 ALL_SNRS_DB = (CLEAN_DB, 20.0, 10.0, 5.0, 0.0, -5.0, -10.0, -20.0)
 
 
 class Section(BaseModel):
-    """A part of a sweep file: immutable; an unknown key is an error."""
+    """Base class for sections of a sweep file: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class CorpusChoice(Section):
-    """`preset` names a size of the recipe; `settings` change single values of it."""
+    """A corpus recipe, one of its presets, and settings that replace single values of that preset."""
 
     recipe: str
     preset: str
@@ -39,47 +39,47 @@ class CorpusChoice(Section):
 
 
 class TokenizerChoice(Section):
-    """A recipe and its settings; in the file a bare name will do."""
+    """A tokenizer recipe and its settings; in the file, the name of the recipe alone is enough."""
 
     recipe: str
     settings: dict[str, Any] = {}
 
     @model_validator(mode="before")
     @classmethod
-    def _bare_name(cls, value: Any) -> Any:
+    def _expand_bare_name(cls, value: Any) -> Any:
         return {"recipe": value} if isinstance(value, str) else value
 
 
 class TextSettings(Section):
-    """The BPE vocabulary: learned on the transcripts of the training split, or that of a pretrained model."""
+    """The text vocabulary: BPE learned on the training transcripts, or the vocabulary of a pretrained model."""
 
     vocab_size: int = Field(default=400, ge=256)
-    tokenizer: str | None = None  # a folder or Hub id; the backbones that start from pretrained weights need theirs
+    tokenizer: str | None = None  # a folder or Hub id; required for pretrained backbones
 
 
 class SnrChoice(Section):
-    """SNRs in dB, or `clean`. Training draws one for each utterance, more often if repeated; evaluation runs each once."""
+    """SNRs in dB, or `clean`. Training draws one per utterance (a repeated value is more likely); testing uses each once."""
 
     train: Snrs = ALL_SNRS_DB
     test: DistinctSnrs = ALL_SNRS_DB
 
 
 class PerceptualChoice(Section):
-    """At which SNRs, and how often, each added modality is permuted across the test items."""
+    """The SNRs of the perceptual score, and how many permutations of each added modality are drawn there."""
 
     snr_db: DistinctSnrs = (CLEAN_DB, -10.0)
     draws: int = Field(default=5, ge=1)
 
 
 class ModelSettings(Section):
-    """What all backbones have in common."""
+    """Settings that all backbones share."""
 
     context: int = Field(default=512, ge=8, description="longest sequence, in tokens")
     start: Literal["structured", "random"] = "structured"  # see start_at_centroids in dmlm.model.backbones
 
 
 class Cell(Section):
-    """One model of a grid. Settings that differ only in `execution` are the same model."""
+    """One model of a grid. Cells that differ only in `execution` are the same model."""
 
     corpus: CorpusChoice
     tokenizers: dict[str, TokenizerChoice]
@@ -89,23 +89,23 @@ class Cell(Section):
     model: ModelSettings = ModelSettings()
     backbone: str
     template: str
-    permute: str | None = Field(default=None, description="control: this modality always comes from another utterance")
-    seed: int = Field(default=0, ge=0, lt=2**63)  # what the generators take
+    permute: str | None = Field(default=None, description="control: take this modality from another utterance, always")
+    seed: int = Field(default=0, ge=0, lt=2**63)  # the range that random generators accept
     train: TrainSettings = TrainSettings()
     decode: DecodeSettings = DecodeSettings()
     perceptual: PerceptualChoice = PerceptualChoice()
-    split: Literal["test", "val"] = Field(default="test", description="what it is scored on; a search uses val")
+    split: Literal["test", "val"] = Field(default="test", description="split to score on; a search uses val")
     execution: Execution = Execution()
 
     @model_validator(mode="before")
     @classmethod
-    def _one_spelling(cls, values: Any) -> Any:
+    def _normalise_template(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("template"), str):
             return {**values, "template": Template.parse(values["template"]).notation}
         return values
 
     @model_validator(mode="after")
-    def _fits(self) -> "Cell":
+    def _check_consistency(self) -> "Cell":
         check_name(self.backbone)
         for letter in self.letters:
             if letter not in self.tokenizers:
@@ -122,22 +122,22 @@ class Cell(Section):
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """Input modalities in order."""
+        """Letters of the input modalities, in order."""
         return Template.parse(self.template).letters
 
     @property
     def label(self) -> str:
-        """`OPT A+L permuted L seed 1`"""
+        """Name for people, such as `OPT A+L permuted L seed 1`."""
         family = pretrained.family_of(self.backbone).label
         control = f" permuted {self.permute}" if self.permute else ""
         return f"{family} {self.template.removesuffix(' -> T')}{control}" + (f" seed {self.seed}" if self.seed else "")
 
 
 def validated(kind: type[BaseModel], values: dict[str, Any], where: str) -> Any:
-    """Build settings from plain data.
+    """Build a settings object of class `kind` from plain data; `where` starts the error sentence.
 
     Raises:
-        UserError: the first complaint as one sentence, with "did you mean" for an unknown key.
+        UserError: the first problem as one sentence, with "did you mean" for an unknown key.
     """
     try:
         return kind(**values)
@@ -146,8 +146,8 @@ def validated(kind: type[BaseModel], values: dict[str, Any], where: str) -> Any:
 
 
 def first_problem(kind: type[BaseModel], error: ValidationError) -> tuple[list[str], str]:
-    """The path of the first value that does not fit, and a sentence about it."""
-    first = min(error.errors(), key=lambda found: found["type"] == "missing")  # an unknown key may be why
+    """Return the key path of the first invalid value, and a sentence about it."""
+    first = min(error.errors(), key=lambda e: e["type"] == "missing")  # last: a misspelt key also makes one missing
     path = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         near = did_you_mean(path[-1], _known_keys(kind, path[:-1]))
@@ -158,12 +158,12 @@ def first_problem(kind: type[BaseModel], error: ValidationError) -> tuple[list[s
 
 
 def _known_keys(kind: Any, path: Sequence[str]) -> list[str]:
-    """Keys of the section that a validation path leads to."""
+    """Return the keys of the section at a validation path."""
     for part in path:
         fields = getattr(kind, "model_fields", {})
-        named = {field.alias or name: field.annotation for name, field in fields.items()}
-        if part in named:
-            kind = named[part]
+        annotations = {field.alias or name: field.annotation for name, field in fields.items()}
+        if part in annotations:
+            kind = annotations[part]
         while (arguments := getattr(kind, "__args__", None)) and not hasattr(kind, "model_fields"):
             kind = next((a for a in reversed(arguments) if hasattr(a, "model_fields")), None)
     return [field.alias or name for name, field in getattr(kind, "model_fields", {}).items()]

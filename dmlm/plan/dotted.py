@@ -1,4 +1,4 @@
-"""Nested plain data addressed by dotted keys, such as `train.lambdas.A`; and the lines of a file that such keys stand in."""
+"""Nested plain data addressed by dotted keys, such as `train.lambdas.A`, and the line of a YAML file that a key is on."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from dmlm.errors import UserError
 
 
 def merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """`more` on top of `values`, section by section; a recipe brings its own settings."""
+    """Merge `more` into a copy of `values`, section by section. A value with a `recipe` replaces the old one entirely."""
     result = copy.deepcopy(values)
     for key, value in more.items():
         if "." in key:
@@ -27,13 +27,13 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
     """Set `train.lambdas.A` in nested values, in place.
 
     Raises:
-        UserError: the path leads through a plain value.
+        UserError: a parent of the key is a plain value, not a section.
     """
     *parents, last = key.split(".")
     target: Any = values
     for part, following in zip(parents, [*parents[1:], last], strict=False):
         inner = target.get(part)
-        if isinstance(inner, str) and following in ("recipe", "settings"):  # a bare name of a recipe
+        if isinstance(inner, str) and following in ("recipe", "settings"):  # a recipe given by name alone
             inner = target[part] = {"recipe": inner}
         target = target.setdefault(part, {}) if inner is None else inner
         if not isinstance(target, dict):
@@ -43,29 +43,29 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
     target[last] = copy.deepcopy(value)
 
 
-def looked_up(values: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
+def value_at(values: dict[str, Any], key: str) -> Any:
+    """Return the value at a dotted key, or None if there is none."""
     for part in key.split("."):
         values = values.get(part) if isinstance(values, dict) else None  # type: ignore[assignment]
     return values
 
 
-def dotted(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every key of nested values; a recipe with its settings is one value."""
+def dotted_keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of every value; a recipe with its settings counts as one value."""
     for key, value in values.items():
         if isinstance(value, dict) and "recipe" not in value:
-            yield from dotted(value, f"{prefix}{key}.")
+            yield from dotted_keys(value, f"{prefix}{key}.")
         else:
             yield prefix + key
 
 
-def parsed(assignment: str) -> tuple[str, Any]:
-    """An override such as `train.steps=200` or `snr_db.test=[clean, -10]`; the value is YAML.
+def parse_override(assignment: str) -> tuple[str, Any]:
+    """Split an override such as `train.steps=200` or `snr_db.test=[clean, -10]` into its key and its value, read as YAML.
 
     Raises:
-        UserError: not of the form key=value, or no YAML.
+        UserError: not of the form key=value, or the value is not YAML.
 
-    >>> parsed("snr_db.test=[clean, -5]")
+    >>> parse_override("snr_db.test=[clean, -5]")
     ('snr_db.test', ['clean', -5])
     """
     key, sign, text = assignment.partition("=")
@@ -77,44 +77,50 @@ def parsed(assignment: str) -> tuple[str, Any]:
         raise UserError(f"Override {assignment!r}: {text!r} is not a YAML value.") from None
 
 
-OUTER = ("base", "axes", "zip", "include")  # what a setting of a cell stands below
+CELL_SECTIONS = ("base", "axes", "zip", "include")  # sections of a sweep file that hold settings of cells
 
 
 class Lines:
-    """In which line of a file each key stands."""
+    """The line number of every key in a YAML file."""
 
     def __init__(self, root: yaml.Node | None) -> None:
-        self._known: list[tuple[tuple[str, ...], int]] = []
+        self._entries: list[tuple[tuple[str, ...], int]] = []  # key path, line
         self._walk(root, ())
-        self._grids = {path[1] for path, _ in self._known if path[0] == "grids" and len(path) > 1}
+        self._grids = {path[1] for path, _ in self._entries if path[0] == "grids" and len(path) > 1}
 
     def _walk(self, node: yaml.Node | None, path: tuple[str, ...]) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                here = (*path, *str(key.value).split("."))
-                self._known.append((here, key.start_mark.line + 1))
-                self._walk(value, here)
+                key_path = (*path, *str(key.value).split("."))
+                self._entries.append((key_path, key.start_mark.line + 1))
+                self._walk(value, key_path)
         elif isinstance(node, yaml.SequenceNode):
-            for number, item in enumerate(node.value):
-                self._walk(item, (*path, str(number)))
+            for index, item in enumerate(node.value):
+                self._walk(item, (*path, str(index)))
 
-    def of(self, path: Sequence[str]) -> str:
-        """`, line 7`, where a key path stands, or the section that it would stand in; nothing where it came from elsewhere.
+    def locate(self, path: Sequence[str]) -> str:
+        """Return `, line 7` for a key path, or for the longest part of it that the file has; empty if it has none.
 
-        A path is one of a cell, which stands below `base`, `axes`, `zip` or `include`, or one of the file itself.
+        The path starts at the root of the file, or at the root of a cell: below `base`, `axes`, `zip` or `include`.
         """
         wanted = [part for part in path if not part.isdigit()]
+        # axes and zip first: they override the value of `base`
+        entries = sorted(self._entries, key=lambda entry: not {"axes", "zip"} & {*entry[0]})
         for length in range(len(wanted), 0, -1):
-            for known, line in sorted(self._known, key=lambda found: not {"axes", "zip"} & {*found[0]}):  # these win
-                bare = [part for part in known if not part.isdigit()]
-                starts = [0, *(n + 1 for n, part in enumerate(bare) if part in OUTER or part in self._grids)]
-                if any(bare[start : start + length] == wanted[:length] for start in starts):
+            for entry_path, line in entries:
+                keys = [part for part in entry_path if not part.isdigit()]
+                starts = [0, *(n + 1 for n, part in enumerate(keys) if part in CELL_SECTIONS or part in self._grids)]
+                if any(keys[start : start + length] == wanted[:length] for start in starts):
                     return f", line {line}"
         return ""
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    """Values of a YAML file and where they stand."""
+    """Read a YAML file; return its values and their line numbers.
+
+    Raises:
+        UserError: not YAML, or not a mapping.
+    """
     text = path.read_text("utf-8")
     try:
         values, lines = yaml.safe_load(text), Lines(yaml.compose(text, yaml.SafeLoader))

@@ -1,12 +1,12 @@
-"""A sweep file: plain data, checked on reading, and the cells that it asks for.
+"""Read a sweep file and expand it to the cells of a grid. The file is plain data with these keys:
 
-base:     what all cells share, as nested or dotted keys
+base:     settings that all cells share, as nested or dotted keys
 zip:      keys whose values advance together, as one axis
-axes:     every combination of these values
+axes:     keys whose values are combined in every way
 exclude:  combinations to leave out
-include:  further blocks of this form, on top of `base`
-search:   settings to search, instead of giving them: see dmlm/sweep/search.py
-grids:    named blocks, on top of the file's own `base`: NAME:small is run by its own name, NAME_small
+include:  further blocks with these keys, on top of `base`
+search:   settings to search over instead of fixing them; see dmlm/sweep/search.py
+grids:    named blocks, on top of the `base` of the file: NAME:small selects one, and its results are NAME_small
 """
 
 import copy
@@ -22,142 +22,149 @@ from pydantic import BeforeValidator, Field, ValidationError
 from dmlm import recipes, snr
 from dmlm.errors import UserError, did_you_mean
 from dmlm.plan.cell import Cell, Section, first_problem
-from dmlm.plan.dotted import Lines, assign, dotted, looked_up, merged, parsed, read_yaml
-from dmlm.plan.space import Search, check_space, overridden
+from dmlm.plan.dotted import Lines, assign, dotted_keys, merged, parse_override, read_yaml, value_at
+from dmlm.plan.space import Search, check_space, pop_search_overrides
 from dmlm.sequence.template import Template
 
-Values = Annotated[list[Any], Field(min_length=1)]
-LONGEST_NAME = 200  # bytes; a file system has room for 255
-OF_THE_GRID = ("name", "about", "baseline")  # what an override may name besides a setting of the cells
+Settings = dict[str, Any]  # of one cell, nested, not validated
+AxisValues = Annotated[list[Any], Field(min_length=1)]
+MAX_NAME_BYTES = 200  # a file system has room for 255
+GRID_KEYS = ("name", "about", "baseline")  # keys of the whole grid that an override may set
 
 
 class Block(Section):
-    """A part of a sweep file that yields cells."""
+    """A part of a sweep file that defines cells."""
 
     base: dict[str, Any] = Field(default_factory=dict)
-    axes: dict[str, Values] = Field(default_factory=dict)
-    zip: Annotated[tuple[dict[str, Values], ...], BeforeValidator(lambda v: [v] if isinstance(v, dict) else v)] = ()
+    axes: dict[str, AxisValues] = Field(default_factory=dict)
+    zip: Annotated[tuple[dict[str, AxisValues], ...], BeforeValidator(lambda v: [v] if isinstance(v, dict) else v)] = ()
     include: tuple["Block", ...] = ()
     exclude: tuple[dict[str, Any], ...] = ()
 
 
-class Part(Block):
-    """A block that is a grid."""
+class GridBlock(Block):
+    """A block that defines all cells of one grid."""
 
     search: Search | None = None
 
 
-class GridFile(Part):
-    """A whole sweep file."""
+class GridFile(GridBlock):
+    """A sweep file."""
 
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]+$")
-    about: str = Field(default="", description="the question that it answers")
+    about: str = Field(default="", description="the question that the grid answers")
     baseline: str = "A -> T"
-    grids: dict[str, Part] = Field(default_factory=dict)
+    grids: dict[str, GridBlock] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One experiment: its cells in the order of the file, each once."""
+    """One experiment: its cells in the order of the file, without duplicates."""
 
     name: str
     baseline: str
     about: str
     cells: tuple[Cell, ...]
-    variants: tuple[str, ...]  # for each cell what sets it apart from others of its backbone, template and seed
+    variants: tuple[str, ...]  # per cell: what tells it from other cells of its backbone, template and seed
     search: Search | None = None
 
     def letters(self) -> Iterator[str]:
-        """Input modalities that any cell uses."""
+        """Yield the input modalities that any cell uses."""
         yield from dict.fromkeys(letter for cell in self.cells for letter in cell.letters)
 
 
 def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
-    """Read `sweeps/NAME.yaml`, or any path, with dotted overrides; `NAME:small` chooses one of several grids.
+    """Read `sweeps/NAME.yaml`, or any path, with dotted overrides; `NAME:small` selects one of several grids.
 
-    An override of an axis replaces its values; of a setting, it holds in every cell.
+    An override of an axis replaces the values of the axis; any other override holds in every cell.
 
     Raises:
-        UserError: no such file or grid, not YAML, or a value that does not fit; one sentence with file, line and key.
+        UserError: no such file or grid, not YAML, or an invalid value; one sentence with file, line and key.
     """
-    name, _, part = name.partition(":")
-    path = recipes.find("sweeps", name)
+    file_name, _, block_name = name.partition(":")
+    path = recipes.find("sweeps", file_name)
     values, lines = read_yaml(path)
-    given = dict(map(parsed, assignments))
-    values |= {key: given.pop(key) for key in OF_THE_GRID if key in given}
+    overrides = dict(map(parse_override, assignments))
+    values |= {key: overrides.pop(key) for key in GRID_KEYS if key in overrides}
     try:
         file = GridFile(**values)
     except ValidationError as error:
         keys, sentence = first_problem(GridFile, error)
-        raise UserError(f"{path}{lines.of(keys)}: {sentence}") from None
-    chosen, title = _chosen(file, part, path)
-    search = overridden(chosen.search, given)
-    said = dict(given)
-    block = _with_axes(chosen, given)
-    given_axes = len(given) < len(said)  # fewer values may leave an exclusion without a cell
-    used: set[int] = set()
-    raw = list(_expanded(block, {} if block is file else merged({}, file.base), used))
-    for cell in raw:
-        for key, value in given.items():
-            assign(cell, key, value)
+        raise UserError(f"{path}{lines.locate(keys)}: {sentence}") from None
+    grid_block, grid_name = _select_block(file, block_name, path)
+    search = pop_search_overrides(grid_block.search, overrides)
+    block, cell_overrides = _override_axes(grid_block, overrides)
+    matched_rules: set[int] = set()
+    inherited = {} if block is file else merged({}, file.base)
+    cell_settings = list(_expand(block, inherited, matched_rules))
+    for settings in cell_settings:
+        for key, value in cell_overrides.items():
+            assign(settings, key, value)
 
     def where(keys: Sequence[str]) -> str:
-        """The override that set a key, else the line of the file."""
+        """Return the override that set a key path, or else the file and line."""
         key = ".".join(keys)
-        for name, value in said.items():
-            if key == name or key.startswith(f"{name}.") or name.startswith(f"{key}."):
-                return f"On the command line, {name}={_shown(value)}"
-        return f"{path}{lines.of(keys)}"
+        for override, value in overrides.items():
+            if key == override or key.startswith(f"{override}.") or override.startswith(f"{key}."):
+                return f"On the command line, {override}={_format(value)}"
+        return f"{path}{lines.locate(keys)}"
 
-    grid = _grid(file, title, raw, sorted(_keys(block)), where)
-    if not given_axes:
-        _refuse_idle(block, used, path, lines)
+    grid = _build_grid(file, grid_name, cell_settings, sorted(_varied_keys(block)), where)
+    if len(cell_overrides) == len(overrides):  # an axis with fewer values may leave a rule without a match
+        _check_exclusions(block, matched_rules, path, lines)
     if search:
         check_space(search, grid.cells, where)
     return replace(grid, search=search)
 
 
-def _chosen(file: GridFile, part: str, path: Path) -> tuple[Part, str]:
-    """The block that is asked for, and the name of its grid."""
+def _select_block(file: GridFile, block_name: str, path: Path) -> tuple[GridBlock, str]:
+    """Return the block of the requested grid, and the name of that grid.
+
+    Raises:
+        UserError: no such block, a missing choice between several, or a name that cannot be a folder.
+    """
     names = ", ".join(f"{path.stem}:{key}" for key in file.grids)
     if file.grids and (file.axes or file.zip or file.include or file.exclude or file.search):
         raise UserError(
             f"{path} has `grids`, so its axes, zip, include, exclude and search belong inside one of {names}."
         )
-    if file.grids and not part:
+    if file.grids and not block_name:
         raise UserError(f"{path} holds several grids; choose one of {names}.")
-    if part and part not in file.grids:
-        raise UserError(f"{path} has no grid {part!r}; {did_you_mean(part, file.grids)}.")
-    name = file.name or path.stem + (f"_{part}" if part else "")
-    if name.startswith(".") or "/" in name or name.lower() == "trials" or len(name.encode()) > LONGEST_NAME:
+    if block_name and block_name not in file.grids:
+        raise UserError(f"{path} has no grid {block_name!r}; {did_you_mean(block_name, file.grids)}.")
+    name = file.name or path.stem + (f"_{block_name}" if block_name else "")
+    if name.startswith(".") or "/" in name or name.lower() == "trials" or len(name.encode()) > MAX_NAME_BYTES:
         raise UserError(
             f"{path}: a grid called {name!r} cannot have a folder of its own in runs; give it another `name`, of at most"
-            f" {LONGEST_NAME} bytes."
+            f" {MAX_NAME_BYTES} bytes."
         )
-    return (file.grids[part] if part else file), name
+    return (file.grids[block_name] if block_name else file), name
 
 
-def _with_axes(block: Block, given: dict[str, Any]) -> Block:
-    """Take overrides of axes out of `given` and put their values in place, also in included blocks."""
-    known = _axes(block)
-    fresh = {key.removeprefix("axes.") for key in given if key.startswith("axes.")}
-    chosen = [key for key in given if key in known or key.startswith("axes.")]
-    values = {key.removeprefix("axes."): given.pop(key) for key in chosen}
-    values = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+def _override_axes(block: Block, overrides: dict[str, Any]) -> tuple[Block, dict[str, Any]]:
+    """Apply the overrides of axes, also in included blocks; return the new block and the other overrides.
 
-    def change(inner: Block) -> Block:
-        axes = inner.axes | {key: value for key, value in values.items() if key in inner.axes or key in fresh}
-        return inner.model_copy(update={"axes": axes, "include": tuple(map(change, inner.include))})
+    `axes.KEY` adds an axis that the block does not have; the name of an existing axis replaces its values.
+    """
+    existing = _axes(block)
+    added = {key.removeprefix("axes.") for key in overrides if key.startswith("axes.")}
+    axis_keys = [key for key in overrides if key in existing or key.startswith("axes.")]
+    new_values = {key.removeprefix("axes."): overrides[key] for key in axis_keys}
+    new_values = {key: value if isinstance(value, list) else [value] for key, value in new_values.items()}
 
-    return change(block)
+    def override(inner: Block) -> Block:
+        axes = inner.axes | {k: values for k, values in new_values.items() if k in inner.axes or k in added}
+        return inner.model_copy(update={"axes": axes, "include": tuple(map(override, inner.include))})
+
+    return override(block), {key: value for key, value in overrides.items() if key not in axis_keys}
 
 
 def _axes(block: Block) -> set[str]:
     return set(block.axes).union(*map(_axes, block.include))
 
 
-def _expanded(block: Block, inherited: dict[str, Any], used: set[int]) -> Iterator[dict[str, Any]]:
-    """Settings of each cell, nested, not yet checked. Exclusions that met a cell are put into `used`, by `id`."""
+def _expand(block: Block, inherited: Settings, matched_rules: set[int]) -> Iterator[Settings]:
+    """Yield the settings of each cell. The `id` of each `exclude` rule that matches a cell is added to `matched_rules`."""
     base = merged(inherited, block.base)
     columns = []
     for group in block.zip:
@@ -167,74 +174,89 @@ def _expanded(block: Block, inherited: dict[str, Any], used: set[int]) -> Iterat
         columns.append([dict(zip(group, row, strict=True)) for row in zip(*group.values(), strict=True)])
     columns += [[{key: value} for value in values] for key, values in block.axes.items()]
     if columns or not block.include:
-        for choices in itertools.product(*columns):
-            cell = copy.deepcopy(base)
-            for key, value in (pair for choice in choices for pair in choice.items()):
-                assign(cell, key, value)
-            excluding = [id(rule) for rule in block.exclude if _matches(cell, rule)]
-            used.update(excluding)
-            if not excluding:
-                yield cell
+        for combination in itertools.product(*columns):
+            settings = copy.deepcopy(base)
+            for key, value in (item for assignments in combination for item in assignments.items()):
+                assign(settings, key, value)
+            matching = [id(rule) for rule in block.exclude if _matches(settings, rule)]
+            matched_rules.update(matching)
+            if not matching:
+                yield settings
     for inner in block.include:
-        yield from _expanded(inner, base, used)
+        yield from _expand(inner, base, matched_rules)
 
 
-def _refuse_idle(block: Block, used: set[int], path: Path, lines: Lines) -> None:
-    """Refuse an exclusion that excludes nothing: a key or a value of it is mistaken."""
+def _check_exclusions(block: Block, matched_rules: set[int], path: Path, lines: Lines) -> None:
+    """Raise if an `exclude` rule matches no cell; it is probably a typo.
+
+    Raises:
+        UserError: naming the rule and its line.
+    """
     for rule in block.exclude:
-        if id(rule) not in used:
-            words = ", ".join(f"{key}: {_shown(value)}" for key, value in rule.items())
-            known = _keys(block) | {*dotted(block.base)}
-            near = "".join(f"; {did_you_mean(key, known)}" for key in rule if key not in known)
-            line = lines.of(["exclude", *rule])
+        if id(rule) not in matched_rules:
+            words = ", ".join(f"{key}: {_format(value)}" for key, value in rule.items())
+            known_keys = _varied_keys(block) | {*dotted_keys(block.base)}
+            near = "".join(f"; {did_you_mean(key, known_keys)}" for key in rule if key not in known_keys)
+            line = lines.locate(["exclude", *rule])
             raise UserError(f"{path}{line}: no cell has {words}, so nothing is excluded{near}.")
     for inner in block.include:
-        _refuse_idle(inner, used, path, lines)
+        _check_exclusions(inner, matched_rules, path, lines)
 
 
-def _matches(cell: dict[str, Any], rule: dict[str, Any]) -> bool:
-    """Whether a cell has all values of an exclusion; a list there names several."""
+def _matches(settings: Settings, rule: dict[str, Any]) -> bool:
+    """Whether a cell has every value of an `exclude` rule; a list in the rule stands for any of its items."""
 
-    def same(key: str, wanted: Any) -> bool:
-        value = looked_up(cell, key)
+    def has_value(key: str, wanted: Any) -> bool:
+        value = value_at(settings, key)
         if key == "template" and isinstance(value, str):
-            value, wanted = (_notation(item) for item in (value, wanted))
+            value, wanted = (_normalise_notation(item) for item in (value, wanted))
         return bool(value == wanted or (isinstance(wanted, list) and value in wanted))
 
-    return all(same(key, wanted) for key, wanted in rule.items())
+    return all(has_value(key, wanted) for key, wanted in rule.items())
 
 
-def _notation(value: Any) -> Any:
+def _normalise_notation(value: Any) -> Any:
     if isinstance(value, list):
-        return [_notation(item) for item in value]
+        return [_normalise_notation(item) for item in value]
     return Template.parse(value).notation if isinstance(value, str) else value
 
 
-def _keys(block: Block) -> set[str]:
-    """Settings that a block lets vary."""
-    own = {*block.axes, *(key for group in block.zip for key in group)}
-    return own.union(*({*dotted(inner.base), *_keys(inner)} for inner in block.include))
+def _varied_keys(block: Block) -> set[str]:
+    """Return the keys that can differ between the cells of a block."""
+    axis_keys = {*block.axes, *(key for group in block.zip for key in group)}
+    return axis_keys.union(*({*dotted_keys(inner.base), *_varied_keys(inner)} for inner in block.include))
 
 
-def _grid(
-    file: GridFile, name: str, raw: list[dict[str, Any]], keys: Sequence[str], where: Callable[[Sequence[str]], str]
+def _build_grid(
+    file: GridFile,
+    name: str,
+    cell_settings: list[Settings],
+    varied_keys: Sequence[str],
+    where: Callable[[Sequence[str]], str],
 ) -> Grid:
-    """Check every cell, drop those met before, and name what sets each apart."""
-    met: dict[Cell | str, int] = {}
+    """Validate every cell, drop duplicates, and name the variants.
+
+    Args:
+        where: returns the file and line (or the override) that set a key path, for error sentences.
+
+    Raises:
+        UserError: an invalid cell, no cell at all, or a perceptual score at an SNR that is not tested.
+    """
+    index_by_json: dict[str, int] = {}
     cells: list[Cell] = []
-    kept: list[dict[str, Any]] = []
-    for values in raw:
+    settings_of_cells: list[Settings] = []
+    for settings in cell_settings:
         try:
-            cell = Cell(**values)
+            cell = Cell(**settings)
         except ValidationError as error:
-            at, sentence = first_problem(Cell, error)
-            raise UserError(f"{where(at)}: {sentence}") from None
+            key_path, sentence = first_problem(Cell, error)
+            raise UserError(f"{where(key_path)}: {sentence}") from None
         except UserError as error:
-            about = [key for key in ("backbone", "template", "permute") if repr(values.get(key)) in str(error)]
-            raise UserError(f"{where(about)}: {error}") from None
-        if met.setdefault(cell.model_dump_json(), len(cells)) == len(cells):
+            key_path = [key for key in ("backbone", "template", "permute") if repr(settings.get(key)) in str(error)]
+            raise UserError(f"{where(key_path)}: {error}") from None
+        if index_by_json.setdefault(cell.model_dump_json(), len(cells)) == len(cells):
             cells.append(cell)
-            kept.append(values)
+            settings_of_cells.append(settings)
     if not cells:
         raise UserError(f"{where([])} asks for no cell; give it axes, or exclude less.")
     baseline = Template.parse(file.baseline)
@@ -245,42 +267,49 @@ def _grid(
                 raise UserError(
                     f"{where(['perceptual', 'snr_db'])}: perceptual.snr_db has {snr.text(snr_db)}, which snr_db.test lacks; add it there or take it out here."
                 )
-    return Grid(name, baseline.notation, file.about, tuple(cells), tuple(_variants(cells, kept, keys)))
+    variants = tuple(_variants(cells, settings_of_cells, varied_keys))
+    return Grid(name, baseline.notation, file.about, tuple(cells), variants)
 
 
-def _variants(cells: Sequence[Cell], raw: Sequence[dict[str, Any]], keys: Sequence[str]) -> Iterator[str]:
-    """`noise.placement whole`: the values of those keys that take several within one backbone, template and seed."""
-    groups: dict[tuple[str, str, int], list[tuple[Cell, dict[str, Any]]]] = {}
-    for cell, values in zip(cells, raw, strict=True):
-        groups.setdefault((cell.backbone, cell.template, cell.seed), []).append((cell, values))
+def _variants(
+    cells: Sequence[Cell], settings_of_cells: Sequence[Settings], varied_keys: Sequence[str]
+) -> Iterator[str]:
+    """Yield for each cell a name such as `noise.placement whole`; empty where nothing needs to be said.
 
-    def value(cell: Cell, values: dict[str, Any], key: str) -> Any:
-        """What a cell has there; nothing if it is about a modality that the cell does not read."""
+    It lists the settings that differ between cells of equal backbone, template and seed anywhere in the grid.
+    """
+    groups: dict[tuple[str, str, int], list[tuple[Cell, Settings]]] = {}
+    for cell, settings in zip(cells, settings_of_cells, strict=True):
+        groups.setdefault((cell.backbone, cell.template, cell.seed), []).append((cell, settings))
+
+    def value(cell: Cell, settings: Settings, key: str) -> Any:
+        """The value of a key; None if the key is about a modality that the cell does not read."""
         section, _, rest = key.removeprefix("train.").partition(".")
-        about = rest.partition(".")[0] if section in ("tokenizers", "lambdas") else ""
-        return None if about and about not in (*cell.letters, "T") else looked_up(values, key)
+        letter = rest.partition(".")[0] if section in ("tokenizers", "lambdas") else ""
+        return None if letter and letter not in (*cell.letters, "T") else value_at(settings, key)
 
-    telling = [
+    distinguishing = [
         key
-        for key in keys
+        for key in varied_keys
         if key not in ("backbone", "template", "seed")
         and any(len({repr(value(*member, key)) for member in group}) > 1 for group in groups.values())
     ]
-    shown = {
+    prefixes = {
         key: {"permute": "permuted "}.get(key, "" if re.fullmatch(r"tokenizers\..", key) else f"{key} ")
-        for key in telling
+        for key in distinguishing
     }
-    for cell, values in zip(cells, raw, strict=True):
-        parts = [(key, value(cell, values, key)) for key in telling]
-        yield ", ".join(f"{shown[key]}{_shown(found)}" for key, found in parts if found is not None)
+    for cell, settings in zip(cells, settings_of_cells, strict=True):
+        values = [(key, value(cell, settings, key)) for key in distinguishing]
+        yield ", ".join(f"{prefixes[key]}{_format(item)}" for key, item in values if item is not None)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, dict) and "recipe" in value:  # the sizes of an untrained network would fill the line
+def _format(value: Any) -> str:
+    """Write a value on one line; of a recipe its name and its plain settings."""
+    if isinstance(value, dict) and "recipe" in value:  # nested settings, such as layer sizes, would fill the line
         settings = value.get("settings", {}).items()
         return " ".join(
-            [value["recipe"], *(f"{k}={_shown(part)}" for k, part in settings if not isinstance(part, dict))]
+            [value["recipe"], *(f"{k}={_format(item)}" for k, item in settings if not isinstance(item, dict))]
         )
     if isinstance(value, dict):
-        return " ".join(_shown(part) for part in value.values())
-    return "/".join(map(_shown, value)) if isinstance(value, list) else str(value)
+        return " ".join(_format(item) for item in value.values())
+    return "/".join(map(_format, value)) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""The name of a setting: the hash of its canonical JSON."""
+"""The identity of settings: the hash of their canonical JSON."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def canonical(value: Any) -> str:
-    """JSON in which equal settings are equal strings: sorted keys, whole floats as integers, levels as text.
+    """Return JSON that is the same string for equal settings: sorted keys, whole floats as integers, infinity as text.
 
     >>> canonical({"b": 1.0, "a": -0.0}) == canonical({"a": 0, "b": 1})
     True
@@ -29,5 +29,5 @@ def canonical(value: Any) -> str:
 
 
 def identity(spec: dict[str, Any], digits: int = 12) -> str:
-    """First digits of the SHA-256 of the canonical JSON."""
+    """Return the first hex digits of the SHA-256 of the canonical JSON."""
     return hashlib.sha256(canonical(spec).encode()).hexdigest()[:digits]

@@ -1,4 +1,4 @@
-"""The `search` section of a sweep file: which settings may take which values, and how they are searched."""
+"""The `search` section of a sweep file: which settings are searched, over which values, and how."""
 
 import itertools
 import math
@@ -15,17 +15,19 @@ from dmlm.training.settings import Lambdas
 
 
 class Span(Section):
-    """What may be tried of one setting: a range, in the file also `[low, high]`; `points` of it; or `choices`."""
+    """The values to search for one setting: a range (`[low, high]` in the file), a number of `points` in it, or `choices`."""
 
     low: float = math.nan
     high: float = math.nan
-    log: bool = Field(default=False, description="a tenfold of anything is equally likely")
-    points: int | None = Field(default=None, ge=2, description="so many, evenly spaced, ends included; for a grid")
+    log: bool = Field(default=False, description="sample the range uniformly in its logarithm")
+    points: int | None = Field(
+        default=None, ge=2, description="number of evenly spaced values, ends included; for sampler grid"
+    )
     choices: tuple[bool | int | float | str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _pair(cls, value: Any) -> Any:
+    def _expand_pair(cls, value: Any) -> Any:
         if not isinstance(value, list):
             return value
         if len(value) != 2:
@@ -33,7 +35,7 @@ class Span(Section):
         return dict(zip(("low", "high"), value, strict=True))
 
     @model_validator(mode="after")
-    def _fits(self) -> "Span":
+    def _check_range(self) -> "Span":
         if self.choices and self.model_fields_set != {"choices"}:
             raise ValueError("give either `choices` or a range, not both")
         if not self.choices and not self.low < self.high:
@@ -45,10 +47,10 @@ class Span(Section):
     def __contains__(self, value: Any) -> bool:
         return value in self.choices or (isinstance(value, int | float) and self.low <= value <= self.high)
 
-    def spaced(self, whole: bool = False) -> list[Any]:
-        """The choices, or the evenly spaced points.
+    def grid_values(self, integer: bool = False) -> list[Any]:
+        """Return the choices, or the evenly spaced points; with `integer`, rounded to integers.
 
-        >>> Span(low=0.1, high=10, log=True, points=3).spaced()
+        >>> Span(low=0.1, high=10, log=True, points=3).grid_values()
         [0.1, 1.0, 10.0]
         """
         if self.choices or not self.points:
@@ -56,24 +58,24 @@ class Span(Section):
         steps = [step / (self.points - 1) for step in range(self.points)]
         width = self.high / self.low if self.log else self.high - self.low
         values = [self.low * width**step if self.log else self.low + width * step for step in steps]
-        return [round(value) if whole else float(f"{value:.12g}") for value in values]
+        return [round(value) if integer else float(f"{value:.12g}") for value in values]
 
 
 class Search(Section):
-    """Which settings to search, and how. Every point is a model of its own, chosen by its WER on split `val` alone."""
+    """Which settings to search, and how. Each point is a separate model; its WER on split `val` alone decides."""
 
     space: dict[str, Span] = Field(min_length=1)
     sampler: Literal["tpe", "grid"] = "tpe"
-    trials: int = Field(default=20, ge=1, description="points for each cell; tpe only, a grid has its own number")
-    startup: int = Field(default=8, ge=1, description="points drawn at random before tpe learns from them")
-    parallel: int = Field(default=1, ge=1, description="points proposed at a time, whatever the machine has room for")
+    trials: int = Field(default=20, ge=1, description="points per cell; tpe only, as a grid has all its combinations")
+    startup: int = Field(default=8, ge=1, description="points drawn at random before tpe uses the results")
+    parallel: int = Field(default=1, ge=1, description="points proposed at a time; the same on every machine")
     seed: int = Field(default=0, ge=0)
-    snr_db: Snrs = Field(default=(CLEAN_DB, 0.0, -10.0), description="each point's WER is pooled over these")
+    snr_db: Snrs = Field(default=(CLEAN_DB, 0.0, -10.0), description="SNRs over which the WER of a point is pooled")
 
     @model_validator(mode="after")
-    def _fits(self) -> "Search":
-        if own := {"split", "snr_db.test"} & set(self.space):
-            raise ValueError(f"space: a search sets {own.pop()} itself")
+    def _check_sampler(self) -> "Search":
+        if fixed := {"split", "snr_db.test"} & set(self.space):
+            raise ValueError(f"space: a search sets {fixed.pop()} itself")
         if self.sampler == "tpe" and (key := next((k for k, s in self.space.items() if s.points), None)):
             raise ValueError(f"space: `points` of {key} are for sampler grid; leave them out, or choose that sampler")
         if self.sampler == "grid":
@@ -83,47 +85,60 @@ class Search(Section):
                 raise ValueError(f"{unused.pop()} is for sampler tpe; a grid has all the points of its space")
         return self
 
-    def concerning(self, cell: Cell) -> dict[str, Span]:
-        """The space of a cell: without the loss weights of modalities that it does not read."""
+    def space_of(self, cell: Cell) -> dict[str, Span]:
+        """Return the space of a cell, without the loss weights of modalities that the cell does not read."""
         unread = {f"train.lambdas.{letter}" for letter in Lambdas.model_fields if letter not in (*cell.letters, "T")}
         return {key: span for key, span in self.space.items() if key not in unread}
 
-    def points(self, cell: Cell) -> int:
-        """How many there are of a cell."""
-        space = self.concerning(cell).values()
-        return 0 if not space else self.trials if self.sampler == "tpe" else math.prod(len(s.spaced()) for s in space)
+    def point_count(self, cell: Cell) -> int:
+        """Return the number of points that are searched for a cell; 0 if its space is empty."""
+        spans = self.space_of(cell).values()
+        if not spans:
+            return 0
+        return self.trials if self.sampler == "tpe" else math.prod(len(span.grid_values()) for span in spans)
 
 
-def changed(cell: Cell, values: dict[str, Any]) -> Cell:
-    """A cell with other values of some dotted settings.
+def with_settings(cell: Cell, values: dict[str, Any]) -> Cell:
+    """Return a copy of a cell with new values for some settings, by dotted key.
 
     Raises:
-        UserError, ValidationError: they do not fit.
+        UserError, ValidationError: a value is invalid.
     """
-    plain = cell.model_dump()
+    settings = cell.model_dump()
     for key, value in values.items():
-        assign(plain, key, value)
-    return Cell(**plain)
+        assign(settings, key, value)
+    return Cell(**settings)
 
 
-def overridden(search: Search | None, given: dict[str, Any]) -> Search | None:
-    """Take overrides such as `search.trials=5` or `search.space.train.lr=[1.0e-4, 1.0e-2]` out of `given`."""
-    keys = [key for key in given if key.startswith("search.")]
+def pop_search_overrides(search: Search | None, overrides: dict[str, Any]) -> Search | None:
+    """Apply overrides such as `search.trials=5` or `search.space.train.lr=[1.0e-4, 1.0e-2]`; removes them from `overrides`.
+
+    Raises:
+        UserError: an unknown key or an invalid value.
+    """
+    keys = [key for key in overrides if key.startswith("search.")]
     values = search.model_dump(exclude_unset=True) if search else {}
     for key in keys:
         _, field, *rest = key.split(".", 2)
         target = values.setdefault(field, {}) if rest else values
-        target[rest[0] if rest else field] = given.pop(key)
+        target[rest[0] if rest else field] = overrides.pop(key)
     return validated(Search, values, "search") if keys else search
 
 
 def check_space(search: Search, cells: Sequence[Cell], where: Callable[[Sequence[str]], str]) -> None:
-    """Refuse a space of which an end or a choice does not fit a cell; `where` names the file and the line of a key."""
+    """Check that the ends and choices of every span are valid in every cell.
+
+    Args:
+        where: returns the file and line of a key path, for the error sentence.
+
+    Raises:
+        UserError: a value is invalid.
+    """
     for key, span in search.space.items():
         for value, cell in itertools.product(span.choices or (span.low, span.high), cells):
             try:
-                changed(cell, {key: value})
+                with_settings(cell, {key: value})
             except (ValidationError, UserError) as error:
                 sentence = first_problem(Cell, error)[1] if isinstance(error, ValidationError) else str(error)
-                place = where(("search", "space", *key.split(".")))
-                raise UserError(f"{place}: search.space: {sentence}") from None
+                location = where(("search", "space", *key.split(".")))
+                raise UserError(f"{location}: search.space: {sentence}") from None

@@ -1,1 +1,1 @@
-"""Which cells a grid has, their identity, their folders, where they run, and how their results are read back."""
+"""Run a grid, from its cells to results on disk: materials, trials, search, schedule and status."""

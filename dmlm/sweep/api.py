@@ -34,7 +34,7 @@ from dmlm.results.grid import (
 )
 from dmlm.score.wer import NORMALISER
 from dmlm.sweep import tasks
-from dmlm.sweep.materials import Materials, check, prepare_alone, without
+from dmlm.sweep.materials import Materials, check, drop_failed, prepare_under_lease
 from dmlm.sweep.schedule import missing_cells, run_trials
 from dmlm.sweep.trial import SCHEMA, Trial, trial_of
 
@@ -43,19 +43,19 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class GridRun:
-    """What came of running a grid."""
+    """The outcome of running a grid."""
 
-    grid: Grid  # with the cells that a search found
+    grid: Grid  # with the cells that a search added, without those that could not be prepared
     folder: Path
     trials: tuple[Trial, ...]
-    missing: tuple[str, ...]  # a line for each cell without all its results, with the reason
-    only_mistakes: bool  # whether every reason is a mistake that the user can mend
-    left_out: int  # cells that could not be prepared
+    missing: tuple[str, ...]  # a line for each cell with incomplete results, and why
+    only_mistakes: bool  # whether every failure is a `UserError`, which the user can fix
+    left_out: int  # number of cells that could not be prepared
     seconds: float
 
     @property
     def results(self) -> GridResults:
-        """What is on disk of it now."""
+        """The results on disk, as far as they are finished now."""
         return read_grid(self.folder)
 
 
@@ -71,20 +71,21 @@ def run_grid(
     time_limit_s: float | None = None,
     say: Say = print,
 ) -> GridRun:
-    """Train and evaluate every cell of a grid that is not done yet; run again to continue.
+    """Train and evaluate every cell of a grid that is not finished. Call it again to continue.
 
     Args:
-        grid: a grid, or its name as `dmlm grid run` takes it.
-        overrides: changes such as `train.steps=200`, where `grid` is a name.
-        engine: `local` (processes of this machine) or `ray` (a Ray cluster, of `address` or of this machine).
-        workers: trials at a time; None: one a GPU, or one a core.
-        gpu_share: GPUs that a trial takes (Ray).
-        time_limit_s: after which trainings leave checkpoints and `TimeUp` is raised.
-        say: is given a line now and then.
+        grid: a grid, or its name as in `dmlm grid run`.
+        overrides: changes such as `train.steps=200`, used only if `grid` is a name.
+        engine: `local` (processes on this machine) or `ray` (the Ray cluster at `address`, or one on this machine).
+        workers: trials at a time; None: one per GPU, or else one per core.
+        gpu_share: GPUs per trial (Ray only).
+        checkpoint_every_s: seconds between checkpoints.
+        time_limit_s: after this many seconds, checkpoints are written and `TimeUp` is raised.
+        say: called with a line of progress now and then.
 
     Raises:
-        UserError: a mistake in the grid, or something that a tokenizer lacks, before any work is done.
-        TimeUp: the time limit is over; the same call continues.
+        UserError: a wrong setting, or a package or weights that a tokenizer lacks; raised before any work is done.
+        TimeUp: the time limit is over; the same call continues the work.
     """
     started = time.monotonic()
     deadline = None if time_limit_s is None else started + time_limit_s
@@ -93,39 +94,39 @@ def run_grid(
     if engine not in ("local", "ray"):
         raise UserError(f"There is no engine {engine!r}; {did_you_mean(engine, ('local', 'ray'))}.")
     check(grid.cells)
-    processes_a_trial = max(cell.execution.data_parallel for cell in grid.cells)
-    with open_engine(engine, workers, address, gpu_share, processes_a_trial) as opened:
+    processes_per_trial = max(cell.execution.data_parallel for cell in grid.cells)
+    with open_engine(engine, workers, address, gpu_share, processes_per_trial) as opened:
         run_all = partial(run_trials, engine=opened, say=say, checkpoint_every_s=checkpoint_every_s, deadline=deadline)
-        grid, not_searched = _searched(grid, run_all, opened, say)
-        unprepared: dict[int, Exception] = {}
-        materials = prepare_alone(grid.cells, say, opened.map, unprepared)
-        grid, not_prepared = without(grid, unprepared)
+        grid, search_failures = _run_search(grid, run_all, opened, say)
+        preparation_errors: dict[int, Exception] = {}
+        materials = prepare_under_lease(grid.cells, say, opened.map, preparation_errors)
+        grid, preparation_failures = drop_failed(grid, preparation_errors)
         trials = [trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, materials, strict=True)]
-        _say_what_is_not_reused(trials, say)
+        _report_older_trials(trials, say)
         results = index_of(grid, materials, trials)
         write_grid(results)
         failures = run_all(grid, trials)
-    mistakes = [failure.kind == "user_error" for failure in failures.values()]
-    mistakes += [isinstance(error, UserError) for error in unprepared.values()]
-    missing = (*not_searched, *not_prepared, *missing_cells(trials, failures))
-    only_mistakes = bool(mistakes) and all(mistakes)
+    is_mistake = [failure.kind == "user_error" for failure in failures.values()]
+    is_mistake += [isinstance(error, UserError) for error in preparation_errors.values()]
+    missing = (*search_failures, *preparation_failures, *missing_cells(trials, failures))
+    only_mistakes = bool(is_mistake) and all(is_mistake)
     seconds = time.monotonic() - started
-    return GridRun(grid, results.folder, tuple(trials), missing, only_mistakes, len(not_prepared), seconds)
+    return GridRun(grid, results.folder, tuple(trials), missing, only_mistakes, len(preparation_failures), seconds)
 
 
-def _searched(
+def _run_search(
     grid: Grid, run_all: Callable[[Grid, Sequence[Trial]], dict[str, Failure]], engine: Engine, say: Say
 ) -> tuple[Grid, list[str]]:
-    """The grid with the cells that its search found, and a line for each cell for which none succeeded."""
+    """Run the search of a grid, if it has one. Return the grid with the best points as cells, and a line per failed search."""
     if not grid.search:
         return grid, []
-    from dmlm.sweep.search import searched
+    from dmlm.sweep.search import search_grid
 
-    return searched(grid, grid.search, run_all, engine, say)
+    return search_grid(grid, grid.search, run_all, engine, say)
 
 
-def _say_what_is_not_reused(trials: Sequence[Trial], say: Say) -> None:
-    """Say once if an earlier version finished trials that would be used if it had been this one."""
+def _report_older_trials(trials: Sequence[Trial], say: Say) -> None:
+    """Say that finished trials of an earlier version are not reused, if there are any and work is left to do."""
     if all(trial.trained for trial in trials):
         return
     older = [folder for folder in trial_folders(paths.runs()) if folder.result and folder.spec.get("schema") != SCHEMA]
@@ -137,11 +138,11 @@ def _say_what_is_not_reused(trials: Sequence[Trial], say: Say) -> None:
 
 
 def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]) -> GridResults:
-    """What `grid.json` says of a grid: which folders it is made of, and of each cell its corpus and tokenizers."""
+    """Return the index of a grid, as written to `grid.json`: the folders, corpus, tokenizers and settings of each cell."""
     folder = paths.runs() / grid.name
     cells = []
-    for trial, own, variant in zip(trials, materials, grid.variants, strict=True):
-        cell, card = trial.cell, own.corpus.card
+    for trial, cell_materials, variant in zip(trials, materials, grid.variants, strict=True):
+        cell, card = trial.cell, cell_materials.corpus.card
         cells.append(
             GridCell(
                 model=cell.backbone,
@@ -171,37 +172,37 @@ def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]
 
 
 def prepare(cell: Cell, baseline: str = "A -> T", say: Say = lambda line: None) -> tuple[Trial, Materials]:
-    """Make everything that one cell needs up to its tokens, or find it; nothing is trained.
+    """Make the materials of one cell, up to its tokens; existing parts are reused. Trains nothing.
 
     Raises:
-        UserError: a wrong setting, or something that a tokenizer lacks.
+        UserError: a wrong setting, or a package or weights that a tokenizer lacks.
     """
     check([cell])
-    (materials,) = prepare_alone([cell], say)
+    (materials,) = prepare_under_lease([cell], say)
     return trial_of(cell, materials, baseline), materials
 
 
 def train(trial: Trial, checkpoint_every_s: float = 30.0) -> None:
-    """Train a trial in this process, from its last checkpoint if there is one; nothing if it is trained.
+    """Train a trial in this process, from its last checkpoint if there is one. A trained trial stays as it is.
 
     Raises:
-        Busy: another process trains it.
+        Busy: another process is training it.
     """
     tasks.train(tasks.task_of(trial, "A -> T", (), checkpoint_every_s))
 
 
 def evaluate(trial: Trial, baseline: str = "A -> T") -> None:
-    """Run the evaluations of a trained trial that are missing, in this process.
+    """Run the missing evaluations of a trained trial in this process.
 
     Raises:
-        Busy: another process runs some of them.
+        Busy: another process is running some of them.
     """
     names = tuple(trial.name_of(evaluation) for evaluation in trial.pending)
     tasks.evaluate(tasks.task_of(trial, baseline, names, 30.0))
 
 
 def load_results(name: str) -> GridResults:
-    """The results of a grid, finished or not, by its name or its folder.
+    """Read the results of a grid, finished or not, by its name or its folder.
 
     Raises:
         UserError: no such grid.
@@ -210,10 +211,10 @@ def load_results(name: str) -> GridResults:
 
 
 def results_folder(name: str) -> Path:
-    """Folder of a grid that was run, by its name or its path.
+    """Return the folder of a grid that was run, by its name or its path.
 
     Raises:
-        UserError: no such grid; the message names the nearest.
+        UserError: no such grid; the sentence suggests the nearest name.
     """
     for folder in (paths.runs() / name.replace(":", "_"), Path(name)):
         if is_grid(folder):

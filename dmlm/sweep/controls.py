@@ -1,4 +1,4 @@
-"""Controls: a modality that comes from another utterance, in training or in a test."""
+"""Controls: exchange a modality between utterances, in training or in a test."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from dmlm.sweep.materials import Materials
 
 
 def exchanged_with(letter: str, cell: Cell, materials: Materials) -> list[str]:
-    """The modality and whatever else of the cell was made from it: text that was chosen by the audio goes with it."""
+    """Return the modalities to exchange together with `letter`: audio takes along encoders that use a first pass of it."""
     others = (
         [k for k in cell.letters if k != letter and materials.sources[k].encoder.depends_on_noise]
         if letter == "A"
@@ -20,7 +20,11 @@ def exchanged_with(letter: str, cell: Cell, materials: Materials) -> list[str]:
 
 
 def permute(streams: Sequence[Mapping[str, Any]], letters: Sequence[str], draw: int) -> list[dict[str, Any]]:
-    """Give each item those modalities of another whose first is as long: the same donors for every model and SNR."""
+    """Replace the modalities `letters` of each item by those of another item, its donor.
+
+    Donors have a similar length in the first of these modalities. They depend only on those lengths and on `draw`, so
+    they are the same for every model and SNR.
+    """
     donors = matched_derangement([len(item[letters[0]]) for item in streams], generator("donors", letters[0], draw))
     return [
         {**item, **{letter: streams[donor][letter] for letter in letters}}

@@ -1,4 +1,4 @@
-"""Evaluate one trained model under its conditions. Loads torch."""
+"""Evaluate one trained model under its test conditions. Loads torch."""
 
 import time
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ CONDITIONS_AT_ONCE = 8
 
 
 def evaluate_trial(trial: Trial, pending: Sequence[Evaluation], materials: Materials) -> None:
-    """Decode the test split under every pending condition; each leaves its folder when it is done.
+    """Decode and score the cell's split for every pending evaluation, and write the folder of each.
 
-    A few conditions are decoded together, because an utterance's sequences begin alike under many of them.
+    A few conditions are decoded together, because the sequences of an utterance share a prefix under many of them.
     """
     cell = trial.cell
     loggers = open_loggers(cell.execution.loggers, trial.folder, trial.spec)
@@ -42,22 +42,22 @@ def evaluate_trial(trial: Trial, pending: Sequence[Evaluation], materials: Mater
             texts = transcribe(model, [item for streams, _ in inputs for item in streams], reading)
             decode_s = (time.monotonic() - started) / len(group)
             for number, (evaluation, (streams, snr_db_measured)) in enumerate(zip(group, inputs, strict=True)):
-                own = texts[number * len(streams) : (number + 1) * len(streams)]
-                scored = score(utterances, [normalise(text) for text in own], snr_db_measured)
-                results = [UtteranceResult(**record) for record in scored]
+                hypotheses = texts[number * len(streams) : (number + 1) * len(streams)]
+                records = score(utterances, [normalise(text) for text in hypotheses], snr_db_measured)
+                results = [UtteranceResult(**record) for record in records]
                 result = trial.folder_of(evaluation).write(evaluation.spec(cell), results, decode_s)
                 loggers.scalars(cell.train.steps, {f"wer/{trial.name_of(evaluation)}": result.wer})
             write_card(trial, materials, reading)
 
 
 def reading_of(cell: Cell, materials: Materials) -> Reading:
-    """How a model of this cell reads and writes."""
+    """Return what a model of this cell needs for decoding: template, vocabularies, rates, settings and device."""
     vocabulary, template = materials.vocabulary(cell.letters), Template.parse(cell.template)
     return Reading(template, vocabulary, materials.text, materials.rates_hz, cell.decode, device())
 
 
 def _inputs(evaluation: Evaluation, cell: Cell, materials: Materials) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Token streams of the test split under a condition, and the SNR measured on each utterance."""
+    """Return the token streams of an evaluation and the SNR in dB measured on each utterance, by id."""
     streams, snr_db_measured = materials.streams(cell.letters, cell.split, evaluation.condition)
     check_snr(snr_db_measured, evaluation.snr_db)
     letter = evaluation.permuted or cell.permute
@@ -67,10 +67,10 @@ def _inputs(evaluation: Evaluation, cell: Cell, materials: Materials) -> tuple[l
 
 
 def check_snr(snr_db_measured: dict[str, float], snr_db: float) -> None:
-    """Refuse a condition in which any utterance's measured SNR is off by more than 0.1 dB.
+    """Check that the measured SNR of every utterance is within 0.1 dB of the requested one.
 
     Raises:
-        UserError: naming the utterance.
+        UserError: it is not; names the utterance.
     """
     for name, measured_db in snr_db_measured.items():
         if not snr.agrees(measured_db, snr_db):

@@ -1,4 +1,4 @@
-"""Which kind of failure an exception is."""
+"""Classify exceptions into kinds of failure."""
 
 import errno
 
@@ -7,7 +7,7 @@ from dmlm.errors import NotFinite, OutOfMemory, UserError
 
 
 def failure_kind(error: BaseException | None) -> str:
-    """One of the kinds that `dmlm.results.failures` lists."""
+    """Return the kind of an exception, one of those that `dmlm.results.failures.Failure` lists."""
     if isinstance(error, NotFinite):
         return "not_finite"
     if isinstance(error, OutOfMemory | MemoryError):

@@ -1,4 +1,7 @@
-"""What every cell of a grid shares: corpus, noise, tokenizers, text vocabulary, and their tokens, made once."""
+"""Materials: everything a cell needs before a model: corpus, noise conditions, token sources and text vocabulary.
+
+Cells with equal settings share their materials, and each part is made once.
+"""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,24 +28,26 @@ from dmlm.training.loggers import check_installed
 
 @dataclass
 class Materials:
-    """Opened or made; nothing here knows about models."""
+    """The data of one or more cells; independent of models."""
 
     corpus: Corpus
     sources: dict[str, TokenSource]  # by modality letter
     text: TextVocabulary
-    train_conditions: list[Condition]  # one per draw
+    train_conditions: list[Condition]  # one per noise draw
     test_conditions: dict[float, Condition]  # by SNR in dB
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each encoder, by letter."""
         return {letter: source.fingerprint for letter, source in self.sources.items()}
 
     @property
     def rates_hz(self) -> dict[str, float | None]:
+        """Token rate of each tokenizer, by letter; None where the modality has no clock."""
         return {k: s.encoder.rate_hz for k, s in self.sources.items() if isinstance(s.encoder, Tokenizer)}
 
     def learned(self, cell: Cell) -> dict[str, Path]:
-        """Files that were learned for a cell's tokenizers, by a name such as `A-codebook`."""
+        """Return the files that a cell's tokenizers learned, by a name such as `A-codebook`."""
         return {
             f"{letter}-{part}": path
             for letter in cell.letters
@@ -50,14 +55,19 @@ class Materials:
         }
 
     def vocabulary(self, letters: tuple[str, ...]) -> Vocabulary:
-        """The ID space of a model with these input modalities."""
+        """Return the ID space of a model with these input modalities."""
         encoders = {letter: self.sources[letter].encoder for letter in letters}
         return Vocabulary(self.text.size, {k: e.vocab_size for k, e in encoders.items() if isinstance(e, Tokenizer)})
 
     def streams(
         self, letters: tuple[str, ...], split: str, condition: Condition
     ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """Token streams of every utterance of a split, in manifest order, and the SNR measured on each."""
+        """Load the tokens of a split under a condition.
+
+        Returns:
+            One dict per utterance in manifest order, with the IDs (T,) of each input modality and of the transcript
+            (`T`); and the SNR in dB measured on each utterance, by its id: empty without audio.
+        """
         encoded = {letter: self.sources[letter].load(split, condition) for letter in letters}
         items = []
         for utterance in self.corpus.split(split):
@@ -70,7 +80,7 @@ class Materials:
 
 
 def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
-    """Where a corpus of these settings lives, its recipe and its settings.
+    """Return the folder of a corpus with these settings, its recipe and its validated settings.
 
     Raises:
         UserError: unknown recipe, preset or setting.
@@ -87,13 +97,17 @@ def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
 
 
 def open_corpus(choice: CorpusChoice) -> Corpus:
-    """The corpus, made first if it is not there; an interrupted preparation goes on where it was."""
+    """Read a corpus; prepare it first if needed, continuing an interrupted preparation."""
     folder, recipe, settings = corpus_folder(choice)
     return read_corpus(folder) if (folder / "corpus.json").is_file() else recipe.prepare(settings, folder)
 
 
 def open_bank(noise: NoiseSettings) -> NoiseBank:
-    """The noise files: the built-in bank, made on first use, or the user's folder."""
+    """Open the noise files: the built-in bank, which is made on first use, or a folder of the user.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     if noise.set != "builtin":
         folder = Path(noise.set).expanduser().resolve()
         if not folder.is_dir():
@@ -110,13 +124,13 @@ def open_bank(noise: NoiseSettings) -> NoiseBank:
 
 
 def text_path(corpus: Corpus, settings: TextSettings) -> Path:
-    """Where the BPE vocabulary of a corpus is kept."""
+    """Return the path of the text vocabulary of a corpus."""
     name = pretrained.digest(settings.tokenizer)[:8] if settings.tokenizer else f"bpe{settings.vocab_size}"
     return paths.home() / "tokens" / corpus.label / f"text-{name}.json"
 
 
 def open_text(corpus: Corpus, settings: TextSettings) -> TextVocabulary:
-    """The BPE vocabulary of a corpus: learned on its training transcripts on first use, or a pretrained model's."""
+    """Open the text vocabulary of a corpus; on first use, learn it on the training transcripts or copy a pretrained one."""
     path = text_path(corpus, settings)
     if not path.is_file():
         if settings.tokenizer:
@@ -127,7 +141,7 @@ def open_text(corpus: Corpus, settings: TextSettings) -> TextVocabulary:
 
 
 def conditions(cell: Cell, draws: int) -> tuple[list[Condition], dict[float, Condition]]:
-    """Training draws and test levels of a cell."""
+    """Return the training conditions of a cell, one per noise draw, and its test conditions by SNR in dB."""
     bank = open_bank(cell.noise)
     return (
         [Condition.of(cell.snr_db.train, draw, cell.noise, bank) for draw in range(draws)],
@@ -136,68 +150,73 @@ def conditions(cell: Cell, draws: int) -> tuple[list[Condition], dict[float, Con
 
 
 def check(cells: Sequence[Cell]) -> None:
-    """Refuse what `check_plain` refuses, and tokenizers that lack a package or weights, before any work is done.
+    """Check all settings, and that every tokenizer has its packages and weights, before any work is done.
 
     Raises:
-        UserError: one sentence.
+        UserError: the first problem, in one sentence.
     """
-    check_plain(cells)
-    if needs := lacking(cells):
-        raise UserError(needs[0])
+    check_settings(cells)
+    if sentences := missing_requirements(cells):
+        raise UserError(sentences[0])
 
 
-def lacking(cells: Sequence[Cell]) -> list[str]:
-    """What the cells' tokenizers need and this machine lacks, each in a sentence with the command that brings it."""
+def missing_requirements(cells: Sequence[Cell]) -> list[str]:
+    """List what the cells' tokenizers need and this machine lacks: a sentence each, with the command that installs it."""
     choices = {f"{k} {c.tokenizers[k].model_dump_json()}": (k, c.tokenizers[k]) for c in cells for k in c.letters}
-    found: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     for letter, choice in choices.values():
         try:
             TokenSource.check(letter, choice.recipe, choice.settings).require()
         except UserError as error:
-            found[str(error)] = None
-    return list(found)
+            sentences[str(error)] = None
+    return list(sentences)
 
 
-def check_plain(cells: Sequence[Cell]) -> None:
-    """Refuse a wrong corpus, tokenizer or noise folder.
+def check_settings(cells: Sequence[Cell]) -> None:
+    """Check corpora, tokenizers, pretrained backbones, noise folders and loggers; makes nothing.
 
     Raises:
-        UserError: one sentence.
+        UserError: the first problem, in one sentence.
     """
     check_installed(list(dict.fromkeys(name for cell in cells for name in cell.execution.loggers)))
-    for group in groups(cells):
-        first = cells[group[0]]
+    for indices in group_by_materials(cells):
+        first = cells[indices[0]]
         corpus_folder(first.corpus)
-        for name in {cells[n].backbone for n in group if pretrained.is_named(cells[n].backbone)}:
+        for name in {cells[n].backbone for n in indices if pretrained.is_named(cells[n].backbone)}:
             pretrained.digest(name)
-        for letter in dict.fromkeys(letter for n in group for letter in cells[n].letters):
+        for letter in _letters(cells, indices):
             choice = first.tokenizers[letter]
             TokenSource.check(letter, choice.recipe, choice.settings)
         if first.noise.set != "builtin":
             open_bank(first.noise)
 
 
-def groups(cells: Sequence[Cell]) -> list[list[int]]:
-    """Numbers of the cells that share corpus, tokenizers, text, noise and levels: they share their materials."""
-    found: dict[str, list[int]] = {}
-    for number, cell in enumerate(cells):
-        found.setdefault(shared(cell), []).append(number)
-    return list(found.values())
+def group_by_materials(cells: Sequence[Cell]) -> list[list[int]]:
+    """Group the indices of cells that have equal corpus, tokenizers, text, noise and SNRs: they share their materials."""
+    groups: dict[str, list[int]] = {}
+    for index, cell in enumerate(cells):
+        groups.setdefault(materials_key(cell), []).append(index)
+    return list(groups.values())
 
 
-def shared(cell: Cell) -> str:
-    """What cells must have in common to share materials."""
+def materials_key(cell: Cell) -> str:
+    """Return the settings that materials depend on, as JSON; cells with equal keys share materials."""
     return cell.model_dump_json(include={"corpus", "tokenizers", "text", "noise", "snr_db", "split"})
+
+
+def _letters(cells: Sequence[Cell], indices: Sequence[int]) -> list[str]:
+    """Return the input modalities of the cells at these indices, each once."""
+    return list(dict.fromkeys(letter for index in indices for letter in cells[index].letters))
 
 
 @dataclass
 class _Opened:
-    """What was opened already, so that groups of cells share it."""
+    """Corpora and token sources that are open, and the splits that are encoded, so that groups of cells share them."""
 
     run: Map
     corpora: dict[Path, Corpus] = field(default_factory=dict)
     sources: dict[tuple[str, str, str], TokenSource] = field(default_factory=dict)
-    ready: set[tuple[int, str, str]] = field(default_factory=set)
+    encoded: set[tuple[int, str, str]] = field(default_factory=set)  # id of a source, split, key of a condition
 
     def corpus(self, choice: CorpusChoice) -> Corpus:
         folder = corpus_folder(choice)[0]
@@ -211,11 +230,12 @@ class _Opened:
             self.sources[key] = TokenSource(corpus, choice.recipe, choice.settings, learn_under, self.run, device)
         return self.sources[key]
 
-    def encode(self, source: TokenSource, split: str, condition: Condition) -> None:
-        key = id(source), split, condition.key
-        if key not in self.ready:
-            self.ready.add(key)
-            source.prepare(split, condition)
+    def encode(self, source: TokenSource, split: str, conditions: Sequence[Condition]) -> None:
+        for condition in dict.fromkeys(map(source.condition_for, conditions)):
+            key = id(source), split, condition.key
+            if key not in self.encoded:
+                self.encoded.add(key)
+                source.prepare(split, condition)
 
 
 def prepare(
@@ -224,113 +244,131 @@ def prepare(
     run: Map = processes.run,
     failed: dict[int, Exception] | None = None,
 ) -> list[Materials]:
-    """For each cell everything up to its tokens, each part made once and then found again.
+    """Make the materials of every cell, up to its tokens; parts that exist already are reused.
 
-    Where `failed` is given, a tokenizer that fails costs only the cells that need it: they are put there, by number, and
-    the materials of the others come back in order.
+    Args:
+        failed: if given, a tokenizer that fails affects only the cells that need it: their errors are added here by
+            index. Otherwise the first error is raised.
+
+    Returns:
+        The materials of the cells that did not fail, in order.
     """
-    opened, prepared = _Opened(run), []
-    found: dict[int, Materials] = {}
-    for group in groups(cells):
-        first = cells[group[0]]
+    opened = _Opened(run)
+    sources_of_groups: list[tuple[Corpus, dict[str, TokenSource]]] = []
+    materials: dict[int, Materials] = {}
+    for indices in group_by_materials(cells):
+        first = cells[indices[0]]
         corpus = opened.corpus(first.corpus)
-        train, test = conditions(first, max(cells[n].train.draws for n in group))
+        train, test = conditions(first, max(cells[n].train.draws for n in indices))
         sources = {}
-        for letter in dict.fromkeys(letter for n in group for letter in cells[n].letters):
-            choice, where = first.tokenizers[letter], first.execution.token_device
+        for letter in _letters(cells, indices):
+            choice, device = first.tokenizers[letter], first.execution.token_device
             try:
-                source = opened.source(corpus, choice, train[0], where).learn()
-                for split, wanted in (("train", train), (first.split, list(test.values()))):
-                    for condition in dict.fromkeys(map(source.condition_for, wanted)):
-                        opened.encode(source, split, condition)
+                source = opened.source(corpus, choice, train[0], device).learn()
+                opened.encode(source, "train", train)
+                opened.encode(source, first.split, list(test.values()))
                 sources[letter] = source
-            except OSError:  # the disk, which every cell needs
+            except OSError:  # a problem of the disk, which every cell needs
                 raise
             except Exception as error:
                 if failed is None:
                     raise
-                failed |= {number: error for number in group if letter in cells[number].letters}
-        whole = [number for number in group if number not in (failed or ())]
-        found |= dict.fromkeys(whole, Materials(corpus, sources, open_text(corpus, first.text), train, test))
-        prepared.append((corpus, sources))
+                failed |= {n: error for n in indices if letter in cells[n].letters}
+        prepared = [n for n in indices if n not in (failed or ())]
+        materials |= dict.fromkeys(prepared, Materials(corpus, sources, open_text(corpus, first.text), train, test))
+        sources_of_groups.append((corpus, sources))
     for corpus in opened.corpora.values():
         sizes = ", ".join(f"{count} {split}" for split, count in corpus.card["utterances"].items())
         say(f"corpus   {corpus.folder}  ({sizes})")
-        names = {f"{letter} {s.name}": None for c, sources in prepared if c is corpus for letter, s in sources.items()}
+        names = {
+            f"{k} {s.name}": None for other, sources in sources_of_groups if other is corpus for k, s in sources.items()
+        }
         say(f"tokens   {paths.home() / 'tokens' / corpus.label}  ({', '.join(names)})")
-    return [found[number] for number in range(len(cells)) if number in found]
+    return [materials[n] for n in range(len(cells)) if n in materials]
 
 
-def prepare_alone(
+def prepare_under_lease(
     cells: Sequence[Cell],
     say: Callable[[str], None],
     run: Map = processes.run,
     failed: dict[int, Exception] | None = None,
 ) -> list[Materials]:
-    """The same, while no other driver on this folder does so."""
+    """Call `prepare` under a lease, so that no other process prepares in this home folder at the same time."""
     with Leases().hold_when_free(paths.home() / "prepare.lease", say):
         return prepare(cells, say, run, failed)
 
 
-def without(grid: Grid, failed: dict[int, Exception]) -> tuple[Grid, list[str]]:
-    """A grid less the cells that could not be prepared, and a line about each of those.
+def drop_failed(grid: Grid, failed: dict[int, Exception]) -> tuple[Grid, list[str]]:
+    """Remove the cells that could not be prepared from a grid.
+
+    Args:
+        failed: the error of each of those cells, by index.
+
+    Returns:
+        The remaining grid, and a line about each removed cell.
 
     Raises:
-        Exception: what stopped them, if none is left.
+        Exception: the first error, if no cell is left.
     """
     if len(failed) == len(grid.cells):
         raise next(iter(failed.values()))
     for error in dict.fromkeys(failed.values()):
         if not isinstance(error, UserError):
-            traceback.print_exception(error)  # of a recipe: whoever wrote it needs to know where
-    kept = [number for number in range(len(grid.cells)) if number not in failed]
+            traceback.print_exception(error)  # a bug in a recipe: its author needs the line
+    remaining = [index for index in range(len(grid.cells)) if index not in failed]
     lines = []
-    for number, error in failed.items():
+    for index, error in failed.items():
         why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        lines.append(f"{grid.cells[number].label} {grid.variants[number]}".rstrip() + f": {why}")
-    cells, variants = zip(*((grid.cells[number], grid.variants[number]) for number in kept), strict=True)
+        lines.append(f"{grid.cells[index].label} {grid.variants[index]}".rstrip() + f": {why}")
+    cells, variants = zip(*((grid.cells[index], grid.variants[index]) for index in remaining), strict=True)
     return replace(grid, cells=cells, variants=variants), lines
 
 
-def look(cells: Sequence[Cell]) -> dict[int, Materials]:
-    """What `prepare` made before, by number of the cell, without making anything; a cell that lacks a part is left out."""
-    found: dict[int, Materials] = {}
+def find_prepared(cells: Sequence[Cell]) -> dict[int, Materials]:
+    """Return the materials that `prepare` made earlier, by index of the cell; makes nothing.
+
+    A cell of which any part is missing is left out.
+    """
+    materials: dict[int, Materials] = {}
     bank = paths.noise_bank() / "bank.json"
     corpora: dict[Path, Corpus] = {}
-    for group in groups(cells):
-        first = cells[group[0]]
+    for indices in group_by_materials(cells):
+        first = cells[indices[0]]
         folder, _, _ = corpus_folder(first.corpus)
         if not (folder / "corpus.json").is_file() or (first.noise.set == "builtin" and not bank.is_file()):
             continue
         corpus = corpora[folder] = corpora.get(folder) or read_corpus(folder)
         if not text_path(corpus, first.text).is_file():
             continue
-        train, test = conditions(first, max(cells[n].train.draws for n in group))
-        letters = dict.fromkeys(letter for n in group for letter in cells[n].letters)
+        train, test = conditions(first, max(cells[n].train.draws for n in indices))
         sources = {}
-        for letter in letters:
+        for letter in _letters(cells, indices):
             choice = first.tokenizers[letter]
             sources[letter] = TokenSource(corpus, choice.recipe, choice.settings, train[0])
         if all(source.is_learned for source in sources.values()):
             ready = {letter: source.learn() for letter, source in sources.items()}
-            found |= dict.fromkeys(group, Materials(corpus, ready, open_text(corpus, first.text), train, test))
-    return found
+            materials |= dict.fromkeys(indices, Materials(corpus, ready, open_text(corpus, first.text), train, test))
+    return materials
 
 
-def clips_to_encode(cells: Sequence[Cell], found: dict[int, Materials]) -> int | None:
-    """Clips that are not in the token cache yet, once for each tokenizer and condition; None where nobody knows."""
-    if len(found) < len(cells):
+def clips_to_encode(cells: Sequence[Cell], materials: dict[int, Materials]) -> int | None:
+    """Count the clips that are not in the token cache, once per tokenizer and condition.
+
+    Args:
+        materials: by index of the cell, as `find_prepared` returns them.
+
+    Returns:
+        The count; None if a cell has no materials yet, so that its clips are unknown.
+    """
+    if len(materials) < len(cells):
         return None
     missing: dict[tuple[str, str, str], int] = {}
-    for number, cell in enumerate(cells):
-        materials = found[number]
+    for index, cell in enumerate(cells):
+        train, test = materials[index].train_conditions, materials[index].test_conditions.values()
         for letter in cell.letters:
-            source = materials.sources[letter]
-            for split, wanted in (
-                ("train", materials.train_conditions),
-                (cell.split, materials.test_conditions.values()),
-            ):
-                for condition in dict.fromkeys(map(source.condition_for, wanted)):
+            source = materials[index].sources[letter]
+            for split, conditions_of_split in (("train", train), (cell.split, test)):
+                for condition in dict.fromkeys(map(source.condition_for, conditions_of_split)):
                     key = f"{source.corpus.label} {source.name}", split, condition.key
                     if key not in missing:
                         missing[key] = source.count_missing(split, condition)

@@ -1,4 +1,4 @@
-"""The model card of a trained model: what it was trained on, how, how it scored, and how it is used."""
+"""The model card of a trained model (README.md): its training, its scores and how to use it."""
 
 import json
 from dataclasses import asdict
@@ -31,7 +31,7 @@ dmlm {version}. It is of no use without the tokenizers named below.
 | corpus | {corpus} |
 | tokenizers | {tokenizers} |
 | ID space | text 0..{last_text}{ranges}; special tokens last |
-| noise in training | {noise}; SNR {levels} dB |
+| noise in training | {noise}; SNR {snrs_db} dB |
 | training | {steps:,} steps of {batch}, learning rate {lr:g}, {precision}, loss weights {lambdas}, seed {seed} |
 | device | {device}, PyTorch {torch} |
 
@@ -77,7 +77,7 @@ print("recognised:", tokenizer.decode(written, skip_special_tokens=True).strip()
 
 
 def description_of(trial: Trial, materials: Materials) -> ModelDescription:
-    """What reading a new clip takes, besides the network."""
+    """Return everything that is needed besides the network to transcribe a new clip."""
     cell = trial.cell
     encoders = {}
     for letter in cell.letters:
@@ -106,15 +106,15 @@ def description_of(trial: Trial, materials: Materials) -> ModelDescription:
 
 
 def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
-    """Write README.md and example.json into the folder of a model, from what its trial has so far."""
+    """Write README.md and example.json into the folder of a model; scores of finished evaluations are included."""
     cell, result, corpus = trial.cell, trial.stored.result, materials.corpus
     assert result is not None
     rows = []
     for evaluation in trial.evaluations:
         folder = trial.folder_of(evaluation)
         if folder.done:
-            scored = folder.result
-            rows.append(f"| {evaluation.title(cell)} | {100 * scored.wer:.1f} | {scored.utterances} |")
+            counts = folder.result
+            rows.append(f"| {evaluation.title(cell)} | {100 * counts.wer:.1f} | {counts.utterances} |")
     vocabulary = reading.vocabulary
     ranges = [
         f", {k} {vocabulary.offset(k)}..{vocabulary.offset(k) + size - 1}" for k, size in vocabulary.sizes.items()
@@ -134,7 +134,7 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
         last_text=vocabulary.text_size - 1,
         ranges="".join(ranges),
         noise=f"{cell.noise.set}, {cell.noise.placement}",
-        levels=", ".join(map(snr.text, cell.snr_db.train)),
+        snrs_db=", ".join(map(snr.text, cell.snr_db.train)),
         steps=cell.train.steps,
         batch=cell.train.batch_size,
         lr=cell.train.lr,
@@ -153,10 +153,10 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
 
 
 def _example(trial: Trial, materials: Materials, reading: Reading) -> dict[str, Any]:
-    """The first utterance that it is tested on, in the first condition, as the IDs that the model reads."""
+    """Return the first utterance of the tested split, in the first condition, as prompt IDs and reference."""
     cell, evaluation = trial.cell, trial.evaluations[0]
     streams, _ = materials.streams(cell.letters, cell.split, evaluation.condition)
     prompt = pack(reading.template, streams[0], reading.vocabulary, reading.rates_hz, with_target=False)
     utterance = materials.corpus.split(cell.split)[0]
-    where = {"id": utterance.id, "condition": snr.with_unit(evaluation.snr_db)}
-    return {**where, "reference": utterance.text, "input_ids": prompt.ids.tolist()}
+    source = {"id": utterance.id, "condition": snr.with_unit(evaluation.snr_db)}
+    return {**source, "reference": utterance.text, "input_ids": prompt.ids.tolist()}

@@ -1,4 +1,4 @@
-"""What a worker does: train one trial, or run some evaluations of one. Everything is found by name from plain data."""
+"""The tasks of a worker: train one trial, or run some of its evaluations. A task is plain data, so that it can be sent."""
 
 import signal
 from contextlib import ExitStack
@@ -7,13 +7,13 @@ from typing import Any
 from dmlm.engines.lease import Busy, Leases
 from dmlm.errors import UserError
 from dmlm.plan.cell import Cell
-from dmlm.sweep.materials import Materials, prepare, shared
+from dmlm.sweep.materials import Materials, materials_key, prepare
 from dmlm.sweep.trial import Trial, trial_of
 from dmlm.tokens import encoding
 
 Task = dict[str, Any]
 _leases = Leases()
-_kept: dict[str, Materials] = {}  # of the last task
+_last_materials: dict[str, Materials] = {}  # of the previous task only, by the settings that it depends on
 
 
 def task_of(
@@ -23,7 +23,12 @@ def task_of(
     checkpoint_every_s: float,
     micro_tokens: int | None = None,
 ) -> Task:
-    """What `train` and `evaluate` are given. `micro_tokens` overrides the cell's own, which no result depends on."""
+    """Build the task that `train` and `evaluate` take.
+
+    Args:
+        evaluations: names of the evaluations to run; empty for a training.
+        micro_tokens: replaces the cell's `execution.micro_tokens`, on which no result depends.
+    """
     cell = trial.cell
     if micro_tokens is not None:
         cell = cell.model_copy(update={"execution": cell.execution.model_copy(update={"micro_tokens": micro_tokens})})
@@ -40,7 +45,7 @@ def train(task: Task) -> None:
     """Train a trial, from its last checkpoint if there is one.
 
     Raises:
-        Busy: another process does.
+        Busy: another process is training it.
     """
     from dmlm.sweep.train_trial import train_trial  # torch is loaded only in the worker
 
@@ -55,32 +60,34 @@ def train(task: Task) -> None:
 
 
 def evaluate(task: Task) -> None:
-    """Run those evaluations of a trial that are still pending, each under a lease of its own.
+    """Run the evaluations of a task that are still pending, each under its own lease.
 
     Raises:
-        Busy: another process runs some of them; the rest is done.
+        Busy: another process is running some of them; the others are finished.
     """
     from dmlm.sweep.evaluate_trial import evaluate_trial
 
     trial, materials = _opened(task)
-    own, busy = set(), None
-    with ExitStack() as held:
+    leased, busy = set(), None
+    with ExitStack() as leases:
         for evaluation in trial.pending:
             name = trial.name_of(evaluation)
             if name in task["evaluations"]:
                 try:
-                    held.enter_context(_leases.hold(trial.stored.evaluation_lease(name)))
-                    own.add(evaluation)
+                    leases.enter_context(_leases.hold(trial.stored.evaluation_lease(name)))
+                    leased.add(evaluation)
                 except Busy as error:
                     busy = error
-        if pending := [evaluation for evaluation in trial.pending if evaluation in own]:  # now that nobody else can
+        if pending := [
+            evaluation for evaluation in trial.pending if evaluation in leased
+        ]:  # read again: under the lease no other process can finish it
             evaluate_trial(trial, pending, materials)
     if busy:
         raise busy
 
 
 def _train_together(task: Task, processes: int) -> None:
-    """The training of a trial in several processes, as `torchrun` would start them."""
+    """Train a trial in several processes, as `torchrun` would start them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -106,12 +113,12 @@ def _train_together(task: Task, processes: int) -> None:
         message = failure.message.get("message", "") if isinstance(failure.message, dict) else failure.message
         raise UserError(f"Process {rank} of a data-parallel training failed: {message}") from None
     finally:
-        for number, handler in handlers.items():  # the launcher leaves its own behind
+        for number, handler in handlers.items():  # the launcher does not restore them
             signal.signal(number, handler)
 
 
 def _train_share(task: Task) -> None:
-    """What each of those processes does; the first writes the files."""
+    """Train in one process of a data-parallel training; the first process writes the files."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from dmlm.sweep.train_trial import train_trial
@@ -124,7 +131,11 @@ def _train_share(task: Task) -> None:
 
 
 def _opened(task: Task) -> tuple[Trial, Materials]:
-    """The trial that a task names, and its materials."""
+    """Return the trial of a task, and its materials.
+
+    Raises:
+        UserError: the corpus or the tokens have changed since the task was made.
+    """
     cell = Cell.model_validate_json(task["cell"])
     materials = _materials(cell)
     trial = trial_of(cell, materials, task["baseline"])
@@ -136,10 +147,10 @@ def _opened(task: Task) -> tuple[Trial, Materials]:
 
 
 def _materials(cell: Cell) -> Materials:
-    """Those of the last task, if this one shares them."""
-    key = f"{shared(cell)} {cell.letters} {cell.train.draws}"
-    if key not in _kept:
-        _kept.clear()
-        _kept[key] = prepare([cell])[0]
+    """Return the materials of the previous task if this cell shares them; otherwise open them."""
+    key = f"{materials_key(cell)} {cell.letters} {cell.train.draws}"
+    if key not in _last_materials:
+        _last_materials.clear()
+        _last_materials[key] = prepare([cell])[0]
     encoding.release_encoder()
-    return _kept[key]
+    return _last_materials[key]

@@ -1,4 +1,4 @@
-"""Train one trial and keep its model. Loads torch."""
+"""Train one trial and write its model folder. Loads torch."""
 
 import os
 import shutil
@@ -30,13 +30,15 @@ from dmlm.training.peers import Peers
 
 
 def train_trial(trial: Trial, materials: Materials, checkpoint_every_s: float) -> None:
-    """Train, from the last checkpoint if there is one; keep the model and, last, `result.json`.
+    """Train from the last checkpoint, if there is one; then write the model and, last, `result.json`.
+
+    The caller holds the training lease.
 
     Raises:
-        Busy: the lease under which this is called was taken over meanwhile; nothing more is written.
+        Busy: another process took over the lease meanwhile; nothing more is written.
     """
     cell, peers = trial.cell, Peers.join()
-    held = HeldLease(trial.stored.training_lease)
+    lease = HeldLease(trial.stored.training_lease)
     draws = packed_draws(trial, materials)
     names = [utterance.id for utterance in materials.corpus.split("train")]
     check_context(draws[0], names, cell.model.context, cell.template)
@@ -51,21 +53,21 @@ def train_trial(trial: Trial, materials: Materials, checkpoint_every_s: float) -
         log=TrainingLog(trial.stored.log_path, cell.train.steps, loggers),
         execution=cell.execution,
         checkpoint_every_s=checkpoint_every_s,
-        on_step=lambda step, loss: held.look() if peers.first else None,
+        on_step=lambda step, loss: lease.look() if peers.first else None,
     )
     pad_id = materials.vocabulary(cell.letters).special("<pad>")
     objective = NextToken(cell.train.lambdas, pad_id, cell.train.input_mask)
     with loggers:
         report = train(model, draws, cell.train, cell.seed, objective, session)
         if peers.first:
-            held.confirm()
-            _keep(model, trial, materials)
+            lease.confirm()
+            _write_model(model, trial, materials)
             trial.stored.write_result(_result(model, trial, report))
             checkpoint.clear(trial.stored.checkpoints)
 
 
 def packed_draws(trial: Trial, materials: Materials) -> list[list[Packed]]:
-    """Training sequences, one list per noise draw."""
+    """Return the training sequences: one list per noise draw, each in manifest order."""
     cell, vocabulary = trial.cell, materials.vocabulary(trial.cell.letters)
     draws = []
     for draw, condition in enumerate(materials.train_conditions[: cell.train.draws]):
@@ -77,7 +79,7 @@ def packed_draws(trial: Trial, materials: Materials) -> list[list[Packed]]:
 
 
 def new_model(trial: Trial, materials: Materials) -> PreTrainedModel:
-    """The model before its first step: from scratch or pretrained, its embeddings begun where the cell says so."""
+    """Return the model before its first step: random or pretrained weights, and embeddings as `model.start` says."""
     cell, vocabulary = trial.cell, materials.vocabulary(trial.cell.letters)
     spec = BackboneSpec(
         cell.backbone,
@@ -92,39 +94,42 @@ def new_model(trial: Trial, materials: Materials) -> PreTrainedModel:
     model = backbones.build(spec, cell.seed)
     if cell.model.start == "structured":
         if not pretrained.is_named(cell.backbone):
-            backbones.start_at_sinusoids(model)  # first: centroids change the spread of the embeddings
+            backbones.start_at_sinusoids(model)  # before the centroids, which change the variance of the embeddings
         encoders = {letter: materials.sources[letter].encoder for letter in cell.letters}
-        books = {k: e.codebook for k, e in encoders.items() if isinstance(e, Tokenizer) and e.codebook}
-        backbones.start_at_centroids(model, {vocabulary.offset(k): b.centroids for k, b in books.items()}, cell.seed)
+        codebooks = {k: e.codebook for k, e in encoders.items() if isinstance(e, Tokenizer) and e.codebook}
+        centroids = {vocabulary.offset(letter): codebook.centroids for letter, codebook in codebooks.items()}
+        backbones.start_at_centroids(model, centroids, cell.seed)
     return model
 
 
-def _keep(model: PreTrainedModel, trial: Trial, materials: Materials) -> None:
-    """The model's folder, made beside its place, flushed to the disk and moved into place whole."""
-    aside = trial.folder / ".model.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    write_model_folder(aside, model, description_of(trial, materials), materials.text, materials.learned(trial.cell))
-    for path in (*aside.rglob("*"), aside):
+def _write_model(model: PreTrainedModel, trial: Trial, materials: Materials) -> None:
+    """Write the model's folder atomically: to a temporary folder, flushed to the disk, then renamed."""
+    temporary = trial.folder / ".model.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    write_model_folder(
+        temporary, model, description_of(trial, materials), materials.text, materials.learned(trial.cell)
+    )
+    for path in (*temporary.rglob("*"), temporary):
         files.flush(path)
     shutil.rmtree(trial.stored.model, ignore_errors=True)
-    os.replace(aside, trial.stored.model)
+    os.replace(temporary, trial.stored.model)
     files.flush(trial.folder)
 
 
 def _result(model: PreTrainedModel, trial: Trial, report: TrainReport) -> TrialResult:
-    last = [step.loss for step in trial.stored.log()[-5:]]
+    last_losses = [step.loss for step in trial.stored.log()[-5:]]
     on_cuda = torch.cuda.is_available()
-    scanned = pretrained.family_of(trial.cell.backbone).needs_scan
+    needs_scan = pretrained.family_of(trial.cell.backbone).needs_scan
     return TrialResult(
         parameters=backbones.parameter_count(model),
         parameters_without_embeddings=backbones.parameter_count(model, embeddings=False),
         steps=report.steps,
         train_s=round(report.train_s, 2),
         tokens_per_s=round(report.tokens / report.session_s, 1) if report.session_s else None,
-        final_loss=round(fmean(last), 5) if last else None,
+        final_loss=round(fmean(last_losses), 5) if last_losses else None,
         device=torch.cuda.get_device_name() if on_cuda else f"cpu, {torch.get_num_threads()} threads",
         torch=torch.__version__,
         precision=trial.cell.train.precision,
         execution=trial.cell.execution.model_dump(),
-        scan=scan_choice.chosen(device().type)[0] if scanned else None,
+        scan=scan_choice.chosen(device().type)[0] if needs_scan else None,
     )

@@ -1,4 +1,4 @@
-"""A first pass: what a trained model understands of every utterance, in each condition it was trained or tested in."""
+"""A first pass: the transcripts of a trained model for every utterance, in each of its training and test conditions."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ from dmlm.tokens import first_pass
 
 
 def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
-    """Write FOLDER/CONDITION/SPLIT.jsonl, see `dmlm.tokens.first_pass`; a whole file that is there is not made again.
+    """Write FOLDER/CONDITION/SPLIT.jsonl, see `dmlm.tokens.first_pass`; complete files are kept.
 
     Returns:
-        The number of transcripts in it.
+        The number of transcripts in the folder.
 
     Raises:
         UserError: the model is not trained, or the folder holds something else.
@@ -34,12 +34,12 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
         raise UserError(f"{folder} holds the transcripts of another model or corpus, or something else; give another.")
     files.write_text(folder / first_pass.CARD, json.dumps(card, indent=1) + "\n")
     cell = trial.cell
-    heard = [("train", condition) for condition in materials.train_conditions[: cell.train.draws]]
-    heard += [(cell.split, condition) for condition in materials.test_conditions.values()]
-    counts = {split: len(materials.corpus.split(split)) for split, _ in heard}
+    passes = [("train", condition) for condition in materials.train_conditions[: cell.train.draws]]
+    passes += [(cell.split, condition) for condition in materials.test_conditions.values()]
+    counts = {split: len(materials.corpus.split(split)) for split, _ in passes}
     model, reading = backbones.load(trial.stored.model), reading_of(cell, materials)
-    with progress.bar("first pass", sum(counts[split] for split, _ in heard), "clip") as shown:
-        for split, condition in heard:
+    with progress.bar("first pass", sum(counts[split] for split, _ in passes), "clip") as bar:
+        for split, condition in passes:
             path = first_pass.transcripts_path(folder, condition.key, split)
             if not first_pass.is_complete(path, [utterance.id for utterance in materials.corpus.split(split)]):
                 items, _ = materials.streams(cell.letters, split, condition)
@@ -47,5 +47,5 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
                 records = zip(materials.corpus.split(split), texts, strict=True)
                 lines = (json.dumps({"id": utterance.id, "text": text}) + "\n" for utterance, text in records)
                 files.write_text(path, "".join(lines))
-            shown.update(counts[split])
-    return sum(counts[split] for split, _ in heard)
+            bar.update(counts[split])
+    return sum(counts[split] for split, _ in passes)

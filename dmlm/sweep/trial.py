@@ -1,7 +1,7 @@
-"""What a trial is: one resolved, hashed setting. Training and evaluation have identities of their own.
+"""A trial: one model to train, named by the hash of its settings, and its evaluations, each with a hash of its own.
 
-A new test SNR evaluates an existing model and trains nothing; a changed default changes the hash, so that no old
-checkpoint is ever reused for it. Fields that cannot change a result (device, workers, intervals) never enter.
+A new test SNR evaluates an existing model and trains nothing. A changed default changes the hash, so old checkpoints
+are never reused for it. Settings that cannot change a result (device, workers, intervals) are not hashed.
 """
 
 from dataclasses import dataclass
@@ -24,20 +24,20 @@ SCHEMA = 4
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One condition in which a trained model is tested."""
+    """One test of a trained model: a condition and, for the perceptual score, a permuted modality."""
 
     condition: Condition
-    permuted: str | None = None  # letter of the modality that is exchanged between items
+    permuted: str | None = None  # letter of the modality that is exchanged between utterances
     draw: int = 0
 
     @property
     def snr_db(self) -> float:
-        """Every utterance is heard at this SNR."""
+        """The SNR of every utterance; infinite for clean speech."""
         assert self.condition.snr_db is not None
         return self.condition.snr_db
 
     def spec(self, cell: Cell) -> dict[str, Any]:
-        """Everything that decides its transcripts, besides the model."""
+        """Return everything besides the model that determines the transcripts."""
         return {
             "schema": SCHEMA,
             "split": cell.split,
@@ -48,20 +48,20 @@ class Evaluation:
         }
 
     def title(self, cell: Cell) -> str:
-        """`snr-10_permuted-L-0`, with the split where it is not the test split."""
+        """Return a title such as `snr-10_permuted-L-0`; another split than `test` is put in front."""
         split = "" if cell.split == "test" else f"{cell.split}_"
-        level = f"snr{snr.text(self.snr_db)}" if snr.noisy(self.snr_db) else "clean"
+        condition = f"snr{snr.text(self.snr_db)}" if snr.noisy(self.snr_db) else "clean"
         permuted = f"_permuted-{self.permuted}-{self.draw}" if self.permuted else ""
-        return f"{split}{level}{permuted}"
+        return f"{split}{condition}{permuted}"
 
     def name(self, cell: Cell) -> str:
-        """Of its folder: the title and its identity."""
+        """Return the name of its folder: title and identity."""
         return f"{self.title(cell)}-{identity(self.spec(cell), 8)}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One model to train, and the conditions to test it in."""
+    """One model to train, and the evaluations to run on it."""
 
     cell: Cell
     spec: dict[str, Any]
@@ -70,25 +70,25 @@ class Trial:
 
     @property
     def id(self) -> str:
-        """Name of its folder."""
+        """The name of its folder."""
         return self.folder.name
 
     @property
     def stored(self) -> TrialFolder:
-        """What is on disk of it."""
+        """Its folder on disk, with what is written there so far."""
         return TrialFolder(self.folder)
 
     @property
     def trained(self) -> bool:
-        """Whether it has its result, which is written last, and its model as long as an evaluation still needs it."""
+        """Whether the training has a result (written last) and, if evaluations are pending, the model that they need."""
         return self.stored.result is not None and (not self.pending or self.stored.has_model)
 
     def name_of(self, evaluation: Evaluation) -> str:
-        """Name of the folder of an evaluation."""
+        """Return the name of the folder of an evaluation."""
         return self._names[evaluation]
 
     def folder_of(self, evaluation: Evaluation) -> EvaluationFolder:
-        """Folder of an evaluation."""
+        """Return the folder of an evaluation."""
         return self.stored.evaluation(self._names[evaluation])
 
     @cached_property
@@ -104,10 +104,14 @@ class Trial:
 def training_spec(
     cell: Cell, corpus_digest: str, text_digest: str, fingerprints: dict[str, str], conditions: list[Condition]
 ) -> dict[str, Any]:
-    """Everything that decides the trained weights; no `conditions` where no modality hears them."""
-    named = pretrained.is_named(cell.backbone)
-    lambdas = cell.train.lambdas.model_dump().items()  # those of other modalities change nothing
-    size = {"weights": pretrained.digest(cell.backbone)} if named else SIZES[cell.backbone].sizes[cell.backbone]
+    """Return everything that determines the trained weights.
+
+    Args:
+        conditions: the noise conditions of training; empty if no encoder of the cell depends on the noise.
+    """
+    is_pretrained = pretrained.is_named(cell.backbone)
+    lambdas = cell.train.lambdas.model_dump().items()  # only those of the cell's modalities matter, see below
+    size = {"weights": pretrained.digest(cell.backbone)} if is_pretrained else SIZES[cell.backbone].sizes[cell.backbone]
     return {
         "schema": SCHEMA,
         "corpus": corpus_digest,
@@ -124,19 +128,22 @@ def training_spec(
 
 
 def trial_name(cell: Cell, spec: dict[str, Any]) -> str:
-    """`opt-tiny_A+L_seed0-1a2b3c4d5e6f`"""
+    """Return the name of a trial's folder, such as `opt-tiny_A+L_seed0-1a2b3c4d5e6f`."""
     notation = cell.template.removesuffix(" -> T").replace("(", "-").replace(")", "").replace(",", "-")
     control = f"_permuted-{cell.permute}" if cell.permute else ""
     return f"{Path(cell.backbone).name}_{notation}{control}_seed{cell.seed}-{identity(spec)}"
 
 
-def evaluations_of(cell: Cell, baseline: str, test: dict[float, Condition]) -> tuple[Evaluation, ...]:
-    """Every test SNR; and, for each modality that the baseline lacks, its permutations (a control has none)."""
-    known = Template.parse(baseline).letters
-    added = [letter for letter in cell.letters if letter not in known] if not cell.permute else []
-    plain = [Evaluation(test[snr_db]) for snr_db in cell.snr_db.test]
+def evaluations_of(cell: Cell, baseline: str, test_conditions: dict[float, Condition]) -> tuple[Evaluation, ...]:
+    """Return one evaluation per test SNR, and the permutations of each modality that the baseline lacks.
+
+    A cell that is itself a control (`permute`) has no permutations.
+    """
+    baseline_letters = Template.parse(baseline).letters
+    added = [letter for letter in cell.letters if letter not in baseline_letters] if not cell.permute else []
+    plain = [Evaluation(test_conditions[snr_db]) for snr_db in cell.snr_db.test]
     permuted = [
-        Evaluation(test[snr_db], letter, draw)
+        Evaluation(test_conditions[snr_db], letter, draw)
         for letter in added
         for snr_db in cell.perceptual.snr_db
         for draw in range(cell.perceptual.draws)
@@ -145,9 +152,9 @@ def evaluations_of(cell: Cell, baseline: str, test: dict[float, Condition]) -> t
 
 
 def trial_of(cell: Cell, materials: Materials, baseline: str) -> Trial:
-    """The trial of one cell."""
-    hears = any(materials.sources[letter].encoder.depends_on_noise for letter in cell.letters)
-    conditions = materials.train_conditions[: cell.train.draws] if hears else []
+    """Return the trial of a cell; results are measured against the template `baseline`."""
+    hears_noise = any(materials.sources[letter].encoder.depends_on_noise for letter in cell.letters)
+    conditions = materials.train_conditions[: cell.train.draws] if hears_noise else []
     spec = training_spec(cell, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions)
     evaluations = evaluations_of(cell, baseline, materials.test_conditions)
     return Trial(cell, spec, trial_folder(paths.runs(), trial_name(cell, spec)).path, evaluations)

@@ -1,4 +1,4 @@
-"""Progress of trials that run in other processes, read from their folders."""
+"""Progress bars of trials that run in other processes, read from their folders."""
 
 import threading
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ POLL_S = 1.0
 
 
 class Watch:
-    """One bar per trial: training steps first, then tested conditions, each with an ETA."""
+    """Two bars per trial, one after the other: training steps, then evaluations; each with an ETA."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._rows = [_Row(trial) for trial in trials]
@@ -38,13 +38,13 @@ class Watch:
             for row in self._rows:
                 if not row.open:
                     row.position = min(set(range(len(open_rows) + 1)) - open_rows)
-                row.look()
+                row.update()
                 open_rows |= {row.position} if row.open else set()
             self._rows = [row for row in self._rows if not row.done]
 
 
 class _Row:
-    """The bars of one trial; a bar opens when its work begins, so that waiting does not spoil its ETA."""
+    """The bars of one trial. A bar opens when its work begins, so that waiting does not distort its ETA."""
 
     def __init__(self, trial: Trial) -> None:
         self.label, self.position = trial.cell.label, 0
@@ -57,41 +57,42 @@ class _Row:
 
     @property
     def open(self) -> bool:
-        """Whether a bar of it is on the screen."""
+        """Whether one of its bars is on the screen."""
         return any(bar is not None and bar.n < bar.total for bar in (self.training, self.testing))
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to be shown."""
+        """Whether both bars are complete."""
         return self.testing is not None and self.testing.n >= self.testing.total
 
     def _step(self) -> int:
         return self.steps if self.stored.result else self.stored.steps_done()
 
-    def look(self) -> None:
+    def update(self) -> None:
+        """Read the folder of the trial, and open or move its bars."""
         step = self._step()
         if self.first_step < self.steps and (step > self.first_step or self.training):
             if self.training is None:
                 self.training = progress.bar(f"train {self.label}", self.steps, "step", self.first_step, self.position)
-            _move(self.training, step)
+            _advance(self.training, step)
         if step >= self.steps:
             tested = sum(evaluation.has_result for evaluation in self.evaluations)
             if self.testing is None:
                 self.testing = progress.bar(
                     f"test {self.label}", len(self.evaluations), "condition", tested, self.position
                 )
-            _move(self.testing, tested)
+            _advance(self.testing, tested)
 
     def close(self, finished: bool) -> None:
         if finished:
-            self.look()
+            self.update()
         for bar in (self.training, self.testing):
             if bar is not None:
                 bar.close()
 
 
-def _move(bar: tqdm, count: int) -> None:
-    """Show how far it is; a full bar is left behind, so that the open ones alone are drawn."""
+def _advance(bar: tqdm, count: int) -> None:
+    """Set a bar to `count`; a full bar is closed, so that only the open ones are redrawn."""
     bar.update(count - bar.n)
     if bar.n >= bar.total:
         bar.close()
