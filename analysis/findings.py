@@ -1,4 +1,4 @@
-"""What the grid shows, in sentences that are computed from its numbers: one for each system."""
+"""Findings: sentences that are computed from the numbers of the grid, one for each system."""
 
 import math
 from pathlib import Path
@@ -32,30 +32,32 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _rise(results: GridResults, system: System) -> str:
-    """How much noise costs a system."""
+    """Return how the WER of a system rises from the easiest to the hardest SNR."""
     points = [measures.wer_point(results, system, snr_db) for snr_db in results.snrs_db]
     measured = [(point.snr_db, point.estimate.value) for point in points if point.estimate]
     if len(measured) < 2:
         return "not measured under two conditions yet"
     (easy, low), (hard, high) = measured[0], measured[-1]
     verb = "rises" if high > low else "goes"
-    said = f"WER {verb} from {percent(low)} % {_at(easy)} to {percent(high)} % {_at(hard)}"
+    sentence = f"WER {verb} from {percent(low)} % {_at(easy)} to {percent(high)} % {_at(hard)}"
     if low >= UNTRAINED:
-        said += ", no less than writing nothing would give: it has not learned to transcribe, so read no effect into it"
-    return said
+        sentence += (
+            ", no less than writing nothing would give: it has not learned to transcribe, so read no effect into it"
+        )
+    return sentence
 
 
 def _gain(results: GridResults, system: System) -> str:
-    """What further inputs gain in loud noise, against the baseline."""
+    """Return the effect of further inputs on WER in loud noise, against the baseline; empty without such noise."""
     loud = [snr_db for snr_db in results.snrs_db if snr_db <= LOUD_DB]
     if not loud:
         return ""
     where = f"at {snr.text(LOUD_DB)} dB and below" if len(loud) > 1 else _at(loud[0])
-    pairs = [found for snr_db in loud if (found := measures.pair(results, system, snr_db))]
+    pairs = [pair for snr_db in loud if (pair := measures.paired_counts(results, system, snr_db))]
     if len(pairs) < len(loud):
         return f"{where}, the effect on WER is not measured at every level yet"
-    baseline, added = (mean_over_runs(side) for side in zip(*pairs, strict=True))
-    gain = wer_difference(baseline, added)
+    baseline, with_inputs = (mean_over_runs(side) for side in zip(*pairs, strict=True))
+    gain = wer_difference(baseline, with_inputs)
     verb = "lowers" if gain.value >= 0 else "raises"
     if gain.value < 0:
         gain = Estimate(-gain.value, -gain.high, -gain.low)
@@ -63,7 +65,7 @@ def _gain(results: GridResults, system: System) -> str:
 
 
 def _best(results: GridResults, system: System) -> str:
-    """Where further inputs gain most."""
+    """Return at which SNR the relative benefit is largest; empty if it is measured at fewer than two."""
     points = [measures.benefit_point(results, system, snr_db) for snr_db in results.snrs_db]
     measured = [(p.estimate, p.snr_db) for p in points if p.estimate and not math.isnan(p.estimate.value)]
     if len(measured) < 2:
@@ -73,26 +75,30 @@ def _best(results: GridResults, system: System) -> str:
 
 
 def _use(results: GridResults, system: System) -> list[str]:
-    """Whether the modalities are read, or only helped while training: at the hardest level that was permuted."""
-    said = []
+    """Return for each permuted modality whether the model uses it, at the hardest SNR of the permutations."""
+    sentences = []
     for letter in measures.permuted_modalities(results, system):
-        snr_db = measures.permuted_levels(results)[-1]
-        score = measures.perceptual(results, system, letter, snr_db)[0].estimate
+        snr_db = measures.permuted_snrs_db(results)[-1]
+        score = measures.perceptual_point(results, system, letter, snr_db)[0].estimate
         if not score:
             continue
         benefit = measures.benefit_point(results, system, snr_db).estimate
         size = f"{percent(score.value, signed=True)} points"
-        said.append(f"{_at(snr_db)}, {MODALITIES[letter].name} of another utterance: WER {size} ({_interval(score)})")
+        sentences.append(
+            f"{_at(snr_db)}, {MODALITIES[letter].name} of another utterance: WER {size} ({_interval(score)})"
+        )
         if benefit and benefit.low > 0 and not score.excludes_zero:
-            said[-1] += ", which, beside a positive relative benefit, points to a benefit in training only"
-    return said
+            sentences[-1] += ", which, beside a positive relative benefit, points to a benefit in training only"
+    return sentences
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
-    """Write the sentences. What is not measured is left out or said to be so."""
+    """Write the sentences. What is not measured is left out or reported as not measured."""
     notes: list[str] = []
     for model in results.models:
-        baselines = {system: measures.baseline_of(results, system) for system in measures.compared(results, model)}
+        baselines = {
+            system: measures.baseline_of(results, system) for system in measures.compared_systems(results, model)
+        }
         several = (
             len({system for system in measures.systems(results, model) if system.template == results.baseline}) > 1
         )
@@ -100,8 +106,8 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
             if system.template == results.baseline and (system in baselines.values() or not several):
                 notes.append(f"{model}, {system.name} (baseline): {_rise(results, system)}.")
             elif system in baselines:
-                over = baselines[system]
-                name = f"{system.name} over {over.name}" if several and over else system.name
+                baseline = baselines[system]
+                name = f"{system.name} over {baseline.name}" if several and baseline else system.name
                 parts = [_gain(results, system), _best(results, system), *_use(results, system)]
                 notes.append(f"{model}, {name}: {'; '.join(part for part in parts if part) or 'not measured yet'}.")
             else:

@@ -2,8 +2,8 @@
 
     python analysis/make_figures.py RUNS/quickstart
 
-Nothing is trained, decoded or downloaded. The figures are the files of this folder that have a function `draw`; a new
-one takes part as soon as it stands there, and `--figure PATH` adds one that lies elsewhere.
+Nothing is trained, decoded or downloaded. The figures are the files of this folder that have a function `draw`, so a
+new one only has to be put here; `--figure PATH` adds one from elsewhere.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Whether the noise was as loud as it should be: measured against nominal SNR, for every level."""
+"""Check of the noise: measured against nominal SNR, for every noisy SNR of the grid."""
 
 import math
 from pathlib import Path
 
 from dmlm import snr
-from dmlm.results.exhibit import Exhibit, Table, number, write_csv
+from dmlm.results.exhibit import Exhibit, Table, csv_number, write_csv
 from dmlm.results.grid import GridResults
 
 ORDER = 80
@@ -12,8 +12,8 @@ NAME = "noise_check"
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
-    """Write the largest deviation of each level. A larger one than 0.1 dB is refused when the results are read."""
-    rows, numbers = [], []
+    """Write the largest deviation at each SNR. Reading results with one above 0.1 dB already raises an error."""
+    rows, csv_rows = [], []
     for snr_db in results.snrs_db:
         if not snr.noisy(snr_db):
             continue
@@ -31,7 +31,7 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
                 f"{largest:.3f}" if measured else "—",
             )
         )
-        numbers.append([snr.text(snr_db), len(done), len(measured), unmeasured, number(largest)])
+        csv_rows.append([snr.text(snr_db), len(done), len(measured), unmeasured, csv_number(largest)])
     head = ("snr_db", "evaluations", "utterances_measured", "utterances_unmeasured", "largest_deviation_db")
     titles = ("SNR (dB)", "evaluations", "readings measured", "readings not measured", "largest deviation (dB)")
     table = Table("Measured SNR inside the noisy span, against the nominal one", titles, tuple(rows))
@@ -43,6 +43,6 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
             if any(row[1] != "0" for row in rows)
             else "No noisy evaluation is finished yet."
         ),
-        files=(write_csv(folder / f"{NAME}.csv", head, numbers),),
+        files=(write_csv(folder / f"{NAME}.csv", head, csv_rows),),
         tables=(table,) if rows else (),
     )

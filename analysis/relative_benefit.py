@@ -7,17 +7,20 @@ from pathlib import Path
 from dmlm.results.drawing import INK, legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
 from dmlm.results.exhibit import Exhibit, write_points
 from dmlm.results.grid import GridResults
-from dmlm.results.measures import Point, benefit_point, compared
+from dmlm.results.measures import Point, benefit_point, compared_systems
 from dmlm.score.intervals import RESAMPLES, Estimate
 
 ORDER = 20
 NAME = "relative_benefit"
 TITLE = "Relative benefit by SNR"
-MARGIN = 0.25  # an interval may run out of the figure this far below the lowest value, no farther
+MARGIN = 0.25  # the figure shows intervals down to this far below the lowest value; longer ones are cut
 
 
 def _range(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """Of the y axis, in per cent. A long interval, as where the baseline hardly errs, does not squeeze all others."""
+    """Return the range of the y axis in per cent.
+
+    A very long interval, as where the baseline makes few errors, is cut; otherwise it would flatten all other points.
+    """
     defined = [estimate for estimate in estimates if not math.isnan(estimate.value)]
     with_interval = [estimate for estimate in defined if not math.isnan(estimate.low)]
     values = [0.05, 0.0, *(estimate.value for estimate in defined)]
@@ -28,28 +31,29 @@ def _range(estimates: Sequence[Estimate]) -> tuple[float, float]:
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
-    """Draw RB(M | A) = (WER_A - WER_A+M) / WER_A and write the numbers behind it."""
-    levels, models = results.snrs_db, [model for model in results.models if compared(results, model)]
+    """Draw RB(M | A) = (WER_A - WER_A+M) / WER_A and write its numbers."""
+    snrs_db, models = results.snrs_db, [model for model in results.models if compared_systems(results, model)]
     if not models:
         return Exhibit(title=TITLE, caption=f"Not measured: no model has {results.baseline} and reads more beside it.")
     figure, columns = panels(models)
-    everything: list[Point] = []
+    all_points: list[Point] = []
     for model, (axis,) in zip(models, columns, strict=True):
         axis.axhline(0, color=INK, linewidth=1.0)
-        lines = compared(results, model)
-        drawn: list[Point] = []
-        for place, system in enumerate(lines):
-            points = [benefit_point(results, system, snr_db) for snr_db in levels]
-            snr_line(axis, points, levels, style_of(results, system), system.name, place - (len(lines) - 1) / 2)
-            drawn += points
-        everything += drawn
-        note_missing(axis, drawn)
-        snr_axis(axis, levels)
+        panel_systems = compared_systems(results, model)
+        panel_points: list[Point] = []
+        for index, system in enumerate(panel_systems):
+            points = [benefit_point(results, system, snr_db) for snr_db in snrs_db]
+            shift = index - (len(panel_systems) - 1) / 2
+            snr_line(axis, points, snrs_db, style_of(results, system), system.name, shift)
+            panel_points += points
+        all_points += panel_points
+        note_missing(axis, panel_points)
+        snr_axis(axis, snrs_db)
         per_cent_axis(axis, f"relative benefit over {results.baseline.removesuffix(' -> T')} (%)", signed=True)
-    columns[0][0].set_ylim(*_range([point.estimate for point in everything if point.estimate]))
+    columns[0][0].set_ylim(*_range([point.estimate for point in all_points if point.estimate]))
     legend(figure, columns)
     files, svg = save(figure, folder, NAME)
-    undefined = sum(point.status == "undefined" for point in everything)
+    undefined = sum(point.status == "undefined" for point in all_points)
     return Exhibit(
         title=TITLE,
         caption=(
@@ -57,6 +61,6 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
             f" 95 % percentile intervals, paired bootstrap of the ratio over utterances, {RESAMPLES} resamples"
             + (f"; {undefined} points are undefined, since the baseline makes no error there." if undefined else ".")
         ),
-        files=(*files, write_points(folder / f"{NAME}.csv", "relative_benefit", everything)),
+        files=(*files, write_points(folder / f"{NAME}.csv", "relative_benefit", all_points)),
         svg=svg,
     )

@@ -1,4 +1,4 @@
-"""The report: one static page with every figure and table inside it, which opens offline."""
+"""The report: one static page that contains every figure and table, and opens offline."""
 
 import base64
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ MARKS = {"holds": "yes", "does not hold": "no", "undecided": "maybe", "not measu
 
 
 def _image(exhibit: Exhibit) -> str:
-    """A figure as an image inside the page: vector where there is one, else its PNG; empty for none.
+    """Return a figure as a `data:` URL: its SVG, else its PNG, else empty.
 
-    The names inside an SVG cannot collide with another figure's.
+    As separate images, two SVGs may use the same ids.
     """
     if exhibit.svg:
         return "data:image/svg+xml;base64," + base64.b64encode(exhibit.svg.encode("utf-8")).decode("ascii")
@@ -27,9 +27,9 @@ def _image(exhibit: Exhibit) -> str:
 
 
 def _facts(results: GridResults) -> list[tuple[str, str]]:
-    """What a reader needs to judge the numbers, and to make them again."""
+    """Return the facts that are needed to judge and reproduce the numbers, as pairs of label and text."""
     trained = sum(cell.training is not None for cell in results.cells)
-    done = results.asked - len(results.missing)
+    done = results.evaluation_count - len(results.missing)
     seeds = sorted({cell.seed for cell in results.cells})
     speakers = {u.speaker for c in results.cells for e in c.evaluations[:1] if e.done for u in e.utterances}
     return [
@@ -42,7 +42,10 @@ def _facts(results: GridResults) -> list[tuple[str, str]]:
         ("intervals", f"95 %, percentile, paired bootstrap over test utterances, {RESAMPLES} resamples, fixed seed"),
         ("training seeds", f"{len(seeds)} ({_list(seeds)}); the intervals do not cover the choice of seed"),
         ("baseline", results.baseline),
-        ("cells", f"{trained} of {len(results.cells)} trained; {done} of {results.asked} evaluations finished"),
+        (
+            "cells",
+            f"{trained} of {len(results.cells)} trained; {done} of {results.evaluation_count} evaluations finished",
+        ),
         ("made by", f"dmlm {dmlm.__version__}; again with: python analysis/make_figures.py {results.folder.name}"),
     ]
 
@@ -57,7 +60,7 @@ def _noise(noise: dict[str, object]) -> str:
 
 
 def _tokenizers(results: GridResults) -> list[str]:
-    """`A audio_mfcc or audio_codec`: every recipe that a modality was read with."""
+    """Return texts such as `A audio_mfcc or audio_codec`: a modality and all recipes that it was read with."""
     letters = dict.fromkeys(letter for cell in results.cells for letter in cell.inputs)
     return [f"{letter} {' or '.join(recipes)}" for letter in letters if (recipes := results.tokenizers_of(letter))]
 
@@ -71,7 +74,7 @@ def _list(values: Sequence[object]) -> str:
 
 
 def _missing(results: GridResults) -> list[str]:
-    """One line for each missing evaluation."""
+    """Return one line for each missing evaluation."""
     lines = []
     for cell, evaluation in results.missing:
         condition = snr.with_unit(evaluation.snr_db)
@@ -82,14 +85,14 @@ def _missing(results: GridResults) -> list[str]:
 
 
 def write(results: GridResults, path: Path, exhibits: Sequence[Exhibit]) -> Path:
-    """Write the page. Everything it shows comes from `exhibits` and from `grid.json`."""
+    """Write the page; everything on it comes from `exhibits` and `grid.json`."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html.j2").render(
         name=results.name,
         facts=_facts(results),
         missing=_missing(results),
-        asked=results.asked,
+        evaluation_count=results.evaluation_count,
         exhibits=exhibits,
         image_of=_image,
         marks=MARKS,

@@ -1,4 +1,4 @@
-"""The tables of a paper: WER and relative benefit by SNR, and what each model costs; as CSV, Markdown and LaTeX."""
+"""Tables for a paper: WER and relative benefit by SNR, and the costs of each model; as CSV, Markdown and LaTeX."""
 
 import re
 import statistics
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dmlm import files, snr
-from dmlm.results.exhibit import Exhibit, Table, number, write_csv, write_points
+from dmlm.results.exhibit import Exhibit, Table, csv_number, write_csv, write_points
 from dmlm.results.grid import GridResults
-from dmlm.results.measures import Point, System, benefit_point, cells_of, compared, systems, wer_point
+from dmlm.results.measures import Point, System, benefit_point, cells_of, compared_systems, systems, wer_point
 from dmlm.results.tables import MISSING, UNDEFINED, bracketed, mean_benefits
 from dmlm.score.intervals import RESAMPLES
 
@@ -17,10 +17,10 @@ NAME = "summary"
 
 
 def _costs(results: GridResults, system: System) -> tuple[str, ...]:
-    """Means over the finished trainings of an system."""
+    """Return the cost cells of a system: means over its finished trainings and evaluations."""
     cells = cells_of(results, system)
     done = [cell.training for cell in cells if cell.training]
-    decoded = [e.result.decode_s / e.result.utterances for c in cells for e in c.evaluations if e.done]
+    decode_s = [e.result.decode_s / e.result.utterances for c in cells for e in c.evaluations if e.done]
     trained = f"{len(done)}/{len(cells)}"
     if not done:
         return (trained, *[MISSING] * 5)
@@ -29,30 +29,37 @@ def _costs(results: GridResults, system: System) -> tuple[str, ...]:
         *(trained, f"{done[0].parameters / 1e6:.2f}", f"{statistics.fmean(run.steps for run in done):.0f}"),
         f"{statistics.fmean(run.train_s for run in done):.0f}",
         f"{statistics.fmean(speeds):.0f}" if speeds else MISSING,
-        f"{1000 * statistics.fmean(decoded):.0f}" if decoded else MISSING,
+        f"{1000 * statistics.fmean(decode_s):.0f}" if decode_s else MISSING,
     )
 
 
 def _markdown(tables: Sequence[Table]) -> str:
     parts = []
     for table in tables:
-        rule = [":--" if place < table.words else "--:" for place in range(len(table.head))]
+        rule = [":--" if column < table.words else "--:" for column in range(len(table.head))]
         lines = [f"| {' | '.join(row)} |" for row in (table.head, rule, *table.rows)]
         parts.append(f"### {table.title}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
 def _tex(text: str) -> str:
-    """A cell for LaTeX: special signs escaped, a real minus, the interval small and on a second line."""
-    marks = {"\\": r"\textbackslash{}", "—": "---", "±": r"$\pm$", "*": r"$^{*}$", "λ": r"$\lambda$"}
-    text = text.translate(str.maketrans({**marks, **{sign: f"\\{sign}" for sign in "&%#_"}})).replace("->", r"$\to$")
+    """Write a cell for LaTeX: special characters escaped, a real minus sign, the interval small and on a second line."""
+    marks: dict[str, str | int | None] = {
+        "\\": r"\textbackslash{}",
+        "—": "---",
+        "±": r"$\pm$",
+        "*": r"$^{*}$",
+        "λ": r"$\lambda$",
+    }
+    marks |= {sign: f"\\{sign}" for sign in "&%#_"}
+    text = text.translate(str.maketrans(marks)).replace("->", r"$\to$")
     text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
     value, bracket, interval = text.partition(" [")
     return rf"\shortstack[r]{{{value}\\{{\scriptsize [{interval}}}}}" if bracket else text
 
 
 def _latex(tables: Sequence[Table]) -> str:
-    """Tables that need no package but booktabs."""
+    """Write the tables for LaTeX; they need no package but booktabs."""
     parts = ["% in the preamble: \\usepackage{booktabs}"]
     for table in tables:
         columns = "l" * table.words + "r" * (len(table.head) - table.words)
@@ -72,7 +79,8 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     """Write the three tables in each format."""
     wer = {system: [wer_point(results, system, snr_db) for snr_db in results.snrs_db] for system in systems(results)}
     benefits = {
-        system: [benefit_point(results, system, snr_db) for snr_db in results.snrs_db] for system in compared(results)
+        system: [benefit_point(results, system, snr_db) for snr_db in results.snrs_db]
+        for system in compared_systems(results)
     }
     means = {system: mean_benefits(results, system) for system in benefits}
     wer_rows = [
@@ -93,7 +101,7 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         "decoding (ms/utt.)",
     )
     cost_rows = [(system.model, system.name, *_costs(results, system)) for system in wer]
-    tables = (
+    tables: tuple[Table, ...] = (
         _table("Word error rate (%)", results, wer_rows),
         _table(f"Relative benefit over {results.baseline} (%)", results, benefit_rows, "mean", "pooled"),
         Table("What the models cost", cost_head, tuple(cost_rows), words=2),
@@ -102,7 +110,7 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     files.write_text(folder / f"{NAME}.md", _markdown(tables))
     files.write_text(folder / f"{NAME}.tex", _latex(tables))
     mean_rows = [
-        [a.model, a.template, a.variant, kind, *(map(number, (e.value, e.low, e.high)) if e else ("", "", ""))]
+        [a.model, a.template, a.variant, kind, *(map(csv_number, (e.value, e.low, e.high)) if e else ("", "", ""))]
         for a, pair in means.items()
         for kind, e in zip(("mean_of_benefits", "benefit_of_pooled_wer"), pair, strict=True)
     ]

@@ -13,20 +13,21 @@ NAME = "wer_by_snr"
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
-    """Draw the curves and write the numbers behind them."""
-    levels = results.snrs_db
+    """Draw the curves and write their numbers."""
+    snrs_db = results.snrs_db
     figure, columns = panels(results.models)
-    everything: list[Point] = []
+    all_points: list[Point] = []
     for model, (axis,) in zip(results.models, columns, strict=True):
-        lines = systems(results, model)
-        drawn: list[Point] = []
-        for place, system in enumerate(lines):
-            points = [wer_point(results, system, snr_db) for snr_db in levels]
-            snr_line(axis, points, levels, style_of(results, system), system.name, place - (len(lines) - 1) / 2)
-            drawn += points
-        everything += drawn
-        note_missing(axis, drawn)
-        snr_axis(axis, levels)
+        panel_systems = systems(results, model)
+        panel_points: list[Point] = []
+        for index, system in enumerate(panel_systems):
+            points = [wer_point(results, system, snr_db) for snr_db in snrs_db]
+            shift = index - (len(panel_systems) - 1) / 2
+            snr_line(axis, points, snrs_db, style_of(results, system), system.name, shift)
+            panel_points += points
+        all_points += panel_points
+        note_missing(axis, panel_points)
+        snr_axis(axis, snrs_db)
         per_cent_axis(axis, "WER (%)")
     top = max(5.0, columns[0][0].get_ylim()[1])
     columns[0][0].set_ylim(-0.015 * top, top)
@@ -39,6 +40,6 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
             f" percentile intervals, bootstrap over utterances, {RESAMPLES} resamples. A missing evaluation leaves a"
             " gap."
         ),
-        files=(*files, write_points(folder / f"{NAME}.csv", "wer", everything)),
+        files=(*files, write_points(folder / f"{NAME}.csv", "wer", all_points)),
         svg=svg,
     )

@@ -16,7 +16,7 @@ from dmlm import paths, recipes
 from dmlm.errors import UserError
 from dmlm.results.figures import make_figures
 from dmlm.results.grid import read_grid
-from dmlm.results.measures import System, benefit_point, compared, systems, wer_point
+from dmlm.results.measures import System, benefit_point, compared_systems, systems, wer_point
 from dmlm.results.tables import terminal_tables
 from dmlm.snr import CLEAN_DB
 
@@ -96,7 +96,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(tmp_path):
     words = point.counts.words.sum()
     assert point.estimate.value == pytest.approx(7.5 / words)
     assert point.seed_sd == pytest.approx((10 - 5) / words / math.sqrt(2))
-    assert (point.runs, point.asked) == (2, 2)
+    assert (point.runs_done, point.runs_asked) == (2, 2)
 
 
 def test_a_model_worse_than_silence_is_not_read_as_a_finding(tmp_path):
@@ -115,7 +115,7 @@ def test_settings_that_differ_in_more_than_the_seed_are_never_pooled(grid):
     results = read_grid(grid)
     names = [system.name for system in systems(results)]
     assert names == ["A", "A+L", "A+L (lambda_A=0)", "A+L (setting 2)"]
-    assert len(compared(results)) == 3
+    assert len(compared_systems(results)) == 3
 
 
 # ---- what is missing

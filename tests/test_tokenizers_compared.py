@@ -8,7 +8,7 @@ from fake_grid import rows, write_grid
 from dmlm.results.drawing import legend, panels, style_of
 from dmlm.results.figures import make_figures
 from dmlm.results.grid import read_grid
-from dmlm.results.measures import baseline_of, compared, systems
+from dmlm.results.measures import baseline_of, compared_systems, systems
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_benefit_of_filtered_text_is_checked_where_both_are(filtered):
 
 def test_a_benefit_is_over_the_baseline_of_the_same_tokenizer(filtered):
     results = read_grid(filtered)
-    for system in compared(results):
+    for system in compared_systems(results):
         assert baseline_of(results, system).variant == "audio_mfcc", "not the first, audio_ssl_kmeans"
 
 

@@ -5,7 +5,7 @@ import pytest
 from fake_grid import sentences, write_grid
 
 from dmlm.results.grid import read_grid
-from dmlm.results.measures import System, benefit_point, perceptual
+from dmlm.results.measures import System, benefit_point, perceptual_point
 from dmlm.score.wer import Counts, count_errors, mean_over_runs
 
 LIPS = System("opt-tiny", "A+L -> T", corpus="three_equations-abababab")
@@ -63,7 +63,7 @@ def test_a_perceptual_score_by_hand_from_the_stored_runs(tmp_path):
         return " ".join(reference.split()[lost:])
 
     folder = write_grid(tmp_path, levels=(0.0,), permuted_levels=(0.0,), draws=2, utterances=6, speaker=speaker)
-    point, found = perceptual(read_grid(folder), LIPS, "L", 0.0)
+    point, found = perceptual_point(read_grid(folder), LIPS, "L", 0.0)
     words = sum(len(text.split()) for text in sentences(6))
     assert point.estimate.value == pytest.approx(6 * (5 - 2) / words)
     assert found.by_model.value == pytest.approx((5 - 2) / 2)

@@ -1,1 +1,1 @@
-"""The files that a run leaves, read and written as typed records; measures, tables and figures made from them."""
+"""Results on disk, read and written as typed records, and the measures, tables and figures computed from them."""

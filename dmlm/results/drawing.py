@@ -1,4 +1,4 @@
-"""How figures look: one palette, one SNR axis with clean speech set apart, one way to save; pyplot is not used."""
+"""The common look of all figures: palette, SNR axis with clean speech set apart, legend and saving. Without pyplot."""
 
 import math
 import textwrap
@@ -26,31 +26,35 @@ LINES = ("-", "--", ":", "-.")
 INK = "#222222"
 WARNING = "#B03A00"
 DPI = 150
-KEY_IN, LETTER_IN, LINE_IN = 0.6, 0.075, 0.19  # of a legend, in inches: a key with its gaps, a letter, a line
+KEY_IN, LETTER_IN, LINE_IN = 0.6, 0.075, 0.19  # legend sizes in inches: key with gaps, letter, line
 CLEAN_GAP_DB = 9.0  # between "clean" and the highest SNR
-DODGE = 0.006  # of the axis, between neighbouring lines, so that their intervals do not hide each other
+DODGE = 0.006  # fraction of the axis between neighbouring systems, so that their intervals do not hide each other
 
 
 def style_of(results: GridResults, system: System) -> dict[str, Any]:
-    """Colour, marker and dash of an system: the same in every panel and every figure; the baseline is black."""
+    """Return colour, marker and dash of a system: the same in every panel and figure; the baseline is black."""
     names = [system.name for system in systems(results)]
     names = list(dict.fromkeys(sorted(names, key=lambda name: f"{name} -> T" != results.baseline)))
-    place = names.index(system.name)
-    turn = place // len(COLOURS)
+    index = names.index(system.name)
+    cycle = index // len(COLOURS)  # another marker and dash when the colours repeat
     return {
-        "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[(place + turn) % len(MARKERS)],
-        "linestyle": LINES[turn % len(LINES)],
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[(index + cycle) % len(MARKERS)],
+        "linestyle": LINES[cycle % len(LINES)],
     }
 
 
 def panels(titles: Sequence[str], rows: int = 1, height_in: float = 3.6) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with one column per title, at most three side by side, all with the same y range in a row."""
+    """Make a figure with one column of axes per title, at most three side by side; axes of a row share the y range.
+
+    Returns:
+        The figure, and for each title its `rows` axes from top to bottom.
+    """
     columns = min(3, len(titles))
-    lines = -(-len(titles) // columns)
+    lines = -(-len(titles) // columns)  # how often three columns are repeated below each other
     figure = Figure(figsize=(max(6.4, 4.6 * columns), height_in * rows * lines + 0.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows * lines, columns, sharey="row" if rows > 1 else True, squeeze=False)
-    found: list[list[Axes]] = []
+    axes_by_title: list[list[Axes]] = []
     for index, title in enumerate(titles):
         column = [axes[index // columns * rows + row][index % columns] for row in range(rows)]
         column[0].set_title(title, fontsize=12, color=INK, loc="left")
@@ -59,51 +63,56 @@ def panels(titles: Sequence[str], rows: int = 1, height_in: float = 3.6) -> tupl
             axis.grid(axis="y", color="#DDDDDD", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.tick_params(labelsize=9, colors=INK, labelleft=True)
-        found.append(column)
+        axes_by_title.append(column)
     for index in range(len(titles), lines * columns):
         for row in range(rows):
             axes[index // columns * rows + row][index % columns].set_visible(False)
-    return figure, found
+    return figure, axes_by_title
 
 
-def snr_places(levels: Sequence[float]) -> dict[float, float]:
-    """Place of each condition on the x axis: noise grows to the right, true to scale; clean stands apart on the left.
+def snr_positions(snrs_db: Sequence[float]) -> dict[float, float]:
+    """Return the x position of each SNR: noise grows to the right, to scale; clean speech is set apart on the left.
 
-    >>> snr_places([math.inf, 20.0, 0.0])
+    >>> snr_positions([math.inf, 20.0, 0.0])
     {inf: -29.0, 20.0: -20.0, 0.0: 0.0}
     """
-    noisy = [snr_db for snr_db in levels if snr.noisy(snr_db)]
+    noisy = [snr_db for snr_db in snrs_db if snr.noisy(snr_db)]
     clean = -max(noisy) - CLEAN_GAP_DB if noisy else 0.0
-    return {snr_db: 0.0 - snr_db if snr.noisy(snr_db) else clean for snr_db in levels}
+    return {snr_db: 0.0 - snr_db if snr.noisy(snr_db) else clean for snr_db in snrs_db}
 
 
-def _width(spots: dict[float, float]) -> float:
-    """Extent of the axis in dB; one condition alone gets the width of ten."""
-    return max(spots.values()) - min(spots.values()) or 10.0
+def _width(positions: dict[float, float]) -> float:
+    """Return the extent of the axis in dB; 10 dB for a single condition."""
+    return max(positions.values()) - min(positions.values()) or 10.0
 
 
-def snr_axis(axis: Axes, levels: Sequence[float]) -> None:
-    """Ticks at the measured conditions and, before clean, a break in the axis."""
-    spots = snr_places(levels)
-    axis.set_xticks(list(spots.values()), [snr.text(snr_db).replace("-", "−") for snr_db in spots])
-    width = _width(spots)
-    axis.set_xlim(min(spots.values()) - 0.06 * width, max(spots.values()) + 0.06 * width)
+def snr_axis(axis: Axes, snrs_db: Sequence[float]) -> None:
+    """Draw ticks at the measured SNRs and a break in the axis next to clean speech."""
+    positions = snr_positions(snrs_db)
+    axis.set_xticks(list(positions.values()), [snr.text(snr_db).replace("-", "−") for snr_db in positions])
+    width = _width(positions)
+    axis.set_xlim(min(positions.values()) - 0.06 * width, max(positions.values()) + 0.06 * width)
     axis.set_xlabel("SNR (dB)", fontsize=10, color=INK)
-    noisy = [spot for snr_db, spot in spots.items() if snr.noisy(snr_db)]
-    if noisy and len(noisy) < len(spots):
+    noisy = [position for snr_db, position in positions.items() if snr.noisy(snr_db)]
+    if noisy and len(noisy) < len(positions):
         middle, gap, lean = min(noisy) - CLEAN_GAP_DB / 2, 0.011 * width, 0.008 * width
-        below: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "clip_on": False}
-        axis.plot([middle - gap, middle + gap], [0, 0], color="white", linewidth=3, zorder=5, **below)
+        on_axis: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "clip_on": False}
+        axis.plot([middle - gap, middle + gap], [0, 0], color="white", linewidth=3, zorder=5, **on_axis)
         for side in (middle - gap, middle + gap):
-            axis.plot([side - lean, side + lean], [-0.018, 0.018], color=INK, linewidth=0.9, zorder=6, **below)
+            axis.plot([side - lean, side + lean], [-0.018, 0.018], color=INK, linewidth=0.9, zorder=6, **on_axis)
 
 
 def snr_line(
-    axis: Axes, points: Sequence[Point], levels: Sequence[float], style: dict[str, Any], label: str, shift: float
+    axis: Axes, points: Sequence[Point], snrs_db: Sequence[float], style: dict[str, Any], label: str, shift: float
 ) -> None:
-    """One system: a marker with its interval at each condition; the line joins noisy levels only and stops at a gap."""
-    spots = snr_places(levels)
-    xs = [spots[point.snr_db] + shift * DODGE * _width(spots) for point in points]
+    """Draw one system: a marker with its interval at each SNR, and a line through the noisy SNRs, broken at gaps.
+
+    Args:
+        snrs_db: all SNRs of the axis.
+        shift: moves the system sideways, in steps of `DODGE`, so that neighbours do not hide each other.
+    """
+    positions = snr_positions(snrs_db)
+    xs = [positions[point.snr_db] + shift * DODGE * _width(positions) for point in points]
     estimates = [point.estimate for point in points]
     ys = [100 * estimate.value if estimate else math.nan for estimate in estimates]
     bars = [
@@ -112,42 +121,42 @@ def snr_line(
     ]
     look = {**style, "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5}
     axis.errorbar(xs, ys, yerr=bars, elinewidth=1.0, **{**look, "linestyle": "none"})
-    noisy = [place for place, point in enumerate(points) if snr.noisy(point.snr_db)]
-    axis.plot([xs[place] for place in noisy], [ys[place] for place in noisy], linewidth=1.4, **look)
+    noisy = [index for index, point in enumerate(points) if snr.noisy(point.snr_db)]
+    axis.plot([xs[index] for index in noisy], [ys[index] for index in noisy], linewidth=1.4, **look)
     axis.plot([], [], label=label, linewidth=1.4, **look)
 
 
 def note_missing(axis: Axes, points: Sequence[Point]) -> None:
-    """Say in the panel how many of its points are missing or undefined: a gap alone is easily overlooked."""
+    """Write into the panel how many of its points are missing or undefined; a gap alone is easily overlooked."""
     counts = {status: sum(point.status == status for point in points) for status in ("missing", "undefined")}
-    if said := ", ".join(f"{count} {status}" for status, count in counts.items() if count):
-        axis.set_title(f"of {len(points)} points {said}", fontsize=8, color=WARNING, loc="right")
+    if note := ", ".join(f"{count} {status}" for status, count in counts.items() if count):
+        axis.set_title(f"of {len(points)} points {note}", fontsize=8, color=WARNING, loc="right")
 
 
 def per_cent_axis(axis: Axes, label: str, signed: bool = False) -> None:
-    """Label and ticks of a y axis that is drawn in per cent."""
+    """Set label and ticks of a y axis in per cent; with `signed`, positive ticks carry a plus sign."""
     axis.set_ylabel(label, fontsize=10, color=INK)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:{'+' if signed and y else ''}g}".replace("-", "−")))
 
 
 def legend(figure: Figure, columns: list[list[Axes]]) -> None:
-    """One legend for all panels, under them; the figure grows with its lines."""
-    found = {
+    """Draw one legend below all panels; the figure grows by its lines."""
+    handles = {
         label: handle
         for column in columns
         for handle, label in zip(*column[0].get_legend_handles_labels(), strict=True)
     }
-    if not found:
+    if not handles:
         return
     widest = figure.get_figwidth() - KEY_IN
-    labels = [textwrap.fill(label, int(widest / LETTER_IN)) for label in found]
+    labels = [textwrap.fill(label, int(widest / LETTER_IN)) for label in handles]
     entry = KEY_IN + LETTER_IN * max(len(line) for label in labels for line in label.split("\n"))
     across = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
     rows = [labels[start : start + across] for start in range(0, len(labels), across)]
     lines = sum(max(label.count("\n") + 1 for label in row) for row in rows)
     figure.set_figheight(figure.get_figheight() + LINE_IN * (lines - 1))
     figure.legend(
-        found.values(),
+        handles.values(),
         labels,
         loc="outside lower center",
         ncols=across,
@@ -158,11 +167,15 @@ def legend(figure: Figure, columns: list[list[Axes]]) -> None:
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[tuple[Path, ...], str]:
-    """Write NAME.png and NAME.pdf; also the SVG text for the report. The same numbers give the same bytes."""
+    """Write NAME.png and NAME.pdf. The same numbers give the same bytes.
+
+    Returns:
+        The two paths, and the figure as SVG text, for the report.
+    """
     text = BytesIO()
-    figure.draw_without_rendering()  # lay out once, then keep that for all formats
+    figure.draw_without_rendering()  # compute the layout once, for all formats
     figure.set_layout_engine("none")
-    # straight to each backend: `savefig` would draw everything twice
+    # directly with each backend: `savefig` would draw everything twice
     with matplotlib.rc_context({"svg.hashsalt": name, "pdf.fonttype": 42}):
         with files.atomic(folder / f"{name}.png") as temporary:
             FigureCanvasAgg(figure).print_png(temporary)

@@ -1,4 +1,4 @@
-"""What every figure and table of `analysis/` hands back: its title, its files, and its part of the report."""
+"""Exhibits: what every figure or table of `analysis/` returns, with its files and its part of the report."""
 
 import csv
 import math
@@ -19,18 +19,18 @@ POINT_HEAD = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text: the first row is the head, the first column is left-aligned."""
+    """A table of text cells."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    words: int = 1  # leading columns that hold words, not numbers
-    folded: bool = False  # the report shows it on a click
+    words: int = 1  # number of leading columns with words, which are left-aligned
+    folded: bool = False  # collapsed in the report until it is clicked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exhibit:
-    """One figure or table. Parts that it does not have stay empty; an exhibit without any says why in `caption`."""
+    """One figure or table. Unused parts stay empty; an exhibit with none of them says why in `caption`."""
 
     title: str
     caption: str
@@ -38,20 +38,20 @@ class Exhibit:
     svg: str = ""
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
-    text: str = ""  # shown in a fixed-width font
+    text: str = ""  # preformatted, in a fixed-width font
 
 
-def number(value: float) -> str:
-    """For a CSV file: every digit; empty where there is no number.
+def csv_number(value: float) -> str:
+    """Write a number for a CSV file with all its digits; empty for NaN.
 
-    >>> number(0.1), number(math.nan), number(12)
+    >>> csv_number(0.1), csv_number(math.nan), csv_number(12)
     ('0.1', '', '12')
     """
     return "" if math.isnan(value) else repr(int(value)) if value == int(value) else repr(float(value))
 
 
 def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    """Write a CSV file; rates in it are fractions, never per cent."""
+    """Write a CSV file and return its path; rates in it are fractions, not per cent."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
@@ -61,7 +61,7 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) ->
 
 
 def write_points(path: Path, measure: str, points: Iterable[Point]) -> Path:
-    """The numbers behind a figure, one point a line. A missing point has a line too, with its status and no number."""
+    """Write the numbers of a figure, one point per line. A missing point has a line with its status and no number."""
     rows = []
     for point in points:
         estimate, counts = point.estimate, point.counts
@@ -76,8 +76,9 @@ def write_points(path: Path, measure: str, points: Iterable[Point]) -> Path:
                     snr.text(point.snr_db),
                     point.permuted or "",
                 ),
-                *(measure, *map(number, values), point.status, point.runs, point.asked, number(point.seed_sd)),
-                *map(number, map(float, sizes)),
+                *(measure, *map(csv_number, values), point.status),
+                *(point.runs_done, point.runs_asked, csv_number(point.seed_sd)),
+                *map(csv_number, map(float, sizes)),
                 estimate.undefined if estimate else "",
             ]
         )

@@ -1,4 +1,4 @@
-"""All results of a grid as one flat table: a line an evaluation, with every setting of its training and its scores."""
+"""Export all results of a grid as one flat table: a row per evaluation, with its settings, training and scores."""
 
 import csv
 import json
@@ -15,14 +15,14 @@ SCORES = ("wer", *(field.name for field in fields(EvaluationResult)))
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """One record an evaluation. A missing one has a record too, without scores."""
-    found = []
+    """Return one record per evaluation of a grid; the scores of an unfinished one are None."""
+    records = []
     for cell in (grid := read_grid(folder)).cells:
         settings = {f"setting.{key}": value for key, value in _flat(cell.settings)}
         training = {f"training.{key}": value for key, value in _flat(asdict(cell.training) if cell.training else {})}
         for evaluation in cell.evaluations:
             scores = evaluation.result.stored() if evaluation.done else {}
-            found.append(
+            records.append(
                 {
                     "grid": grid.name,
                     "label": cell.label,
@@ -40,11 +40,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
                     **settings,
                 }
             )
-    return found
+    return records
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and plain values."""
+    """Flatten nested values to pairs of a dotted key and a plain value; lists become JSON."""
     pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
         if isinstance(value, dict):
@@ -55,10 +55,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def write_table(folder: Path, path: Path, parquet: bool) -> tuple[int, int]:
-    """Write all rows; the number of them, and of those that are missing.
+    """Write the table as CSV or Parquet; return the number of rows, and how many of them are missing.
 
     Raises:
-        UserError: Parquet without pyarrow.
+        UserError: pyarrow, which Parquet needs, is not installed.
     """
     records = rows(folder)
     columns = list(dict.fromkeys(key for record in records for key in record))
@@ -78,6 +78,6 @@ def _write_parquet(path: Path, records: list[dict[str, Any]], columns: list[str]
         from pyarrow import parquet
     except ImportError:
         raise UserError('Parquet needs the package pyarrow: pip install -e ".[parquet]"') from None
-    whole = {name: [record.get(name) for record in records] for name in columns}
+    by_column = {name: [record.get(name) for record in records] for name in columns}
     with files.atomic(path) as temporary:
-        parquet.write_table(pyarrow.table(whole), temporary)
+        parquet.write_table(pyarrow.table(by_column), temporary)

@@ -1,4 +1,4 @@
-"""What went wrong with a trial: its kind, a sentence, and when; kept in `failures.jsonl`, a line each, for good."""
+"""The failures of a trial, one per line of its `failures.jsonl`: kind, sentence and time. Lines are never removed."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -12,17 +12,17 @@ NAME = "failures.jsonl"
 
 @dataclass(frozen=True)
 class Failure:
-    """One attempt that did not succeed."""
+    """A failed attempt to train or evaluate a trial."""
 
     kind: str  # user_error, not_finite, out_of_memory, disk_full, lost_worker, interrupted or error
     message: str
     when: str  # UTC
-    again: bool  # whether it was started again at once
-    trace: str = ""
+    again: bool  # whether the task was started again at once
+    trace: str = ""  # traceback, of kind `error` only
 
 
 def record_failure(folder: Path, kind: str, message: str, trace: str, again: bool) -> Failure:
-    """Append to the history of a trial; the whole trace too, if it was nobody's mistake."""
+    """Append a failure to the file in a trial's folder, and return it. The traceback is kept only for kind `error`."""
     message = " ".join(message.split())
     if kind == "disk_full":
         message = f"no space is left for {folder}; free some and run the same command again ({message})"
@@ -34,7 +34,7 @@ def record_failure(folder: Path, kind: str, message: str, trace: str, again: boo
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / NAME).open("a+b") as file:
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)  # what a kill or a full disk has left of a line
+            file.truncate(file.read().rfind(b"\n") + 1)  # cut a partial last line, left by a kill or a full disk
             file.write(json.dumps(asdict(failure), ensure_ascii=False).encode() + b"\n")
     except OSError:
         pass  # the disk may be full: the message is printed in any case
@@ -42,7 +42,7 @@ def record_failure(folder: Path, kind: str, message: str, trace: str, again: boo
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """Failures of a trial so far, the oldest first; a torn last line is left out.
+    """Read the failures of a trial, the oldest first; a partial last line is ignored.
 
     Raises:
         UserError: another line is damaged.

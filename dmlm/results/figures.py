@@ -1,4 +1,4 @@
-"""Every figure and table of a grid, drawn by the recipes of `analysis/`; one that fails costs only itself."""
+"""Draw every figure and table of a grid with the recipes of `analysis/`; one that fails does not stop the others."""
 
 import traceback
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from dmlm.errors import UserError
 from dmlm.results.exhibit import Exhibit
 from dmlm.results.grid import GridResults
 
-LAST = 1000  # where a figure without ORDER stands
+LAST = 1000  # position of a figure without ORDER
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What was drawn."""
+    """The files that were written, and what failed."""
 
     files: tuple[Path, ...]
     failures: tuple[str, ...]  # a sentence for each figure that failed, with its file and line
@@ -26,7 +26,7 @@ def make_figures(results: GridResults, more: Sequence[str] = ()) -> Figures:
     """Draw every figure of `analysis/`, those in `more` (names or paths of recipes), and the report.
 
     Raises:
-        UserError: stored results contradict one another (which is no fault of a figure), or `more` names no recipe.
+        UserError: stored results are inconsistent, which is not the fault of a figure; or `more` names no recipe.
     """
     paths = [recipes.find("analysis", name) for name in (*recipes.names("analysis"), *more)]
     exhibits: list[tuple[int, Exhibit]] = []
@@ -35,7 +35,7 @@ def make_figures(results: GridResults, more: Sequence[str] = ()) -> Figures:
         try:
             recipe = recipes.load("analysis", str(path))
             if hasattr(recipe, "draw"):
-                exhibits.append((getattr(recipe, "ORDER", LAST), _drawn(recipe, results)))
+                exhibits.append((getattr(recipe, "ORDER", LAST), _draw(recipe, results)))
         except Exception as error:
             if isinstance(error, UserError) and not _raised_by(path, error):
                 raise
@@ -51,7 +51,7 @@ def make_figures(results: GridResults, more: Sequence[str] = ()) -> Figures:
     return Figures(tuple(files), tuple(failures))
 
 
-def _drawn(recipe: Any, results: GridResults) -> Exhibit:
+def _draw(recipe: Any, results: GridResults) -> Exhibit:
     exhibit = recipe.draw(results, results.folder / "figures")
     if not isinstance(exhibit, Exhibit):
         raise TypeError(f"draw gave a {type(exhibit).__name__}, not a dmlm.results.exhibit.Exhibit")
@@ -59,12 +59,12 @@ def _drawn(recipe: Any, results: GridResults) -> Exhibit:
 
 
 def _raised_by(path: Path, error: Exception) -> bool:
-    """Whether an error arose in the recipe itself, not in what it called."""
+    """Whether an error was raised by the recipe's own code, not by a function that it called."""
     return traceback.extract_tb(error.__traceback__)[-1].filename == str(path)
 
 
 def _sentence(path: Path, error: Exception) -> str:
-    """Where an error of a recipe arose, and what it says."""
+    """Return a sentence with the file and line of an error in a recipe, and its message."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
     return f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}"

@@ -1,12 +1,12 @@
-"""The folder of a trial and, inside it, those of its evaluations: what lies where, read and written here only.
+"""The folder of a trial and those of its evaluations. Only this module knows the layout:
 
 TRIAL/spec.json          every setting that decides the trained weights
 TRIAL/train.jsonl        a line every ten steps
-TRIAL/checkpoints/       while it is trained
+TRIAL/checkpoints/       only while the training is not finished
 TRIAL/model/             the trained model, in Hugging Face's form
 TRIAL/failures.jsonl     attempts that did not succeed, if any
 TRIAL/result.json        written last: the training is finished
-TRIAL/*.lease            who works on it now
+TRIAL/*.lease            which process works on it now
 TRIAL/evals/NAME/        spec.json, utterances.jsonl and, written last, result.json
 """
 
@@ -26,26 +26,26 @@ RESULT, SPEC = "result.json", "spec.json"
 
 @dataclass(frozen=True)
 class EvaluationFolder:
-    """One model under one condition."""
+    """The folder of one evaluation: one model under one condition."""
 
     path: Path
 
     @property
     def has_result(self) -> bool:
-        """Whether a result is there, without reading it: enough for a progress bar."""
+        """Whether `result.json` exists; it is not read, which is enough for a progress bar."""
         return (self.path / RESULT).is_file()
 
     @property
     def done(self) -> bool:
-        """`result.json` is written last, so it is the only sign; a damaged one is none."""
+        """Whether the evaluation is finished: it has a valid `result.json`, which is written last."""
         return EvaluationResult.of(read_object_if_written(self.path / RESULT)) is not None
 
     @property
     def result(self) -> EvaluationResult:
-        """Counts pooled over the utterances, as stored when it finished.
+        """Counts pooled over the utterances, as stored.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: `result.json` is missing or damaged.
         """
         result = EvaluationResult.of(read_object(self.path / RESULT))
         if result is None:
@@ -53,10 +53,10 @@ class EvaluationFolder:
         return result
 
     def utterances(self) -> tuple[UtteranceResult, ...]:
-        """Every utterance of a finished evaluation; of an unfinished one those written so far.
+        """Read all utterances of a finished evaluation; of an unfinished one those written so far.
 
         Raises:
-            UserError: naming the file: a torn line, a missing field, or a total that does not match.
+            UserError: a partial line, a missing field, or totals that do not match `result.json`; names the file.
         """
         path, done = self.path / "utterances.jsonl", self.done
         utterances = []
@@ -84,7 +84,7 @@ class EvaluationFolder:
                 )
 
     def write(self, spec: dict[str, Any], utterances: Sequence[UtteranceResult], decode_s: float) -> EvaluationResult:
-        """Write the files of a finished evaluation, `result.json` last."""
+        """Write the files of a finished evaluation, `result.json` last; return the result."""
         result = EvaluationResult.of_utterances(utterances, round(decode_s, 3))
         lines = (json.dumps(utterance.stored(), ensure_ascii=False) + "\n" for utterance in utterances)
         write_object(self.path / SPEC, spec)
@@ -95,22 +95,22 @@ class EvaluationFolder:
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """One trained model."""
+    """The folder of one trial: a model, trained or in training."""
 
     path: Path
 
     @property
     def result(self) -> TrialResult | None:
-        """Parameters, steps, time and speed of a finished training, else None; a damaged file is none."""
+        """Facts of a finished training; None if `result.json` is missing or damaged."""
         return TrialResult.of(read_object_if_written(self.path / RESULT))
 
     def write_result(self, result: TrialResult) -> None:
-        """Write `result.json`: the sign that the training is finished."""
+        """Write `result.json`, which marks the training as finished."""
         write_object(self.path / RESULT, asdict(result))
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The settings that decided the weights."""
+        """The settings that determine the weights."""
         return dict(read_object(self.path / SPEC))
 
     def write_spec(self, spec: dict[str, Any]) -> None:
@@ -119,11 +119,11 @@ class TrialFolder:
 
     @property
     def log_path(self) -> Path:
-        """Where the training writes its log."""
+        """Path of the training log."""
         return self.path / "train.jsonl"
 
     def log(self) -> list[TrainingStep]:
-        """What the training logged so far."""
+        """Read the steps that the training logged so far."""
         lines = read_lines(self.log_path, self.result is not None)
         return [
             TrainingStep(
@@ -137,7 +137,7 @@ class TrialFolder:
         ]
 
     def steps_done(self) -> int:
-        """Steps that the log shows; cheap, and 0 where nothing can be read."""
+        """Return the last step in the log; 0 if nothing can be read. Cheaper than `log`."""
         try:
             return int(json.loads(self.log_path.read_text().splitlines()[-1])["step"])
         except (OSError, IndexError, ValueError, KeyError):
@@ -155,7 +155,7 @@ class TrialFolder:
 
     @property
     def has_model(self) -> bool:
-        """Whether the model has its files, as long as their headers say: cheaper than reading them, and it shows a cut."""
+        """Whether the model is complete: its weight files are as long as their headers say, and it has a config."""
         from safetensors import SafetensorError, safe_open
 
         weights = list(self.model.glob("*.safetensors"))
@@ -170,23 +170,23 @@ class TrialFolder:
 
     @property
     def training_lease(self) -> Path:
-        """Who trains it."""
+        """Path of the lease of the process that trains it."""
         return self.path / "train.lease"
 
     def evaluation_lease(self, name: str) -> Path:
-        """Who evaluates it under one condition."""
+        """Path of the lease of the process that runs an evaluation."""
         return self.path / f"{name}.lease"
 
     def leases(self) -> list[Path]:
-        """All leases that are there."""
+        """List the lease files."""
         return list(self.path.glob("*.lease"))
 
     def evaluation(self, name: str) -> EvaluationFolder:
-        """The folder of an evaluation."""
+        """Return the folder of an evaluation."""
         return EvaluationFolder(self.path / "evals" / name)
 
     def evaluations(self) -> Iterator[EvaluationFolder]:
-        """Those that are there, finished or not."""
+        """Iterate over the folders of evaluations that exist, finished or not."""
         return map(EvaluationFolder, sorted(self.path.glob("evals/*")))
 
     @property
@@ -196,10 +196,10 @@ class TrialFolder:
 
 
 def trial_folder(runs: Path, name: str) -> TrialFolder:
-    """The folder of a trial by its name."""
+    """Return the folder of a trial by its name."""
     return TrialFolder(runs / "trials" / name)
 
 
 def trial_folders(runs: Path) -> Iterator[TrialFolder]:
-    """All trials that were started."""
+    """Iterate over the folders of all trials that were started."""
     return map(TrialFolder, sorted((runs / "trials").glob("*")))

@@ -1,6 +1,6 @@
-"""A grid on disk: `grid.json` names its trials and evaluations; results are read when they are asked for.
+"""A grid on disk: `grid.json` lists its trials and evaluations; their results are read on first access.
 
-An evaluation without a whole `result.json` is missing, whatever else its folder holds. Nothing here imports torch.
+An evaluation without a valid `result.json` is missing, whatever else its folder holds. Nothing here imports torch.
 """
 
 import math
@@ -27,7 +27,7 @@ FILE = "grid.json"
 
 @dataclass(frozen=True)
 class CorpusCard:
-    """What a reader of results needs to know of a corpus."""
+    """The facts about a corpus that are stored with results."""
 
     name: str
     version: str
@@ -37,13 +37,13 @@ class CorpusCard:
 
     @property
     def label(self) -> str:
-        """Readable and unique: `name-digest8`."""
+        """A readable and unique name: `name-digest8`."""
         return f"{self.name}-{self.digest[:8]}"
 
 
 @dataclass(frozen=True, eq=False)
 class GridEvaluation:
-    """One model under one condition: SNR (`snr.CLEAN_DB`: clean), and which modality was permuted, in which draw."""
+    """One evaluation: its SNR (`snr.CLEAN_DB` for clean), the permuted modality if any, and the draw of the permutation."""
 
     snr_db: float
     permuted: str | None
@@ -52,7 +52,7 @@ class GridEvaluation:
 
     @property
     def done(self) -> bool:
-        """Whether it has its result."""
+        """Whether it is finished."""
         return self.folder.done
 
     @cached_property
@@ -62,11 +62,11 @@ class GridEvaluation:
 
     @cached_property
     def utterances(self) -> tuple[UtteranceResult, ...]:
-        """Every utterance of a finished evaluation; of an unfinished one those written so far.
+        """All utterances of a finished evaluation; of an unfinished one those written so far.
 
         Raises:
-            UserError: naming the file: a torn line, a missing field, a total that does not match, or an SNR that is
-                off by more than 0.1 dB.
+            UserError: a partial line, a missing field, totals that do not match, or a measured SNR that is off by
+                more than 0.1 dB; names the file.
         """
         utterances = self.folder.utterances()
         for utterance in utterances if self.done else ():
@@ -80,13 +80,13 @@ class GridEvaluation:
         return utterances
 
     def deviation_db(self, utterance: UtteranceResult) -> float:
-        """Measured less nominal SNR; NaN where nothing was measured, as in clean speech."""
+        """Return measured minus nominal SNR in dB; NaN if none was measured, as in clean speech."""
         measured_db = utterance.snr_db_measured
         return math.nan if measured_db is None or not snr.noisy(self.snr_db) else measured_db - self.snr_db
 
     @cached_property
     def counts(self) -> Counts:
-        """Errors and reference words, one item an utterance."""
+        """Errors and reference words of each utterance."""
         return Counts(
             tuple(utterance.id for utterance in self.utterances),
             np.array([utterance.errors for utterance in self.utterances], dtype=float),
@@ -96,18 +96,18 @@ class GridEvaluation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GridCell:
-    """One trained model of a grid: what it was trained on, and its evaluations."""
+    """One cell of a grid: a model, the settings of its training, and its evaluations."""
 
     model: str
     template: str
     seed: int
     label: str
-    variant: str  # what else sets the cell apart from one of the same model, template and seed; mostly empty
+    variant: str  # tells it from cells of the same model, template and seed; often empty
     corpus: CorpusCard
     tokenizers: dict[str, str]  # recipe by letter
     noise: dict[str, Any]
     steps: int | None
-    settings: dict[str, Any]  # of the whole cell; empty where an older version wrote the grid
+    settings: dict[str, Any]  # all settings of the cell; empty if an older version wrote the grid
     trial: TrialFolder
     evaluations: tuple[GridEvaluation, ...]
 
@@ -118,42 +118,42 @@ class GridCell:
 
     @cached_property
     def training(self) -> TrialResult | None:
-        """Parameters, steps, time and speed of a finished training, else None."""
+        """Facts of a finished training, else None."""
         return self.trial.result
 
     @cached_property
     def log(self) -> list[TrainingStep]:
-        """What the training logged."""
+        """The logged steps of the training."""
         return self.trial.log()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GridResults:
-    """A grid as it stands on disk, finished or not."""
+    """The results of a grid on disk, finished or not."""
 
     folder: Path
     name: str
     normaliser: str
     baseline: str
     cells: tuple[GridCell, ...]
-    about: str = ""  # the question that it answers
+    about: str = ""  # the question that the grid answers
 
     @property
     def models(self) -> list[str]:
-        """In the order of the grid."""
+        """Its models, in the order of the grid."""
         return list(dict.fromkeys(cell.model for cell in self.cells))
 
     @property
     def snrs_db(self) -> list[float]:
-        """Every condition of the grid from easy to hard: clean first, the lowest SNR last."""
+        """All SNRs of the grid from easy to hard: clean first, the lowest SNR last."""
         return sorted({evaluation.snr_db for cell in self.cells for evaluation in cell.evaluations}, reverse=True)
 
     def distinct(self, value: Callable[[GridCell], Any]) -> list[Any]:
-        """The different values that cells have, in the order of the grid."""
+        """Return the distinct values of `value(cell)`, in the order of the grid."""
         values: list[Any] = []
         for cell in self.cells:
-            if (found := value(cell)) not in values:
-                values.append(found)
+            if (cell_value := value(cell)) not in values:
+                values.append(cell_value)
         return values
 
     @property
@@ -162,14 +162,14 @@ class GridResults:
         return self.distinct(lambda cell: cell.corpus)
 
     def tokenizers_of(self, letter: str) -> list[str]:
-        """Recipes that cells read a modality with."""
+        """Return the tokenizer recipes that cells use for a modality."""
         recipes = self.distinct(lambda cell: cell.tokenizers.get(letter) if letter in cell.inputs else None)
         return [recipe for recipe in recipes if recipe]
 
     def find(
         self, model: str, template: str, snr_db: float, permuted: str | None = None, variant: str | None = None
     ) -> list[GridEvaluation]:
-        """Evaluations of a condition, finished or not: one for each training seed and each draw of the permutation."""
+        """Find the evaluations of a condition, finished or not: one per training seed and draw of the permutation."""
         return [
             evaluation
             for cell in self.cells
@@ -180,27 +180,27 @@ class GridResults:
 
     @property
     def missing(self) -> list[tuple[GridCell, GridEvaluation]]:
-        """Evaluations that the grid asks for and that are not finished."""
+        """Evaluations of the grid that are not finished, each with its cell."""
         return [(cell, evaluation) for cell in self.cells for evaluation in cell.evaluations if not evaluation.done]
 
     @property
-    def asked(self) -> int:
-        """Evaluations that the grid asks for."""
+    def evaluation_count(self) -> int:
+        """Number of evaluations of the grid, finished or not."""
         return sum(len(cell.evaluations) for cell in self.cells)
 
 
 def grid_folders(runs: Path) -> list[Path]:
-    """Folders of the grids that were run."""
+    """List the folders of the grids that were run."""
     return sorted(path.parent for path in runs.glob(f"*/{FILE}"))
 
 
 def is_grid(folder: Path) -> bool:
-    """Whether a folder is that of a grid."""
+    """Whether a folder contains a grid."""
     return (folder / FILE).is_file()
 
 
 def write_grid(grid: GridResults) -> None:
-    """Write `grid.json`, from which `read_grid` gives the same again."""
+    """Write `grid.json`, the file that `read_grid` reads."""
 
     def relative(path: Path) -> str:
         return Path(os.path.relpath(path, grid.folder)).as_posix()
@@ -235,10 +235,10 @@ def write_grid(grid: GridResults) -> None:
 
 
 def read_grid(folder: Path) -> GridResults:
-    """Open the folder of a grid. Only `grid.json` is read now; results are read when asked for.
+    """Open the folder of a grid. Only `grid.json` is read now; results are read on first access.
 
     Raises:
-        UserError: no such file, another schema, or a field that is missing or not what it should be.
+        UserError: no such file, another schema, or a missing or invalid field.
     """
     path = folder.expanduser().resolve() / FILE
     grid = read_object(path)
@@ -249,7 +249,7 @@ def read_grid(folder: Path) -> GridResults:
         )
     try:
         cells = _cells(_upgraded(grid) if schema == 1 else grid["cells"], path.parent)
-        about = str(grid.get("about", ""))  # of no grid before it was kept
+        about = str(grid.get("about", ""))  # older files have none
         names = ("name", "normaliser", "baseline")
         return GridResults(folder=path.parent, cells=cells, about=about, **{name: grid[name] for name in names})
     except KeyError as error:
@@ -259,18 +259,18 @@ def read_grid(folder: Path) -> GridResults:
 
 
 def _upgraded(grid: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """Cells of schema 1, which kept corpus, noise and tokenizers once for the whole grid."""
+    """Convert the cells of schema 1, which stored corpus, noise and tokenizers once for the whole grid."""
     corpus, noise, readers = grid["corpus"], grid["noise"], grid["readers"]
     for cell in grid["cells"]:
         settings = cell.get("settings") or {}
-        chosen = {letter: choice["recipe"] for letter, choice in settings.get("tokenizers", {}).items()}
+        recipes = {letter: choice["recipe"] for letter, choice in settings.get("tokenizers", {}).items()} or readers
         letters = Template.parse(cell["template"]).letters
-        tokenizers = {letter: (chosen or readers)[letter] for letter in letters if letter in (chosen or readers)}
+        tokenizers = {letter: recipes[letter] for letter in letters if letter in recipes}
         yield {"corpus": corpus, "noise": settings.get("noise", noise), "tokenizers": tokenizers, **cell}
 
 
 def _cells(records: Iterable[dict[str, Any]], folder: Path) -> tuple[GridCell, ...]:
-    """Cells in order. Unnamed variants of one model, template and seed are numbered, so that they are never pooled."""
+    """Build the cells. Cells of equal model, template, seed and variant are numbered, so that they are never pooled."""
     cells: list[GridCell] = []
     counts: dict[tuple[str, str, int, str], int] = {}
     for record in records:

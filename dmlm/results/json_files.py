@@ -1,4 +1,4 @@
-"""JSON and JSONL files of a run: what is missing or torn is said, or counts as not written yet."""
+"""Read and write the JSON and JSONL files of a run, with clear errors for missing and partially written ones."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ def write_object(path: Path, values: Any) -> None:
 
 
 def read_object(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        UserError: it is missing or is not JSON.
+        UserError: it is missing or not JSON.
     """
     try:
         return json.loads(path.read_text("utf-8"))
@@ -30,7 +30,7 @@ def read_object(path: Path) -> Any:
 
 
 def read_object_if_written(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where the file is missing, torn or no object: then it is to be written again."""
+    """Read the object in a JSON file; None if the file is missing, cut off or not an object."""
     try:
         values = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -39,10 +39,10 @@ def read_object_if_written(path: Path) -> dict[str, Any] | None:
 
 
 def read_lines(path: Path, finished: bool) -> list[dict[str, Any]]:
-    """Records of a JSONL file; a torn last line is left out, but only while the writer has not finished.
+    """Read the records of a JSONL file. While its writer has not finished, a partial last line is ignored.
 
     Raises:
-        UserError: a torn line elsewhere, or a missing file although its writer has finished.
+        UserError: another line is damaged, or the file is missing although its writer has finished.
     """
     if not path.is_file():
         if finished:

@@ -1,4 +1,4 @@
-"""Writing `train.jsonl`: what is read of it is in `folders`."""
+"""Write the training log, `train.jsonl`; `TrialFolder.log` reads it."""
 
 import json
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from dmlm import files
 
 
 class Loggers(Protocol):
-    """Whoever is told the same steps."""
+    """Experiment trackers that receive the same steps."""
 
     def start(self, resumed_step: int) -> None:
-        """Begin at step 0, or go on after the step of a checkpoint."""
+        """Begin at step 0, or continue after the step of a checkpoint."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of a step."""
 
 
 class TrainingLog:
-    """A line every ten steps and for the last one; lines after the step resumed from are cut first, at once."""
+    """The log of one training: a line for every tenth step and for the last one."""
 
     EVERY = 10  # steps
 
@@ -27,32 +27,32 @@ class TrainingLog:
         self._path, self._steps, self._loggers = path, steps, loggers
 
     def start(self, resumed_step: int) -> None:
-        """Open the file and cut what comes after `resumed_step`: it will be written again."""
-        kept = []
+        """Open the file, and remove lines after `resumed_step`: those steps are trained and logged again."""
+        lines = []
         if self._path.is_file():
             for line in self._path.read_text().splitlines():
                 try:
                     if json.loads(line)["step"] <= resumed_step:
-                        kept.append(line)
+                        lines.append(line)
                 except json.JSONDecodeError:
-                    break  # torn by a kill: everything from here on is written again
-            files.write_text(self._path, "".join(line + "\n" for line in kept))
+                    break  # cut off by a kill: from here on everything is written again
+            files.write_text(self._path, "".join(line + "\n" for line in lines))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a")
         self._loggers.start(resumed_step)
 
     def write(self, step: int, loss: float, by_modality: Mapping[str, float], lr: float, elapsed_s: float) -> None:
-        """The losses of a step: the weighted sum, and nats a token of each modality."""
+        """Log a step if it is due: the weighted loss, and each modality's loss in nats per token."""
         if step % self.EVERY and step != self._steps:
             return
-        line = {
+        record = {
             "step": step,
             "loss": round(loss, 5),
             "loss_by_modality": {letter: round(nats, 5) for letter, nats in by_modality.items()},
             "lr": lr,
             "elapsed_s": round(elapsed_s, 2),
         }
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         parts = {f"train/loss_{letter}": nats for letter, nats in by_modality.items()}
         self._loggers.scalars(step, {"train/loss": loss, **parts, "train/lr": lr})

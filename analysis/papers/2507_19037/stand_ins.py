@@ -8,7 +8,7 @@ from dmlm.results.grid import GridResults
 
 ORDER = 90
 NAME = "stand_ins"
-PAPER_READERS = {
+PAPER_ENCODERS = {
     "A": ("audio_seamless", "Seamless units: XLSR-2 1B layer 35, 10,000 centroids"),
     "L": ("lips_avhubert", "clusters of AV-HuBERT features"),
     "I": ("image_dalle", "DALL-E's dVAE, 8,192 codes"),
@@ -25,7 +25,7 @@ PAPER_CORPUS = "3-Equations: 10,000 items (8,000/1,000/1,000), pyttsx3 speech, W
 
 
 def _rows(results: GridResults) -> list[tuple[str, str, str, str]]:
-    """Part, paper, this grid, and whether the grid's is a stand-in."""
+    """Return the rows of the table: part, in the paper, in this grid, verdict."""
     rows = []
     for card in results.corpora:
         counts = "/".join(str(card.utterances.get(split, "?")) for split in ("train", "val", "test"))
@@ -33,17 +33,19 @@ def _rows(results: GridResults) -> list[tuple[str, str, str, str]]:
         rows.append(("corpus", PAPER_CORPUS, f"{card.name} {card.version}: {counts} items", verdict))
     letters = dict.fromkeys(letter for cell in results.cells for letter in cell.inputs)
     for letter in letters:
-        recipe, words = PAPER_READERS.get(letter, ("", "not in the paper"))
-        for used in results.tokenizers_of(letter) or [""]:
-            verdict = "as in the paper" if used == recipe else "stand-in" if used else "unknown"
-            rows.append((f"{letter}, {MODALITIES[letter].name}", words, used or "not recorded", verdict))
+        paper_recipe, description = PAPER_ENCODERS.get(letter, ("", "not in the paper"))
+        for recipe in results.tokenizers_of(letter) or [""]:
+            verdict = "as in the paper" if recipe == paper_recipe else "stand-in" if recipe else "unknown"
+            rows.append((f"{letter}, {MODALITIES[letter].name}", description, recipe or "not recorded", verdict))
     for noise in results.distinct(lambda cell: (str(cell.noise.get("set")), str(cell.noise.get("placement")))):
         same = "musan" in noise[0].lower() and noise[1] == "second_half"
-        used = f"{noise[0]}, {noise[1].replace('_', ' ')}"
+        setting = f"{noise[0]}, {noise[1].replace('_', ' ')}"
         paper = "MUSAN clips on the second half of each equation"
-        rows.append(("noise", paper, used, "as in the paper" if same else "stand-in"))
+        rows.append(("noise", paper, setting, "as in the paper" if same else "stand-in"))
     for model in results.models:
-        family = next((words for name, words in PAPER_MODELS.items() if name in model.rpartition("/")[2]), "—")
+        family = next(
+            (description for name, description in PAPER_MODELS.items() if name in model.rpartition("/")[2]), "—"
+        )
         rows.append(("backbone", family, model, VERDICTS.get(model, "stand-in")))
     return rows
 
