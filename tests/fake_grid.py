@@ -14,7 +14,7 @@ from dmlm.score.wer import NORMALISER, count_errors
 Speaker = Callable[
     [str, str, str, float | str, str | None, int], str
 ]  # (reference, model, template, snr, permuted, draw)
-LEVELS: tuple[float | str, ...] = ("clean", 20.0, 10.0, 5.0, 0.0, -5.0, -10.0, -20.0)
+ALL_SNRS_DB: tuple[float | str, ...] = ("clean", 20.0, 10.0, 5.0, 0.0, -5.0, -10.0, -20.0)
 WORDS = ("minus", "plus", "equals", "over", "x", "y", "w", "3", "7", "12", "16", "log", "of", "to", "the", "power")
 
 
@@ -93,9 +93,9 @@ def write_grid(
     *,
     models: Sequence[str] = ("opt-tiny",),
     templates: Sequence[str] = ("A -> T", "A+L -> T"),
-    levels: Sequence[float | str] = LEVELS,
+    snrs_db: Sequence[float | str] = ALL_SNRS_DB,
     seeds: Sequence[int] = (0,),
-    permuted_levels: Sequence[float | str] = (),
+    permuted_snrs_db: Sequence[float | str] = (),
     draws: int = 3,
     utterances: int = 40,
     speaker: Speaker = noisy_listener,
@@ -113,17 +113,17 @@ def write_grid(
                 inputs = template.removesuffix(" -> T")
                 trial = folder / "trials" / f"{model}_{inputs}_seed{seed}-0123456789ab"
                 write_training(trial, template, model)
-                conditions = [(level, None, 0) for level in levels]
+                conditions = [(snr_db, None, 0) for snr_db in snrs_db]
                 for letter in set(inputs) & set("LIO"):
-                    conditions += [(level, letter, draw) for level in permuted_levels for draw in range(draws)]
+                    conditions += [(snr_db, letter, draw) for snr_db in permuted_snrs_db for draw in range(draws)]
                 evaluations = []
-                for level, permuted, draw in conditions:
-                    place = trial / "evals" / f"snr{level}_{permuted or 'plain'}-{draw}"
-                    heard = [speaker(text, model, template, level, permuted, draw + 100 * seed) for text in texts]
+                for snr_db, permuted, draw in conditions:
+                    evaluation_folder = trial / "evals" / f"snr{snr_db}_{permuted or 'plain'}-{draw}"
+                    heard = [speaker(text, model, template, snr_db, permuted, draw + 100 * seed) for text in texts]
                     names = [f"utt-{index:04d}" for index in range(utterances)]
-                    write_evaluation(place, list(zip(names, texts, heard, strict=True)), level)
-                    where = f"../trials/{trial.name}/evals/{place.name}"
-                    evaluations.append({"snr_db": level, "permuted": permuted, "draw": draw, "folder": where})
+                    write_evaluation(evaluation_folder, list(zip(names, texts, heard, strict=True)), snr_db)
+                    where = f"../trials/{trial.name}/evals/{evaluation_folder.name}"
+                    evaluations.append({"snr_db": snr_db, "permuted": permuted, "draw": draw, "folder": where})
                 family = "OPT" if model.startswith("opt") else "Mamba"
                 cells.append(
                     {

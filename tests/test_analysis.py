@@ -34,7 +34,7 @@ def made(tmp_path_factory):
     """A complete grid, with its figures made once."""
     root = tmp_path_factory.mktemp("runs")
     folder = write_grid(
-        root, levels=("clean", 0.0, -10.0), permuted_levels=(-10.0,), draws=2, utterances=12, speaker=speaker
+        root, snrs_db=("clean", 0.0, -10.0), permuted_snrs_db=(-10.0,), draws=2, utterances=12, speaker=speaker
     )
     results = read_grid(folder)
     files = make_figures(results).files
@@ -89,7 +89,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(tmp_path):
     def lucky(reference, model, template, snr_db, permuted, draw):
         return " ".join(reference.split()[1 if draw == 0 else 2 :])
 
-    folder = write_grid(tmp_path, templates=("A -> T",), levels=(0.0,), seeds=(0, 1), utterances=5, speaker=lucky)
+    folder = write_grid(tmp_path, templates=("A -> T",), snrs_db=(0.0,), seeds=(0, 1), utterances=5, speaker=lucky)
     results = read_grid(folder)
     (system,) = systems(results)
     point = wer_point(results, system, 0.0)
@@ -100,7 +100,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(tmp_path):
 
 
 def test_a_model_worse_than_silence_is_not_read_as_a_finding(tmp_path):
-    folder = write_grid(tmp_path, levels=(0.0, -10.0), utterances=5, speaker=lambda *asked: "so " * 60)
+    folder = write_grid(tmp_path, snrs_db=(0.0, -10.0), utterances=5, speaker=lambda *asked: "so " * 60)
     make_figures(read_grid(folder))
     said = (folder / "figures" / "findings.md").read_text()
     assert said.count("has not learned to transcribe, so read no effect into it") == 1  # told once, of the baseline

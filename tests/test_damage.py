@@ -37,7 +37,7 @@ def test_a_damaged_result_is_none(tmp_path, content):
 
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_result_is_missing_in_status_and_tables(tmp_path, content):
-    folder = write_grid(tmp_path, templates=["A -> T"], levels=["clean", 0.0], utterances=4)
+    folder = write_grid(tmp_path, templates=["A -> T"], snrs_db=["clean", 0.0], utterances=4)
     index = json.loads((folder / "grid.json").read_text())
     index["cells"][0]["steps"] = 400
     (folder / "grid.json").write_text(json.dumps(index))

@@ -229,8 +229,8 @@ def test_clean_is_infinite():
 
 
 def test_equal_levels_are_tested_once_and_repeated_ones_weigh_more_in_training():
-    levels = "[clean, clean, 0, 0.0, -0.0]"
-    changes = [f"snr_db={{train: {levels}, test: {levels}}}", f"perceptual.snr_db={levels}"]
+    snrs_db = "[clean, clean, 0, 0.0, -0.0]"
+    changes = [f"snr_db={{train: {snrs_db}, test: {snrs_db}}}", f"perceptual.snr_db={snrs_db}"]
     for cell in read_grid_file("quickstart", changes).cells:
         assert cell.snr_db.train == (math.inf, math.inf, 0.0, 0.0, 0.0)
         assert cell.snr_db.test == cell.perceptual.snr_db == (math.inf, 0.0)
@@ -293,8 +293,8 @@ def test_the_name_of_a_trial_is_readable():
 
 def test_only_added_modalities_are_permuted():
     grid = read_grid_file("quickstart", ["perceptual={snr_db: [0], draws: 3}"])
-    levels = grid.cells[0].snr_db.test
-    conditions = {level: CLEAN if level == math.inf else Condition(level, bank_digest="b") for level in levels}
+    snrs_db = grid.cells[0].snr_db.test
+    conditions = {snr_db: CLEAN if snr_db == math.inf else Condition(snr_db, bank_digest="b") for snr_db in snrs_db}
     plain, lips = (evaluations_of(grid.cells[n], grid.baseline, conditions) for n in (0, 1))
     assert {e.permuted for e in plain} == {None}
     assert [(e.permuted, e.draw) for e in lips if e.permuted] == [("L", 0), ("L", 1), ("L", 2)]

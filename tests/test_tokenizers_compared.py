@@ -18,7 +18,7 @@ def filtered(tmp_path):
     grid = write_grid(
         tmp_path / "runs",
         templates=tuple(lost),
-        levels=(0.0, -10.0),
+        snrs_db=(0.0, -10.0),
         utterances=12,
         speaker=lambda reference, model, template, *condition: " ".join(reference.split()[lost[template] :]),
     )

@@ -28,16 +28,16 @@ def group(reference: str) -> int:
     return zlib.crc32(reference.encode()) % 2
 
 
-def grid(root: Path, losses: dict, levels, permuted: Lost = 0, **more) -> Path:
+def grid(root: Path, losses: dict, snrs_db, permuted: Lost = 0, **more) -> Path:
     """A grid whose systems lose so many words: `losses` by template or (model, template), one number a level."""
 
     def speaker(reference, model, template, snr_db, exchanged, draw):
-        by_level = losses[(model, template)] if (model, template) in losses else losses[template]
-        lost = permuted if exchanged else by_level[levels.index(snr_db)]
+        by_snr = losses[(model, template)] if (model, template) in losses else losses[template]
+        lost = permuted if exchanged else by_snr[snrs_db.index(snr_db)]
         return " ".join(reference.split()[lost(reference) if callable(lost) else lost :])
 
     templates = list(dict.fromkeys(key if isinstance(key, str) else key[1] for key in losses))
-    return write_grid(root, templates=templates, levels=levels, utterances=ITEMS, speaker=speaker, **more)
+    return write_grid(root, templates=templates, snrs_db=snrs_db, utterances=ITEMS, speaker=speaker, **more)
 
 
 def checks(folder: Path) -> Exhibit:
@@ -244,7 +244,7 @@ def test_a_gain_and_its_mirror_have_the_same_numbers_and_the_other_verb(tmp_path
 )
 def test_a_benefit_without_a_perceptual_score_is_one_of_training_only(tmp_path, lips, exchanged, in_training_only):
     lost = {"A -> T": (4, 4), "A+L -> T": (lips, lips)}
-    folder = grid(tmp_path, lost, (0.0, -10.0), permuted=exchanged, permuted_levels=(-10.0,), draws=2)
+    folder = grid(tmp_path, lost, (0.0, -10.0), permuted=exchanged, permuted_snrs_db=(-10.0,), draws=2)
     (said,) = [clause for clause in findings(folder) if "of another utterance" in clause]
     assert said.startswith("at -10 dB, lips of another utterance: WER ")
     hint = ", which, beside a positive relative benefit, points to a benefit in training only"

@@ -47,7 +47,7 @@ def test_a_relative_benefit_is_over_the_seeds_that_both_systems_have(tmp_path, u
     def speaker(reference, model, template, snr_db, permuted, draw):
         return " ".join(reference.split()[LOST[template][draw // 100] :])
 
-    folder = write_grid(tmp_path, levels=(0.0,), seeds=(0, 1, 2), utterances=6, speaker=speaker)
+    folder = write_grid(tmp_path, snrs_db=(0.0,), seeds=(0, 1, 2), utterances=6, speaker=speaker)
     for inputs, seeds in unfinished.items():
         for seed in seeds:
             (result,) = tmp_path.glob(f"trials/opt-tiny_{inputs}_seed{seed}-*/evals/*/result.json")
@@ -62,7 +62,7 @@ def test_a_perceptual_score_by_hand_from_the_stored_runs(tmp_path):
         lost = 4 + 2 * draw if permuted else {"A -> T": 4, "A+L -> T": 2}[template]
         return " ".join(reference.split()[lost:])
 
-    folder = write_grid(tmp_path, levels=(0.0,), permuted_levels=(0.0,), draws=2, utterances=6, speaker=speaker)
+    folder = write_grid(tmp_path, snrs_db=(0.0,), permuted_snrs_db=(0.0,), draws=2, utterances=6, speaker=speaker)
     point, found = perceptual_point(read_grid(folder), LIPS, "L", 0.0)
     words = sum(len(text.split()) for text in sentences(6))
     assert point.estimate.value == pytest.approx(6 * (5 - 2) / words)
