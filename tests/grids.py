@@ -41,7 +41,7 @@ def run_here(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What `run_grid` does, without the seconds that new processes need to import everything: for what is not about them."""
     application = typer.Typer()
     application.command()(grid.run)
-    tasks._kept.clear()
+    tasks._last_materials.clear()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker has
     with pytest.MonkeyPatch.context() as patch:

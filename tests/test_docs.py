@@ -244,7 +244,7 @@ def test_the_corpus_runs_in_a_grid_with_the_tokenizer(example, tmp_path, monkeyp
     (clean,) = trial.folder.glob("evals/clean-*/utterances.jsonl")
     stored = [json.loads(line) for line in clean.read_text("utf-8").splitlines()]
     recogniser = Recogniser.load(trial.folder / "model")
-    audio = made.corpus.media(made.corpus.by_id[stored[0]["id"]], "audio")
+    audio = made.corpus.media(made.by_id[stored[0]["id"]], "audio")
     assert recogniser.transcribe(audio=audio) == stored[0]["hypothesis"]
 
 
@@ -258,7 +258,7 @@ def test_the_figure_is_drawn(example, tmp_path) -> None:
     from dmlm.results.figures import make_figures
     from dmlm.results.grid import read_grid
 
-    folder = write_grid(tmp_path, levels=("clean", -10.0), utterances=8)
+    folder = write_grid(tmp_path, snrs_db=("clean", -10.0), utterances=8)
     figures = make_figures(read_grid(folder), [str(example("error_kinds.py"))])
     assert not figures.failures
     table = folder / "figures" / "error_kinds.csv"

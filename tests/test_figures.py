@@ -11,7 +11,7 @@ from dmlm.results import figures
 from dmlm.results.figures import make_figures
 from dmlm.results.grid import read_grid
 from dmlm.results.grid import write_grid as write_index
-from dmlm.results.measures import baseline_of, compared, systems
+from dmlm.results.measures import baseline_of, compared_systems, systems
 
 OWN = """
 from dmlm.results.exhibit import Exhibit
@@ -30,7 +30,7 @@ def own_figure(folder: Path, body: str) -> str:
 
 @pytest.fixture
 def grid(tmp_path):
-    return write_grid(tmp_path / "runs", levels=("clean", 0.0), utterances=6)
+    return write_grid(tmp_path / "runs", snrs_db=("clean", 0.0), utterances=6)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_every_corpus_and_tokenizer_of_a_grid_is_shown(two_corpora):
 def test_a_benefit_is_measured_within_one_corpus(two_corpora):
     results = read_grid(two_corpora)
     assert len(systems(results)) == 4
-    for system in compared(results):
+    for system in compared_systems(results):
         baseline = baseline_of(results, system)
         assert baseline is not None
         assert baseline.corpus == system.corpus
