@@ -1,19 +1,19 @@
-"""The one exception that the command line prints as a sentence (exit code 2)."""
+"""The exceptions that the command line prints as one sentence, with exit code 2."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message says what, where and what to do, in one sentence."""
+    """A mistake that the user can fix. The message says in one sentence what is wrong, where, and what to do."""
 
 
 class NotFinite(UserError):
-    """A loss became NaN or infinite."""
+    """The training loss became NaN or infinite."""
 
 
 class OutOfMemory(UserError):
-    """A training step did not fit; `args[0]` is the number of tokens that were in memory at once."""
+    """A training step did not fit into memory; `args[0]` is the number of tokens that were processed at once."""
 
     def __str__(self) -> str:
         return (
@@ -23,7 +23,7 @@ class OutOfMemory(UserError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The tail of an error message: the nearest known name, then all of them.
+    """Return the end of an error message about an unknown name: the nearest known name, then all known names.
 
     >>> did_you_mean("audio_mfc", ["audio_mfcc", "lips_dct"])
     "did you mean 'audio_mfcc'? known: audio_mfcc, lips_dct"

@@ -1,4 +1,4 @@
-"""Atomic writing: a file is whole or absent, flushed to the disk, and can carry a digest beside it."""
+"""Atomic writing: a file is complete or absent, flushed to disk, and can have a seal (its digest) beside it."""
 
 import errno
 import hashlib
@@ -11,15 +11,14 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it is flushed and renamed to `path`, else removed.
+    """Yield a temporary path in the same folder; rename it to `path` on success, remove it on an exception.
 
-    A kill between any two instructions leaves the old file or the new one, never half of one; once it is left, a loss
-    of power takes nothing back.
+    A kill at any instruction leaves the old file or the new one, never a part of one. The file is flushed before the
+    context ends, so a power failure after that does not undo the write.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(
-        f".{path.name}.{secrets.token_hex(6)}.part"
-    )  # containers on one folder share process numbers
+    # a random name, not the process number: containers that share a folder can have equal process numbers
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         yield temporary
         flush(temporary)
@@ -30,7 +29,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; not every file system can for folders."""
+    """Wait until a file, or the entries of a folder, are on disk, if its file system can flush it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,17 +47,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def seal(path: Path) -> None:
-    """Write the digest of a finished file beside it, as NAME.sha256: whoever finds both knows that the file is whole."""
+    """Seal a finished file: write its digest beside it as NAME.sha256, so that `sealed` can check it."""
     write_text(path.with_suffix(".sha256"), digest(path) + "\n")
 
 
 def sealed(path: Path) -> bool:
-    """Whether a file is there and fits its digest."""
-    marker = path.with_suffix(".sha256")
-    return path.is_file() and marker.is_file() and marker.read_bytes().strip() == digest(path).encode()
+    """Whether a file exists and matches its seal."""
+    seal_path = path.with_suffix(".sha256")
+    return path.is_file() and seal_path.is_file() and seal_path.read_bytes().strip() == digest(path).encode()
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

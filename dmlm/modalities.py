@@ -1,26 +1,26 @@
-"""The one table of modalities: how each is written, where it stands in a manifest, and its weight in the loss."""
+"""The one table of modalities: letter in templates, field in a manifest, and default weight in the loss."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-SAMPLE_RATE_HZ = 16_000  # of audio, as encoders are given it
-FRAMES_HZ = 25  # of lip video
+SAMPLE_RATE_HZ = 16_000  # of the audio that encoders read
+FRAMES_HZ = 25  # frame rate of lip video
 
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
-    """One row."""
+    """One modality, a row of the table."""
 
-    letter: str  # in the notation of templates
+    letter: str  # in templates
     name: str
     field: str  # of an utterance in the manifest
-    file: Literal["audio", "video", "image"] | None = None  # what kind of file that field names; None: it is text
-    input_rate_hz: int | None = None  # samples or frames a second of what an encoder is given; None: no clock
-    default_lambda: float  # loss weight: speech, text and image from arXiv 2507.19037; lips as image, OCR as text
+    file: Literal["audio", "video", "image"] | None = None  # kind of file that the field names; None: it is text
+    input_rate_hz: int | None = None  # samples or frames per second of an encoder's input; None: no clock
+    default_lambda: float  # loss weight: audio, text and image as in arXiv 2507.19037; lips as image, OCR as text
 
     @property
     def is_text(self) -> bool:
-        """Whether its tokens are those of the text vocabulary."""
+        """Whether it is written in tokens of the text vocabulary."""
         return self.file is None
 
 
@@ -38,5 +38,5 @@ MODALITIES = {
 }
 TARGET = "T"
 INPUTS = {letter: modality for letter, modality in MODALITIES.items() if letter != TARGET}
-FIELDS = {modality.field: modality for modality in INPUTS.values()}  # by field of the manifest
-FILES = tuple(modality.field for modality in INPUTS.values() if modality.file)  # fields that name a file
+FIELDS = {modality.field: modality for modality in INPUTS.values()}  # by field name in a manifest
+FILES = tuple(modality.field for modality in INPUTS.values() if modality.file)  # fields that hold a file path

@@ -1,4 +1,4 @@
-"""Where things are: the recipe folders (in a checkout or an installed wheel) and the one folder that is written to."""
+"""Paths of the recipe folders (in a checkout or a wheel) and of the one folder that is written to."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ IN_CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent 
 
 
 def recipe_folder(kind: str) -> Path:
-    """Folder of the recipes of a kind: `tokenizers`, `datasets`, `sweeps` or `analysis`."""
+    """Folder of the recipes of a kind (`tokenizers`, `datasets`, `sweeps` or `analysis`)."""
     return PACKAGE.parent / kind if IN_CHECKOUT else PACKAGE / "recipe_folders" / kind
 
 
 def home() -> Path:
-    """Folder that holds corpora, noise, tokens and runs: `DMLM_HOME`, else `var/` in the checkout (or here)."""
+    """Folder of corpora, noise, tokens and runs: `DMLM_HOME`, else `var/` in the checkout or working folder."""
     if folder := os.environ.get("DMLM_HOME"):
         return Path(folder).expanduser().resolve()
     return (PACKAGE.parent if IN_CHECKOUT else Path.cwd()) / "var"

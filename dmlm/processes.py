@@ -1,7 +1,8 @@
 """Run a function over jobs in fresh processes, one process per job.
 
-A fresh process per job is what makes synthesis reproducible (the synthesiser keeps state between sentences), and it
-keeps any library's threads and memory out of the main process. Only names and plain data cross the border.
+A fresh process for each job makes synthesis reproducible, because the synthesiser keeps state between sentences. It
+also keeps the threads and the memory of libraries out of the main process. Only names and plain data cross the border
+between processes.
 """
 
 import ctypes
@@ -20,24 +21,26 @@ from dmlm.errors import UserError
 
 J = TypeVar("J")
 R = TypeVar("R")
-LAST_WORDS_S = 15  # for a checkpoint, once the main process is gone
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+CHECKPOINT_WAIT_S = 15  # time that an orphaned training has to write a checkpoint
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
+# modules that the fork server imports once for all workers
 PRELOAD = ["numpy", "scipy.signal", "scipy.fft", "dmlm.tokens.shards", "dmlm.corpus.noise"]
 
 
 def count() -> int:
-    """Worker processes to use: `DMLM_WORKERS`, else the cores this process may run on."""
-    if named := os.environ.get("DMLM_WORKERS"):
-        if not named.isdigit() or int(named) < 1:
-            raise UserError(f"DMLM_WORKERS is {named!r}; set it to a whole number of processes, 1 or more.")
-        return int(named)
+    """Number of worker processes to use: `DMLM_WORKERS`, else the number of cores that this process may run on."""
+    if setting := os.environ.get("DMLM_WORKERS"):
+        if not setting.isdigit() or int(setting) < 1:
+            raise UserError(f"DMLM_WORKERS is {setting!r}; set it to a whole number of processes, 1 or more.")
+        return int(setting)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin(gpus: str = "") -> None:
-    """Ctrl-C and SIGUSR1 are handled by the main process; libraries get one thread each, since every core has a worker.
+def _initialise_worker(gpus: str = "") -> None:
+    """Prepare a worker: ignore Ctrl-C and SIGUSR1, which the main process handles, and use one thread per library.
 
-    The environment binds libraries that are yet to be loaded, the limit those that the fork server has loaded.
+    Every core has a worker, hence one thread. The environment variables apply to libraries that are loaded later;
+    `threadpool_limits` applies to those that the fork server has loaded already.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -50,10 +53,10 @@ def _begin(gpus: str = "") -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave no process behind when the main one is gone: at once, or after a training has left its checkpoint."""
+    """End this worker once the main process is gone; a training first has time to write its checkpoint."""
     while not orphaned():
         time.sleep(1)
-    for _ in range(LAST_WORDS_S):
+    for _ in range(CHECKPOINT_WAIT_S):
         if not in_training.is_set():
             break
         time.sleep(1)
@@ -61,39 +64,39 @@ def _end_with_parent() -> None:
 
 
 def keep_memory() -> None:
-    """Let glibc keep what large tensors free: it would give it back to the system and fault it in again at every step."""
+    """Make glibc keep the memory of freed tensors: returning it to the system makes every step fault it in again."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # not on macOS or musl
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-in_training = threading.Event()  # set while there is a checkpoint to be left
+in_training = threading.Event()  # set while a training runs here, which would write a checkpoint before the end
 
 
 def orphaned() -> bool:
-    """Whether this is a worker whose main process is gone, so that nobody waits for its work."""
-    parent = multiprocessing.parent_process()  # not the fork server, which lives as long as any worker
+    """Whether this is a worker whose main process is gone, so that its work is no longer needed."""
+    parent = multiprocessing.parent_process()  # main process; the fork server would live as long as any worker
     return parent is not None and not parent.is_alive()
 
 
 def pool(count: int, gpus: str = "", tasks_per_process: int | None = None) -> ProcessPoolExecutor:
-    """Processes that see only these GPUs (empty: as this process does) and have one thread each."""
+    """Return a pool of single-threaded processes that see only these GPUs (empty: all that this process sees)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    return ProcessPoolExecutor(count, context, _begin, (gpus,), max_tasks_per_child=tasks_per_process)
+    return ProcessPoolExecutor(count, context, _initialise_worker, (gpus,), max_tasks_per_child=tasks_per_process)
 
 
 def terminate(executor: ProcessPoolExecutor) -> None:
-    """Ask the processes of a pool to end (SIGTERM): a training leaves a checkpoint first."""
+    """Send SIGTERM to the processes of a pool; a training writes a checkpoint before it ends."""
     for process in list((executor._processes or {}).values()):
         process.terminate()
 
 
 def run(function: Callable[[J], R], jobs: Iterable[J], workers: int | None = None) -> Iterator[R]:
-    """Yield `function(job)` as each job ends, in any order; each in a fresh process.
+    """Run each job in a fresh process and yield the values of `function(job)` as the jobs end, in any order.
 
-    The first exception, or Ctrl-C, asks the others to end and is raised.
+    At the first exception, or at Ctrl-C, the other processes are asked to end and the exception is raised.
     """
     executor = pool(workers or count(), tasks_per_process=1)
     try:

@@ -1,4 +1,4 @@
-"""Progress with an ETA: one moving line on a terminal, a plain line every ten seconds in a log."""
+"""Progress bars with an ETA: one line that is redrawn on a terminal, a new line every ten seconds in a log file."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ LOG_INTERVAL_S = 10.0
 
 
 class _LogLines(tqdm):
-    """tqdm that ends each report with a new line, for output that is not a terminal."""
+    """A tqdm bar that prints each report on a line of its own, for output that is not a terminal."""
 
     @staticmethod
     def status_printer(file: TextIO) -> Callable[[str], None]:
@@ -23,28 +23,28 @@ class _LogLines(tqdm):
         return show
 
     def moveto(self, n: int) -> None:
-        """Several bars in a log need no cursor."""
+        """Do nothing: a log has no cursor to move between bars."""
 
 
 def bar(label: str, total: int, unit: str = "it", done: int = 0, position: int | None = None) -> tqdm:
-    """A progress bar on standard error; `done` items count as finished before now and do not enter the ETA."""
-    terminal = sys.stderr.isatty()
-    kind = tqdm if terminal else _LogLines
-    return kind(
+    """Return a progress bar on standard error. `done` items were finished earlier and do not enter the ETA."""
+    on_terminal = sys.stderr.isatty()
+    bar_type = tqdm if on_terminal else _LogLines
+    return bar_type(
         total=total,
         initial=done,
         desc=f"{label:<34}",
         unit=unit,
-        position=position if terminal else None,
+        position=position if on_terminal else None,
         file=sys.stderr,
-        mininterval=0.2 if terminal else LOG_INTERVAL_S,
+        mininterval=0.2 if on_terminal else LOG_INTERVAL_S,
         bar_format="{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed} < {remaining}, {rate_fmt}{postfix}]",
     )
 
 
 def track(items: Iterable[T], label: str, total: int, unit: str = "it", done: int = 0) -> Iterator[T]:
     """Iterate with a progress bar."""
-    with bar(label, total, unit, done) as shown:
+    with bar(label, total, unit, done) as progress_bar:
         for item in items:
             yield item
-            shown.update(1)
+            progress_bar.update(1)

@@ -1,4 +1,4 @@
-"""Find and load a recipe: a a file of a recipe folder by its name, or any file by its path."""
+"""Find and load a recipe: a file of a recipe folder by its name, or any file by its path."""
 
 import hashlib
 import sys
@@ -11,16 +11,16 @@ from dmlm import paths
 from dmlm.errors import UserError, did_you_mean
 
 T = TypeVar("T")
-DIGEST = "__digest__"  # where a recipe's module keeps that of the source that was executed
-PROGRAMS = ("run_grid", "make_figures")  # scripts that stand among the recipes
+DIGEST = "__digest__"  # attribute of a recipe's module: SHA-256 of the source that was executed
+PROGRAMS = ("run_grid", "make_figures")  # scripts in the recipe folders that are not recipes
 SUFFIXES = {"tokenizers": ".py", "datasets": ".py", "analysis": ".py", "sweeps": ".yaml"}
 
 
 def find(kind: str, name: str) -> Path:
-    """Path of recipe `name` of `kind`; a name with a slash or the kind's suffix is taken as a path.
+    """Return the path of recipe `name` of `kind`; a name with a slash or the suffix of the kind is a path.
 
     Raises:
-        UserError: no such file; the message names the nearest known recipe.
+        UserError: there is no such recipe or file; the message names the nearest known recipe.
     """
     suffix = SUFFIXES[kind]
     if "/" in name or name.endswith(suffix):
@@ -28,33 +28,33 @@ def find(kind: str, name: str) -> Path:
         if path.is_file():
             return path.resolve()
         raise UserError(f"{kind}: there is no file {name}; give a recipe's name or the path of a {suffix} file.")
-    known = _files(kind)
-    if name not in known:
+    recipe_paths = _files(kind)
+    if name not in recipe_paths:
         raise UserError(f"{kind}: no recipe is named {name!r}; {did_you_mean(name, names(kind))}.")
-    return known[name]
+    return recipe_paths[name]
 
 
 def names(kind: str) -> list[str]:
-    """Names of the recipes that a kind holds."""
+    """Names of all recipes of a kind, sorted."""
     return sorted(_files(kind))
 
 
 def _files(kind: str) -> dict[str, Path]:
-    """Recipes of a kind by name; those of `analysis` may lie in folders of their own, one a paper."""
+    """Paths of the recipes of a kind, by name. Those of `analysis` may also lie in sub-folders, one per paper."""
     pattern = f"{'**/' if kind == 'analysis' else ''}*{SUFFIXES[kind]}"
-    found = sorted(paths.recipe_folder(kind).glob(pattern))
-    return {path.stem: path for path in found if path.stem not in PROGRAMS}
+    recipe_paths = sorted(paths.recipe_folder(kind).glob(pattern))
+    return {path.stem: path for path in recipe_paths if path.stem not in PROGRAMS}
 
 
 @cache
 def _module(path: Path) -> ModuleType:
-    """Execute a recipe once per process. Never registered under the bare name of an installed package."""
+    """Execute a recipe once per process. Its module name has a prefix, so that it hides no installed package."""
     name = f"dmlm_recipe.{path.parent.name}.{path.stem}"
     source = path.read_bytes()
     module = ModuleType(name)
     module.__file__ = str(path)
     vars(module)[DIGEST] = hashlib.sha256(source).hexdigest()
-    sys.modules[name] = module  # pydantic and dataclasses look their own module up
+    sys.modules[name] = module  # pydantic and dataclasses look up the module of a class
     try:
         exec(compile(source, path, "exec"), vars(module))
     except BaseException:
@@ -64,29 +64,29 @@ def _module(path: Path) -> ModuleType:
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """The module of a recipe."""
+    """Load the module of a recipe."""
     return _module(find(kind, name))
 
 
 def digest(module: str) -> str:
-    """SHA-256 of the source that a recipe's module was made from, whatever its file holds by now."""
+    """SHA-256 of the source that a recipe's module was loaded from, even if its file has changed since."""
     return str(vars(sys.modules[module])[DIGEST])
 
 
 def load_class(kind: str, name: str, base: type[T]) -> type[T]:
-    """The one class in a recipe that derives from `base`.
+    """Load the one class of a recipe that derives from `base`.
 
     Raises:
-        UserError: no such recipe, or the file does not define exactly one such class.
+        UserError: there is no such recipe, or its file does not define exactly one such class.
     """
     module = load(kind, name)
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
+    if len(classes) != 1:
         raise UserError(
-            f"{kind}: {module.__file__} must define exactly one class derived from {base.__name__}, it has {len(found)}."
+            f"{kind}: {module.__file__} must define exactly one class derived from {base.__name__}, not {len(classes)}."
         )
-    return found[0]
+    return classes[0]

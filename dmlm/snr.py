@@ -1,4 +1,4 @@
-"""A signal-to-noise ratio in dB: read, checked, written and compared in one way. Infinity is clean speech."""
+"""Signal-to-noise ratios (SNR) in dB: parse, validate, write and compare. Infinity means clean speech."""
 
 import math
 from typing import Annotated, Any
@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 
 CLEAN_DB = math.inf
-TOLERANCE_DB = 0.1  # how far a measured SNR may lie from the one asked for
+TOLERANCE_DB = 0.1  # largest allowed difference between a measured SNR and the requested one
 
 
 def parse(value: Any) -> float:
-    """The SNR that a file or a command line means: a number of dB, or `clean`.
+    """Parse an SNR from a file or the command line: a number of dB, or `clean`.
 
     Raises:
         ValueError: not a number, or minus infinity (noise without speech).
@@ -21,11 +21,11 @@ def parse(value: Any) -> float:
     snr_db = CLEAN_DB if value == "clean" else float(value)
     if not snr_db > -math.inf:
         raise ValueError("an SNR is a number of dB, or `clean`")
-    return snr_db + 0.0  # one spelling of zero
+    return snr_db + 0.0  # turns -0.0 into 0.0
 
 
 def text(snr_db: float) -> str:
-    """How an SNR is written; `parse` reads it back.
+    """Write an SNR in the form that `parse` reads.
 
     >>> text(-5.0), text(CLEAN_DB)
     ('-5', 'clean')
@@ -34,7 +34,7 @@ def text(snr_db: float) -> str:
 
 
 def with_unit(snr_db: float) -> str:
-    """The same with its unit, for headings.
+    """Write an SNR with its unit, for headings.
 
     >>> with_unit(-5.0), with_unit(CLEAN_DB)
     ('-5 dB', 'clean')
@@ -43,12 +43,12 @@ def with_unit(snr_db: float) -> str:
 
 
 def noisy(snr_db: float) -> bool:
-    """Whether there is noise at all."""
+    """Whether an SNR means that there is noise, that is, it is finite."""
     return math.isfinite(snr_db)
 
 
 def agrees(measured_db: float, snr_db: float) -> bool:
-    """Whether a measured SNR is the one asked for, within 0.1 dB; clean speech must be exactly clean.
+    """Whether a measured SNR is within 0.1 dB of the requested one; clean speech must be exactly clean.
 
     >>> agrees(0.05, 0.0), agrees(0.2, 0.0), agrees(CLEAN_DB, CLEAN_DB), agrees(20.0, CLEAN_DB)
     (True, False, True, False)
@@ -60,4 +60,4 @@ def _number(value: Any) -> Any:
     return CLEAN_DB if value == "clean" else value
 
 
-Snr = Annotated[float, BeforeValidator(_number), AfterValidator(parse)]  # a field of settings, in dB
+Snr = Annotated[float, BeforeValidator(_number), AfterValidator(parse)]  # settings field: a number of dB, or `clean`
