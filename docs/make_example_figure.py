@@ -63,7 +63,7 @@ def draw(name: str, target: Path) -> None:
     label = f"{card.name}-{card.digest[:8]}"
     corpora = map(read_corpus, (path.parent for path in (paths.home() / "corpora").glob("*/corpus.json")))
     corpus = next(corpus for corpus in corpora if corpus.label == label)
-    utterance = corpus.by_id[name]
+    utterance = next(utterance for utterance in corpus.utterances if utterance.id == name)
     condition = Condition.of((SNR_DB,), 0, noise, NoiseBank.open(paths.noise_bank(), noise.kinds))
     speech, frames, page = (media.READERS[kind](corpus.media(utterance, field)) for field, kind in READ.items())
     noisy = condition.apply(utterance, speech, name).audio

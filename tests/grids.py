@@ -65,7 +65,7 @@ def start_grid(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str
 class Direct(Engine):
     """Does each task when asked for what has ended: no process, no waiting."""
 
-    room = 1
+    free_slots = 1
 
     def __init__(self) -> None:
         self.queue: list = []

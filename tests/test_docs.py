@@ -244,7 +244,8 @@ def test_the_corpus_runs_in_a_grid_with_the_tokenizer(example, tmp_path, monkeyp
     (clean,) = trial.folder.glob("evals/clean-*/utterances.jsonl")
     stored = [json.loads(line) for line in clean.read_text("utf-8").splitlines()]
     recogniser = Recogniser.load(trial.folder / "model")
-    audio = made.corpus.media(made.by_id[stored[0]["id"]], "audio")
+    (utterance,) = (u for u in made.corpus.utterances if u.id == stored[0]["id"])
+    audio = made.corpus.media(utterance, "audio")
     assert recogniser.transcribe(audio=audio) == stored[0]["hypothesis"]
 
 

@@ -1,1 +1,1 @@
-"""Where tasks run: processes of this machine, or a Ray cluster; leases say who works on what."""
+"""Where tasks run: processes of this machine or a Ray cluster. Leases record which process works on what."""

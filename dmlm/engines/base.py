@@ -1,6 +1,7 @@
-"""What an engine is: it runs tasks, in processes of this machine or on a Ray cluster. Same folders, same results.
+"""The engine interface: run tasks in processes of this machine or on a Ray cluster, with the same folders and results.
 
-A task is a function by name and plain data. What it wrote is the result; what it returns says only how it went.
+A task is a module-level function and plain data. Its result is what it writes to disk; its return value only reports
+how it went.
 """
 
 from abc import ABC, abstractmethod
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Function = Callable[[Any], Any]
-REPLACEMENTS = 3  # of lost workers, for each task
+REPLACEMENTS = 3  # how often `map` starts a task again after its worker was lost
 
 
 class LostWorker(Exception):
@@ -23,28 +24,28 @@ class Outcome:
     task: int
     value: Any = None
     error: BaseException | None = None
-    trace: str = ""  # of the error, as far as it is known
+    trace: str = ""  # traceback of the error, if it is known
 
 
 class Engine(ABC):
-    """Runs submitted tasks, as many at a time as it has room for."""
+    """Runs submitted tasks, as many at a time as it has free slots."""
 
     @property
     @abstractmethod
-    def room(self) -> int:
-        """How many more tasks would start at once."""
+    def free_slots(self) -> int:
+        """Number of further tasks that would start at once; negative if tasks are waiting."""
 
     @abstractmethod
     def submit(self, function: Function, job: Any) -> int:
-        """Queue a task; its number."""
+        """Queue a task and return its number."""
 
     @abstractmethod
     def ended(self, timeout_s: float) -> list[Outcome]:
-        """Tasks that ended since the last call; waits up to `timeout_s` for the first."""
+        """Return the tasks that ended since the last call; waits up to `timeout_s` for the first one."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Ask what runs to leave a checkpoint and end, forget the rest, and wait."""
+        """Drop the queue, ask running tasks to write a checkpoint and end, and wait for them."""
 
     def __enter__(self) -> "Engine":
         return self
@@ -53,7 +54,10 @@ class Engine(ABC):
         self.stop()
 
     def map(self, function: Function, jobs: Iterable[Any]) -> Iterator[Any]:
-        """Values of a function over jobs, as they end; the first error is raised. A lost worker is replaced."""
+        """Yield the values of a function over jobs as they end. A task whose worker is lost runs again.
+
+        Raises the first error of a task.
+        """
         waiting = {self.submit(function, job): (job, 0) for job in jobs}
         while waiting:
             for outcome in self.ended(1.0):

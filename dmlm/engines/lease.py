@@ -1,10 +1,14 @@
-"""Who works on what, said with files alone: no lock service, no clock that machines share, no file locking.
+"""Leases: files that record which process works on what, without a lock service, file locking or a shared clock.
 
-A lease is a file that one process creates (O_EXCL) and rewrites every few seconds. Whoever finds one watches whether
-it changes, on a clock of its own: what stands still for the grace is abandoned, and so is, at once, what a dead process
-of this machine holds; what a living one holds never is, stopped or without a disk as it may be. Times that other
-machines wrote are never compared, so a wrong or jumping clock steals nothing. A machine that slept may lose a lease:
-`HeldLease` tells the work that goes on there.
+A lease is a file that one process creates (by a hard link or O_EXCL) and rewrites at every beat, a few seconds apart.
+Another process decides in one of two ways whether it is abandoned:
+
+* The holder is a process of the same machine, with Linux: the lease is abandoned once that process is dead, and never
+  before, even if the process is stopped or cannot write.
+* Otherwise: the lease is abandoned if its content does not change for the grace period, measured on the clock of the
+  observer. Clocks of two machines are never compared, so a wrong or jumping clock has no effect.
+
+A machine that slept may thus lose a lease to another one; `HeldLease` tells the work that continues on it.
 """
 
 import json
@@ -17,91 +21,91 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-BEAT_S = 5.0
-GRACE_S = 60.0
+BEAT_S = 5.0  # interval between two beats
+GRACE_S = 60.0  # time without a beat after which a lease of another machine is abandoned
 
 
 class Busy(Exception):
-    """Another process holds the lease; the message says which."""
+    """Another process holds the lease; the message names it."""
 
 
 class HeldLease:
-    """A lease that this process works under, watched: somebody else may have taken it over."""
+    """A lease that this process works under, for checks that no other process has taken it over."""
 
     def __init__(self, path: Path) -> None:
-        """Whoever holds the lease now is this process, or the one that it works for."""
-        self._path, self._token, self._looked = path, _read(path).get("token"), time.monotonic()
+        """The present holder must be this process, or the process that it works for."""
+        self._path, self._token, self._checked_at = path, _read(path).get("token"), time.monotonic()
 
-    def look(self) -> None:
-        """`confirm`, but once a beat at most: to be called often."""
-        if time.monotonic() - self._looked >= BEAT_S:
+    def confirm_if_due(self) -> None:
+        """Call `confirm` if the last call was at least a beat ago. Cheap, so it can be called at every step."""
+        if time.monotonic() - self._checked_at >= BEAT_S:
             self.confirm()
 
     def confirm(self) -> None:
-        """Go on only if the lease is still the same.
+        """Check that the lease has not changed hands.
 
         Raises:
-            Busy: it is that of another.
+            Busy: another process has taken it over, or it is gone.
         """
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         if _read(self._path).get("token") != self._token:
-            raise Busy(_taken(self._path))
+            raise Busy(_taken_over(self._path))
 
 
 class Leases:
-    """What this process has seen of the leases of others."""
+    """Takes leases, and remembers what this process has seen of the leases of other processes."""
 
     def __init__(self, grace_s: float = GRACE_S, beat_s: float = BEAT_S) -> None:
         self.grace_s, self.beat_s = grace_s, beat_s
-        self._seen: dict[Path, tuple[str, float]] = {}  # content, and when it was first seen so
+        self._seen: dict[Path, tuple[str, float]] = {}  # content, and when this content was first seen
 
     @contextmanager
     def hold(self, path: Path) -> Iterator[None]:
-        """Work under a lease.
+        """Hold a lease for the duration of the context.
 
         Raises:
-            Busy: another process has it, or had taken it over when the work failed.
+            Busy: another process holds it; or the work failed after another process had taken it over.
         """
         token = uuid.uuid4().hex
         if not self._create(path, token):
-            if not self.abandoned(path):
+            if not self.is_abandoned(path):
                 raise Busy(f"{path.parent} is being worked on by {holder(path)}")
             self._remove(path)
             if not self._create(path, token):
                 raise Busy(f"{path.parent} has just been taken by {holder(path)}")
         stop = threading.Event()
-        beating = threading.Thread(target=self._beat, args=(path, token, stop), daemon=True)
-        beating.start()
+        heart = threading.Thread(target=self._beat, args=(path, token, stop), daemon=True)
+        heart.start()
         try:
             yield
         except Exception as error:
             if _read(path).get("token") != token:
-                raise Busy(_taken(path)) from error
+                raise Busy(_taken_over(path)) from error
             raise
         finally:
             stop.set()
-            beating.join()
+            heart.join()
             if _read(path).get("token") == token:
                 path.unlink(missing_ok=True)
 
     @contextmanager
     def hold_when_free(self, path: Path, say: Callable[[str], None]) -> Iterator[None]:
-        """Wait for a lease, and say once for whom; then work under it."""
-        told = False
+        """Wait until a lease is free, then hold it. `say` is called once with the process that is waited for."""
+        announced = False
         with ExitStack() as stack:
             while True:
                 try:
                     stack.enter_context(self.hold(path))
                     break
                 except Busy as busy:
-                    if not told:
+                    if not announced:
                         say(f"{busy}; waiting for it.")
-                    told = True
+                    announced = True
                     time.sleep(self.beat_s / 5)
             yield
 
-    def abandoned(self, path: Path) -> bool:
-        """Whether the holder is dead or, where that cannot be told, has not been heard of for the grace."""
+    def is_abandoned(self, path: Path) -> bool:
+        """Whether the holder is dead or, if that cannot be known here, wrote no beat for the grace period."""
         content = _text(path)
         if content is None:
             return True
@@ -115,6 +119,7 @@ class Leases:
         return now - since > self.grace_s
 
     def _create(self, path: Path, token: str) -> bool:
+        """Create the lease file; False if there is one already."""
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{token}")
         aside.write_text(_record(token, 0))
@@ -133,18 +138,19 @@ class Leases:
         return True
 
     def _remove(self, path: Path) -> None:
-        """Take an abandoned lease away; of several that try, one succeeds."""
-        seen, aside = _text(path), path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        """Remove an abandoned lease; if several processes try, one succeeds."""
+        content, aside = _text(path), path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             os.rename(path, aside)
         except FileNotFoundError:
             return
-        if _text(aside) != seen:  # it was replaced in between: give it back to its new holder
+        if _text(aside) != content:  # another process replaced it in between: put the new lease back
             with suppress(OSError):
                 os.link(aside, path)
         aside.unlink(missing_ok=True)
 
     def _beat(self, path: Path, token: str, stop: threading.Event) -> None:
+        """Rewrite the lease at every beat until `stop` is set or another process has taken it over."""
         number = 0
         while not stop.wait(self.beat_s):
             number += 1
@@ -155,32 +161,34 @@ class Leases:
                 aside.write_text(_record(token, number))
                 os.replace(aside, path)
             except OSError:
-                continue  # a full disk: the next beat may succeed
+                continue  # perhaps a full disk; the next beat may succeed
 
 
 def live(path: Path) -> bool:
-    """Whether a lease is there, and its process not known to be dead."""
+    """Whether a lease exists and its process is not known to be dead."""
     record = _read(path)
     return bool(record) and _alive(record) is not False
 
 
 def holder(path: Path) -> str:
-    """The process that holds a lease, to be shown."""
+    """Describe the process that holds a lease, for messages."""
     record = _read(path)
     return f"process {record['pid']} on {record['host']}" if record else "another process"
 
 
 def _record(token: str, beat: int) -> str:
-    own = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
-    return json.dumps({"token": token, **own, "beat": beat}) + "\n"
+    """Content of the lease file."""
+    pid = os.getpid()
+    process = {"host": socket.gethostname(), "machine": _machine(), "pid": pid, "started": _started(pid)}
+    return json.dumps({"token": token, **process, "beat": beat}) + "\n"
 
 
-def _taken(path: Path) -> str:
+def _taken_over(path: Path) -> str:
     return f"{path.parent} was taken over by {holder(path)}, because this process was not heard of"
 
 
 def _machine() -> str:
-    """This machine since it was started; process numbers mean something on it only."""
+    """Identify this machine since its last boot, and the PID namespace: process numbers are only unique inside."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -188,7 +196,10 @@ def _machine() -> str:
 
 
 def _alive(record: dict) -> bool | None:
-    """Whether the process that wrote a lease lives, and not just one with its number; None if nobody can tell here."""
+    """Whether the process that wrote a lease is alive; None if that cannot be known here.
+
+    Another process that got the same number later is told apart by its start time.
+    """
     if record.get("machine") != _machine():
         return None
     try:
@@ -202,7 +213,7 @@ def _alive(record: dict) -> bool | None:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, as Linux counts it, and "ended" once it has; None where that is not shown."""
+    """Start time of a process in clock ticks since boot, or "ended" once it has ended; None without `/proc`."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Tasks in processes of this machine."""
+"""The engine that runs tasks in processes of this machine."""
 
 import os
 import traceback
@@ -13,53 +13,54 @@ from dmlm.engines.base import Engine, Function, LostWorker, Outcome
 
 
 class Local(Engine):
-    """Processes of this machine: on CUDA one a GPU, else one a core, each with one thread."""
+    """Runs tasks in processes of this machine, one per GPU or, without GPUs, one per core, each with one thread."""
 
-    def __init__(self, places: list[str] | None = None) -> None:
-        """`places` are the GPUs, one a process, as CUDA_VISIBLE_DEVICES names them; none: the cores."""
-        self._free: list[str] = list(places) if places else [""] * processes.count()
+    def __init__(self, slots: list[str] | None = None) -> None:
+        """`slots` has the value of CUDA_VISIBLE_DEVICES for each process; empty or None: one process per core."""
+        self._free: list[str] = list(slots) if slots else [""] * processes.count()
         self._pools: dict[str, list[ProcessPoolExecutor]] = {}
         self._queue: deque[tuple[int, Function, Any]] = deque()
         self._running: dict[Future[Any], tuple[int, str, ProcessPoolExecutor]] = {}
-        self._count = 0
+        self._submitted = 0
 
     @property
-    def room(self) -> int:
+    def free_slots(self) -> int:
         return len(self._free) - len(self._queue)
 
     def submit(self, function: Function, job: Any) -> int:
-        self._count += 1
-        self._queue.append((self._count, function, job))
-        self._fill()
-        return self._count
+        self._submitted += 1
+        self._queue.append((self._submitted, function, job))
+        self._start_queued()
+        return self._submitted
 
-    def _fill(self) -> None:
+    def _start_queued(self) -> None:
+        """Start queued tasks while there are free slots; an idle process of the slot is used again."""
         while self._queue and self._free:
             number, function, job = self._queue.popleft()
-            place = self._free.pop()
-            spare = self._pools.setdefault(place, [])
-            pool = spare.pop() if spare else processes.pool(1, place)
+            slot = self._free.pop()
+            idle_pools = self._pools.setdefault(slot, [])
+            pool = idle_pools.pop() if idle_pools else processes.pool(1, slot)
             try:
-                self._running[pool.submit(function, job)] = number, place, pool
-            except BrokenProcessPool:  # its process was killed while it had nothing to do: another one takes the task
+                self._running[pool.submit(function, job)] = number, slot, pool
+            except BrokenProcessPool:  # its process was killed while it was idle: start the task in a new one
                 pool.shutdown(wait=False)
-                self._free.append(place)
+                self._free.append(slot)
                 self._queue.appendleft((number, function, job))
 
     def ended(self, timeout_s: float) -> list[Outcome]:
         outcomes = []
         for future in wait(self._running, timeout_s, FIRST_COMPLETED).done:
-            number, place, pool = self._running.pop(future)
+            number, slot, pool = self._running.pop(future)
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
                 pool.shutdown(wait=False)
                 error = LostWorker("its process was killed, perhaps because the machine ran out of memory")
             else:
-                self._pools[place].append(pool)
-            self._free.append(place)
+                self._pools[slot].append(pool)
+            self._free.append(slot)
             trace = "".join(traceback.format_exception(error)) if error else ""
             outcomes.append(Outcome(number, None if error else future.result(), error, trace))
-        self._fill()
+        self._start_queued()
         return outcomes
 
     def stop(self) -> None:
@@ -75,7 +76,7 @@ class Local(Engine):
 
 
 def gpus() -> list[str]:
-    """GPUs of this machine, as CUDA_VISIBLE_DEVICES names them, found without loading torch."""
-    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in named.split(",") if name.strip()]
+    """Names of the GPUs of this machine, in the form of CUDA_VISIBLE_DEVICES, found without importing torch."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in visible.split(",") if name.strip()]
     return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]

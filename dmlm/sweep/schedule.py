@@ -101,7 +101,7 @@ class Sweep:
 
     def _submit(self, checkpoint_every_s: float) -> None:
         now = time.monotonic()
-        while self._waiting and self._waiting[0].not_before <= now and self.engine.room > 0:
+        while self._waiting and self._waiting[0].not_before <= now and self.engine.free_slots > 0:
             task = heapq.heappop(self._waiting)
             if task.done():
                 self._enqueue_evaluations(task)

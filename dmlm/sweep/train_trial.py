@@ -53,7 +53,7 @@ def train_trial(trial: Trial, materials: Materials, checkpoint_every_s: float) -
         log=TrainingLog(trial.stored.log_path, cell.train.steps, loggers),
         execution=cell.execution,
         checkpoint_every_s=checkpoint_every_s,
-        on_step=lambda step, loss: lease.look() if peers.first else None,
+        on_step=lambda step, loss: lease.confirm_if_due() if peers.first else None,
     )
     pad_id = materials.vocabulary(cell.letters).special("<pad>")
     objective = NextToken(cell.train.lambdas, pad_id, cell.train.input_mask)
