@@ -17,7 +17,7 @@ import training
 from harness import FULL, alternate, model, record, row
 
 from dmlm.sequence.template import ROLES, Packed
-from dmlm.training.settings import PLAIN, Execution
+from dmlm.training.settings import DEFAULT_EXECUTION, Execution
 
 LENGTH = 2048
 
@@ -40,7 +40,7 @@ def contestant(side: str, case: str):
 
     def run() -> float:
         if side == "ours":
-            execution = Execution(micro_tokens=LENGTH, recompute=True) if saving else PLAIN
+            execution = Execution(micro_tokens=LENGTH, recompute=True) if saving else DEFAULT_EXECUTION
             training.ours(net, sequences, FULL, int(batch), 1, warm=1, execution=execution)
         elif saving:
             saved = {"gradient_accumulation_steps": int(batch), "gradient_checkpointing": True}

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from dmlm.sequence.batches import stream
 from dmlm.training.loop import train
-from dmlm.training.settings import PLAIN, TrainSettings
+from dmlm.training.settings import DEFAULT_EXECUTION, TrainSettings
 
 SIZES = {  # vocabulary, timed steps on a CPU; on CUDA ten times as many
     "opt-tiny": (VOCABULARY, 16),
@@ -86,7 +86,7 @@ def theirs(net, sequences, vocabulary, batch_size, steps, warm=WARM, **saving) -
     return sum(collate.counts[warm : warm + steps]) / clock.seconds
 
 
-def ours(net, sequences, vocabulary, batch_size, steps, warm=WARM, execution=PLAIN) -> float:
+def ours(net, sequences, vocabulary, batch_size, steps, warm=WARM, execution=DEFAULT_EXECUTION) -> float:
     """Tokens a second of `dmlm.training.loop`."""
     marks = []
 

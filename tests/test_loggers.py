@@ -20,7 +20,7 @@ from dmlm.plan.cell import Cell, validated
 from dmlm.sweep.trial import training_spec
 from dmlm.training import logger_kinds, loggers
 from dmlm.training.logger_kinds import Logger
-from dmlm.training.loggers import Guarded, Loggers, open_loggers
+from dmlm.training.loggers import GuardedLogger, Loggers, open_loggers
 from dmlm.training.settings import Execution
 
 HANGS_S = 600  # what takes so long, on however busy a machine, would never end
@@ -104,7 +104,7 @@ def outcome(folder, some, **more):
 @pytest.mark.parametrize("harm", [fail, leave])
 def test_a_logger_that_raises_changes_nothing_and_is_named_once(method, harm, tmp_path, undisturbed, capsys):
     logger = Broken(tmp_path, method, harm)
-    assert outcome(tmp_path, Loggers([Guarded("shaky", logger)])) == undisturbed
+    assert outcome(tmp_path, Loggers([GuardedLogger("shaky", logger)])) == undisturbed
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "logger shaky is off for the rest of this trial" in said[0]
@@ -117,8 +117,8 @@ def test_a_logger_that_raises_changes_nothing_and_is_named_once(method, harm, tm
 def test_a_logger_that_hangs_changes_nothing_and_is_not_waited_for(method, tmp_path, undisturbed, capsys, monkeypatch):
     monkeypatch.setattr(loggers, "CLOSE_S", 1.0)
     sound = Broken(tmp_path, "", hang)
-    stuck = Guarded("stuck", Broken(tmp_path, method, hang))
-    some = Loggers([stuck, Guarded("sound", sound)])
+    stuck = GuardedLogger("stuck", Broken(tmp_path, method, hang))
+    some = Loggers([stuck, GuardedLogger("sound", sound)])
     assert outcome(tmp_path, some) == undisturbed
     assert capsys.readouterr().err == "logger stuck did not close within 1 s; the trial goes on without it.\n"
     assert sound.calls == ["start", "scalars", "scalars", "scalars", "close"]
@@ -131,8 +131,8 @@ def test_a_logger_that_hangs_changes_nothing_and_is_not_waited_for(method, tmp_p
 
 def test_a_logger_that_lags_loses_values_and_says_so_once(tmp_path, undisturbed, capsys, monkeypatch):
     monkeypatch.setattr(loggers, "CLOSE_S", 1.0)
-    monkeypatch.setattr(loggers, "ROOM", 1)
-    assert outcome(tmp_path, Loggers([Guarded("slow", Broken(tmp_path, "start", hang))])) == undisturbed
+    monkeypatch.setattr(loggers, "QUEUE_LIMIT", 1)
+    assert outcome(tmp_path, Loggers([GuardedLogger("slow", Broken(tmp_path, "start", hang))])) == undisturbed
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert said[0].startswith("logger slow cannot keep up at step ")
@@ -147,7 +147,7 @@ def test_a_logger_that_hangs_while_it_is_put_away_is_not_waited_for(tmp_path, ca
             closing.set()
             hang()
 
-    some = Loggers([Guarded("worse", Worse(tmp_path, "start", fail))])
+    some = Loggers([GuardedLogger("worse", Worse(tmp_path, "start", fail))])
     outcome(tmp_path, some, on_step=lambda step, loss: closing.wait(HANGS_S))
     assert closing.is_set()
     (said,) = capsys.readouterr().err.splitlines()
@@ -158,7 +158,7 @@ def test_no_thread_left_to_start(tmp_path, undisturbed, capsys, monkeypatch):
     def refuse():
         raise RuntimeError("can't start new thread")
 
-    one = Guarded("last", Broken(tmp_path, "", hang))
+    one = GuardedLogger("last", Broken(tmp_path, "", hang))
     monkeypatch.setattr(one._thread, "start", refuse)
     assert outcome(tmp_path, Loggers([one])) == undisturbed
     assert "logger last is off for the rest of this trial (RuntimeError: can't start" in capsys.readouterr().err
@@ -166,7 +166,7 @@ def test_no_thread_left_to_start(tmp_path, undisturbed, capsys, monkeypatch):
 
 def test_a_training_that_ends_early_closes_its_loggers(tmp_path):
     logger = Broken(tmp_path, "", hang)
-    with pytest.raises(Killed), Loggers([Guarded("sound", logger)]) as some:
+    with pytest.raises(Killed), Loggers([GuardedLogger("sound", logger)]) as some:
         fit(model(), tmp_path, on_step=die_at(15), loggers=some)
     assert logger.calls == ["start", "scalars", "close"]
 
@@ -184,7 +184,7 @@ def test_a_closed_standard_error_is_no_harm(tmp_path, undisturbed, monkeypatch):
     stream = (tmp_path / "stderr").open("w")
     stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
-    assert outcome(tmp_path, Loggers([Guarded("shaky", Broken(tmp_path, "start", fail))])) == undisturbed
+    assert outcome(tmp_path, Loggers([GuardedLogger("shaky", Broken(tmp_path, "start", fail))])) == undisturbed
 
 
 @pytest.mark.parametrize("name", logger_kinds.KINDS)

@@ -20,8 +20,9 @@ from dmlm.model.family import BackboneSpec
 from dmlm.sequence.template import Template, pack
 from dmlm.tokens.vocabulary import Vocabulary
 from dmlm.training import checkpoint
-from dmlm.training.loop import Interrupted, learning_rate
+from dmlm.training.loop import learning_rate
 from dmlm.training.settings import Execution, TrainSettings
+from dmlm.training.stop_requests import Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = Vocabulary(256, {"A": 12})

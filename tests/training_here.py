@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from dmlm.results.training_log import TrainingLog
-from dmlm.training.loggers import SILENT, Loggers
+from dmlm.training.loggers import NO_LOGGERS, Loggers
 from dmlm.training.loop import Session, TrainReport, train
 from dmlm.training.objectives.next_token import NextToken
-from dmlm.training.settings import PLAIN, Execution, TrainSettings
+from dmlm.training.settings import DEFAULT_EXECUTION, Execution, TrainSettings
 
 
 def train_here(
@@ -19,9 +19,9 @@ def train_here(
     folder: Path,
     pad_id: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
-    execution: Execution = PLAIN,
+    execution: Execution = DEFAULT_EXECUTION,
     checkpoint_every_s: float = 60.0,
-    loggers: Loggers = SILENT,
+    loggers: Loggers = NO_LOGGERS,
     device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> TrainReport:
     """Seed 0; log and checkpoints in `folder`."""

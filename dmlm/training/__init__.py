@@ -1,1 +1,1 @@
-"""The training loop, its objectives, checkpoints and loggers."""
+"""The training loop: objectives, gradients, data parallelism, checkpoints, stop requests and loggers."""

@@ -1,4 +1,4 @@
-"""What survives a crash: the whole training state in one file, written aside, flushed, renamed; the last two are kept."""
+"""Checkpoints: the complete training state in one file, written atomically and sealed. The last two are kept."""
 
 import re
 import sys
@@ -10,36 +10,36 @@ import torch
 
 from dmlm import files
 
-KEPT = 2
+KEEP_LAST = 2
 
 
 @dataclass
 class TrainState:
-    """Everything that the next step depends on, besides the data (which is a function of seed and step)."""
+    """Everything that the next step depends on, except the data, which is a function of seed and step."""
 
     step: int
-    elapsed_s: float
+    elapsed_s: float  # training time so far, over all sessions
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    scaler: dict[str, Any]  # of fp16; empty otherwise
-    rng: torch.Tensor
-    cuda_rng: list[torch.Tensor]
+    scaler: dict[str, Any]  # state of the fp16 loss scaler; empty in other precisions
+    rng: torch.Tensor  # state of the CPU generator
+    cuda_rng: list[torch.Tensor]  # state of the generator of each GPU
 
 
 def save(state: TrainState, folder: Path) -> Path:
-    """Write a checkpoint and its digest, then remove all but the newest two."""
+    """Write a checkpoint and its seal, then remove all but the newest two. Returns its path."""
     path = folder / f"step-{state.step:08d}.pt"
     with files.atomic(path) as temporary:
         torch.save(vars(state), temporary)
     files.seal(path)
-    for old in _all(folder)[:-KEPT]:
+    for old in _all(folder)[:-KEEP_LAST]:
         old.unlink(missing_ok=True)
         old.with_suffix(".sha256").unlink(missing_ok=True)
     return path
 
 
 def newest(folder: Path) -> TrainState | None:
-    """The newest checkpoint that is whole; a damaged one is passed over with a line on standard error."""
+    """Load the newest undamaged checkpoint, or return None. Damaged ones are named on standard error and skipped."""
     for path in reversed(_all(folder)):
         if files.sealed(path):
             return TrainState(**torch.load(path, map_location="cpu", weights_only=True))

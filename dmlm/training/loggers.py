@@ -1,7 +1,7 @@
-"""Loggers beside `train.jsonl`, which stays the truth: none can fail a trial, change it, or hold it up for long.
+"""Optional loggers beside `train.jsonl`, which is the reference. A logger cannot fail, change or delay a trial.
 
-Each works in a thread of its own behind a short queue. What it raises switches it off, with one line on standard error;
-what it has no time for is left out; at the end of a trial it is waited for only for seconds.
+Each logger has its own thread and a short queue. An exception switches it off, with one line on standard error. Values
+that it has no time for are dropped. At the end of a trial, the loggers have a few seconds to close.
 """
 
 import sys
@@ -17,53 +17,55 @@ from typing import Any
 from dmlm.errors import UserError
 from dmlm.training.logger_kinds import KINDS, Logger
 
-ROOM = 1000  # calls that may wait for a logger
-CLOSE_S = 5.0  # that all loggers of a trial together are waited for at its end
+QUEUE_LIMIT = 1000  # calls that may wait for a logger
+CLOSE_S = 5.0  # time that all loggers of a trial together have to close
 
 
-class Guarded:
-    """A logger in a thread: every call returns at once and raises nothing."""
+class GuardedLogger:
+    """Runs a logger in a thread of its own. Every call returns at once and raises nothing."""
 
     def __init__(self, name: str, logger: Logger) -> None:
         self._name, self._logger = name, logger
-        self._off = self._late = False
+        self._off = self._dropped = False
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name=f"logger {name}", daemon=True)
 
     def start(self, spec: Mapping[str, Any], resumed_step: int) -> None:
+        """Start the thread, and queue the start of the logger."""
         self._calls.put(lambda: self._logger.start(spec, resumed_step))
         try:
             self._thread.start()
-        except RuntimeError as error:  # no more threads
+        except RuntimeError as error:  # the system has no more threads
             self._switch_off(error)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Queue the values of a step, or drop them if the queue is full."""
         if self._off:
             return
-        if self._calls.qsize() < ROOM:
+        if self._calls.qsize() < QUEUE_LIMIT:
             self._calls.put(lambda: self._logger.scalars(step, values))
-        elif not self._late:
-            self._late = True
-            _say(f"logger {self._name} cannot keep up at step {step}; some of its values are left out.")
+        elif not self._dropped:
+            self._dropped = True
+            _warn(f"logger {self._name} cannot keep up at step {step}; some of its values are left out.")
 
     def finish(self) -> None:
-        """Ask it to close after what is queued, without waiting."""
+        """Queue the close of the logger and the end of the thread, without waiting for them."""
         self._calls.put(self._logger.close)
         self._calls.put(None)
 
     def wait(self, deadline: float) -> None:
-        """Wait for its end, but not beyond the deadline (of `time.monotonic`)."""
+        """Wait for the end of the thread until a deadline, on the clock of `time.monotonic`."""
         while self._thread.is_alive() and not self._off:
-            if (left := deadline - time.monotonic()) <= 0:
+            if (remaining_s := deadline - time.monotonic()) <= 0:
                 self._off = True
-                _say(f"logger {self._name} did not close within {CLOSE_S:g} s; the trial goes on without it.")
-            self._thread.join(min(0.1, max(0.0, left)))
+                _warn(f"logger {self._name} did not close within {CLOSE_S:g} s; the trial goes on without it.")
+            self._thread.join(min(0.1, max(0.0, remaining_s)))
 
     def _work(self) -> None:
         try:
             while call := self._calls.get():
                 call()
-        except BaseException as error:  # SystemExit, too
+        except BaseException as error:  # including SystemExit
             self._switch_off(error)
             with suppress(BaseException):
                 self._logger.close()
@@ -72,63 +74,63 @@ class Guarded:
         if not self._off:
             self._off = True
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            _say(f"logger {self._name} is off for the rest of this trial ({reason}).")
+            _warn(f"logger {self._name} is off for the rest of this trial ({reason}).")
 
 
 class Loggers:
-    """All loggers of a trial; as a context, they are closed at its end. Without any it does nothing."""
+    """All loggers of a trial, possibly none. As a context manager, it closes them at its end."""
 
-    def __init__(self, guarded: Sequence[Guarded] = (), spec: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, guarded: Sequence[GuardedLogger] = (), spec: Mapping[str, Any] | None = None) -> None:
         self._guarded, self._spec = guarded, spec or {}
 
     def start(self, resumed_step: int) -> None:
-        """Begin at step 0, or go on after the step of a checkpoint."""
-        for one in self._guarded:
-            one.start(self._spec, resumed_step)
+        """Begin at step 0, or continue after the step of a checkpoint."""
+        for logger in self._guarded:
+            logger.start(self._spec, resumed_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Hand the values of a step to every logger."""
-        for one in self._guarded:
-            one.scalars(step, values)
+        """Pass the values of a step to every logger."""
+        for logger in self._guarded:
+            logger.scalars(step, values)
 
     def __enter__(self) -> "Loggers":
         return self
 
     def __exit__(self, *exc: object) -> None:
         deadline = time.monotonic() + CLOSE_S
-        for one in self._guarded:
-            one.finish()
-        for one in self._guarded:
-            one.wait(deadline)
+        for logger in self._guarded:
+            logger.finish()
+        for logger in self._guarded:
+            logger.wait(deadline)
 
 
-SILENT = Loggers()
+NO_LOGGERS = Loggers()
 
 
 def open_loggers(names: Sequence[str], folder: Path, spec: Mapping[str, Any]) -> Loggers:
-    """The loggers of these names for the trial in `folder`.
+    """Make the loggers of these names for the trial in `folder`.
 
     Raises:
-        UserError: the package of one is not installed.
+        UserError: the package of a logger is not installed.
     """
     check_installed(names)
-    return Loggers([Guarded(name, KINDS[name][0](folder)) for name in dict.fromkeys(names)], spec)
+    return Loggers([GuardedLogger(name, KINDS[name][0](folder)) for name in dict.fromkeys(names)], spec)
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Look for the package of each logger without loading it.
+    """Check that the package of each logger is installed, without importing it.
 
     Raises:
-        UserError: naming the logger, with the line that installs it.
+        UserError: a package is not installed; the message has the command that installs it.
     """
     for name in names:
         package = KINDS[name][1]
-        found = find_spec(package)
-        if found is None or found.origin is None:  # no origin: a mere folder of that name, as `wandb` leaves them
-            line = f'pip install -e ".[{name}]"' if name != "tensorboard" else f"pip install {package}"
-            raise UserError(f"execution.loggers names {name}, which needs the package {package}: {line}")
+        module_spec = find_spec(package)
+        if module_spec is None or module_spec.origin is None:  # no origin: only a folder of that name; W&B leaves such
+            command = f'pip install -e ".[{name}]"' if name != "tensorboard" else f"pip install {package}"
+            raise UserError(f"execution.loggers names {name}, which needs the package {package}: {command}")
 
 
-def _say(line: str) -> None:
+def _warn(line: str) -> None:
     with suppress(OSError, ValueError):  # standard error may be closed
         print(line, file=sys.stderr, flush=True)

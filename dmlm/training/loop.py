@@ -1,10 +1,9 @@
 """The training loop: AdamW, linear warm-up then cosine decay, gradient clipping, exact resume."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,90 +12,56 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from dmlm import processes
-from dmlm.errors import NotFinite, OutOfMemory
-from dmlm.model.layout import Layout
-from dmlm.sequence.batches import Batch, ahead, collate, micro_batches, stream
+from dmlm.errors import NotFinite
+from dmlm.sequence.batches import Batch, ahead, collate, stream
 from dmlm.sequence.template import Packed
 from dmlm.training import checkpoint
 from dmlm.training.checkpoint import TrainState
-from dmlm.training.objectives import Objective, means
+from dmlm.training.gradients import Gradients
+from dmlm.training.objectives import Objective
 from dmlm.training.peers import Peers
-from dmlm.training.settings import PLAIN, Execution, TrainSettings
+from dmlm.training.settings import DEFAULT_EXECUTION, Execution, TrainSettings
+from dmlm.training.stop_requests import Interrupted, stop_requests
 
 
 class StepLog(Protocol):
-    """Who is told of every step."""
+    """What the losses of every step are written to."""
 
     def start(self, resumed_step: int) -> None:
-        """Begin at step 0, or go on after the step of a checkpoint."""
+        """Begin at step 0, or continue after the step of a checkpoint."""
 
     def write(self, step: int, loss: float, by_modality: Mapping[str, float], lr: float, elapsed_s: float) -> None:
-        """The losses of a step."""
+        """Write the losses of a step."""
 
     def close(self) -> None:
-        """The training ends, finished or not."""
+        """Close the log when the training ends, finished or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """Where and how a training is carried out; the result stays the same but for rounding."""
+    """Where and how a training runs. Nothing here changes the result, except for rounding."""
 
-    name: str  # of the trial, for messages
-    checkpoints: Path
+    name: str  # name of the trial, for messages
+    checkpoints: Path  # folder
     device: torch.device
     log: StepLog
-    execution: Execution = PLAIN
+    execution: Execution = DEFAULT_EXECUTION
     checkpoint_every_s: float = 60.0
-    on_step: Callable[[int, float], None] = lambda step, loss: None  # after each step
+    on_step: Callable[[int, float], None] = lambda step, loss: None  # called after each step
 
 
 @dataclass
 class TrainReport:
-    """What training cost and where it ended."""
+    """How far a training got, and its cost."""
 
     steps: int
-    train_s: float  # over all sessions
-    tokens: int  # in this session
-    session_s: float = 0.0  # of this session
-
-
-class Interrupted(KeyboardInterrupt):
-    """Stopped by Ctrl-C or SIGTERM after a checkpoint was written."""
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """A flag that the loop reads between steps, raised by SIGINT or SIGTERM, or when the parent process is gone.
-
-    A second Ctrl-C acts at once.
-    """
-    requested = False
-    previous = {}
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal requested
-        if requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        requested = True
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # a worker leaves Ctrl-C to the main process
-                previous[number] = signal.signal(number, handle)
-    except ValueError:  # not in the main thread: signals stay with whoever has them
-        pass
-    processes.in_training.set()
-    try:
-        yield lambda: requested or processes.orphaned()
-    finally:
-        processes.in_training.clear()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    train_s: float  # training time of all sessions
+    tokens: int  # tokens trained on in this session
+    session_s: float = 0.0  # training time of this session
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Linear from 0 over the warm-up, then a half cosine down to `lr * final_lr_ratio` at the last step."""
+    """Learning rate of a step: linear warm-up from 0, then a half cosine down to `lr * final_lr_ratio`."""
     if step < settings.warmup_steps:
         return settings.lr * (step + 1) / settings.warmup_steps
     progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
@@ -112,14 +77,15 @@ def train(
     objective: Objective,
     session: Session,
 ) -> TrainReport:
-    """Train in place, from the newest checkpoint of the session if there is one.
+    """Train a model in place, from the newest checkpoint in `session.checkpoints` if there is one.
 
-    `draws` are versions of the training set (same items, other noise); epoch e uses version e modulo their number.
+    `draws` are versions of the training set: the same items with other noise. Epoch e uses version e modulo their
+    number.
 
     Raises:
         NotFinite: the loss became NaN or infinite; the last good checkpoint stays.
-        OutOfMemory: a step, or as much of it as `execution` allows at once, does not fit.
-        Interrupted: on request, after a checkpoint.
+        OutOfMemory: a step, or a micro-batch of it (`execution.micro_tokens`), does not fit into memory.
+        Interrupted: by SIGINT or SIGTERM, or because the main process is gone; a checkpoint was written.
     """
     model.to(session.device).train()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
     peers = Peers.join()
@@ -132,19 +98,30 @@ def train(
     if state := checkpoint.newest(session.checkpoints):
         _restore(state, model, optimizer, scaler)
         report.steps, report.train_s = state.step, state.elapsed_s
-    gradients = _Gradients(model, settings, objective, session, peers)
+    gradients = Gradients(
+        model=model,
+        objective=objective,
+        precision=settings.precision,
+        execution=session.execution,
+        device=session.device,
+        peers=peers,
+    )
     batches = _batches(draws, settings, seed, report.steps, objective, peers)
-    started = saved = time.monotonic()
-    spent_before = report.train_s
+    started = last_saved = time.monotonic()
+    earlier_sessions_s = report.train_s
 
-    def snapshot() -> None:
+    def save_checkpoint() -> None:
         if peers.first:
             checkpoint.save(_state(report, model, optimizer, scaler), session.checkpoints)
 
-    with stop_requests() as stop_requested, _opened(session.log, report.steps, peers), closing(ahead(batches)) as ready:
+    with (
+        stop_requests() as stop_requested,
+        _open_log(session.log, report.steps, peers),
+        closing(ahead(batches)) as ready,
+    ):
         for step, (batch_size, batch, inputs) in zip(range(report.steps, settings.steps), ready, strict=False):
             optimizer.zero_grad(set_to_none=True)
-            losses = gradients.leave(batch, inputs, batch_size, scaler)
+            losses = gradients.accumulate(batch, inputs, batch_size, scaler)
             if not math.isfinite(losses.total):
                 raise NotFinite(
                     f"{session.name}: the loss became {losses.total} at step {step}; lower train.lr and run again."
@@ -156,24 +133,24 @@ def train(
             scaler.step(optimizer)
             scaler.update()
             report.steps, report.session_s = step + 1, time.monotonic() - started
-            report.train_s = spent_before + report.session_s
+            report.train_s = earlier_sessions_s + report.session_s
             report.tokens += losses.tokens
             if peers.first:
                 lr = optimizer.param_groups[0]["lr"]
                 session.log.write(step + 1, losses.total, losses.by_part, lr, report.train_s)
             session.on_step(step + 1, losses.total)
             if peers.any(stop_requested()) and report.steps < settings.steps:
-                snapshot()
+                save_checkpoint()
                 raise Interrupted
-            if time.monotonic() - saved > session.checkpoint_every_s:
-                snapshot()
-                saved = time.monotonic()
+            if time.monotonic() - last_saved > session.checkpoint_every_s:
+                save_checkpoint()
+                last_saved = time.monotonic()
     return report
 
 
 @contextmanager
-def _opened(log: StepLog, resumed_step: int, peers: Peers) -> Iterator[None]:
-    """Start the log and close it, in the process that writes."""
+def _open_log(log: StepLog, resumed_step: int, peers: Peers) -> Iterator[None]:
+    """Start the log, and close it at the end. Only the first process writes it."""
     if not peers.first:
         yield
         return
@@ -192,7 +169,10 @@ def _batches(
     objective: Objective,
     peers: Peers,
 ) -> Iterator[tuple[int, Batch, np.ndarray]]:
-    """Endless, from step `start` on: size of the batch, this process's share of it, and what the model reads."""
+    """Yield batches without end, from step `start` on.
+
+    Each is (size of the whole batch, this process's share of it, IDs (T,) that the model reads for that share).
+    """
     lengths = np.array([len(item) for item in draws[0]])
     for step, (epoch, indices) in enumerate(stream(lengths, settings.batch_size, seed, start), start):
         version = draws[epoch % len(draws)]
@@ -200,76 +180,11 @@ def _batches(
         yield len(indices), batch, objective.inputs(batch, np.random.default_rng([seed, step]))
 
 
-@dataclass(frozen=True)
-class _Losses:
-    """What one step gave, over all processes."""
-
-    total: float
-    by_part: dict[str, float]  # nats a token
-    tokens: int
-
-
-@dataclass(frozen=True)
-class _Gradients:
-    """From a batch to the gradients of its loss: in micro-batches, in the precision asked for, over all processes."""
-
-    model: PreTrainedModel
-    settings: TrainSettings
-    objective: Objective
-    session: Session
-    peers: Peers
-
-    def leave(self, batch: Batch, inputs: np.ndarray, batch_size: int, scaler: torch.amp.GradScaler) -> _Losses:
-        """Leave the gradient of the loss over `batch_size` sequences, of which `batch` is this process's share."""
-        device, execution, parts = self.session.device, self.session.execution, self.objective.parts
-        loss, sums = torch.zeros((), device=device), torch.zeros(2, len(parts), device=device)
-        ends = np.cumsum(batch.lengths)
-        for part in micro_batches(batch.lengths, execution.micro_tokens):
-            here = slice(int(ends[part.start] - batch.lengths[part.start]), int(ends[part.stop - 1]))
-            ids, roles, read = (
-                torch.from_numpy(a[here]).to(device, non_blocking=True) for a in (batch.ids, batch.roles, inputs)
-            )
-            layout = Layout(batch.lengths[part], device)
-            with _memory_watched(layout.tokens):
-                with self._autocast():
-                    share, by_part = self.objective.loss(
-                        self.model, (ids, roles, read), layout, batch_size, execution.recompute
-                    )
-                scaler.scale(share).backward()
-            loss += share.detach()
-            sums += by_part
-        self.peers.add_up_gradients(self.model.parameters())
-        figures = torch.cat([loss.view(1), sums.flatten(), loss.new_tensor([len(batch.ids)])])
-        self.peers.add_up(figures)
-        total, *rest, tokens = figures.tolist()
-        return _Losses(total, means(parts, rest[: len(parts)], rest[len(parts) :]), int(tokens))
-
-    def _autocast(self) -> AbstractContextManager:
-        if self.settings.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(
-            self.session.device.type, getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[self.settings.precision])
-        )
-
-
-@contextmanager
-def _memory_watched(tokens: int) -> Iterator[None]:
-    """Give every sign of exhausted memory one name."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError):
-        raise OutOfMemory(tokens) from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # how PyTorch says it on a CPU
-            raise
-        raise OutOfMemory(tokens) from None
-
-
 def _decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict]:
-    """Matrices decay; vectors and parameters marked so (Mamba's A and D) do not."""
+    """Parameter groups of AdamW: no weight decay for vectors, nor for Mamba's A and D, which carry a mark."""
     exempt = [p for p in model.parameters() if p.ndim < 2 or getattr(p, "_no_weight_decay", False)]
-    spared = {id(p) for p in exempt}
-    decayed = [p for p in model.parameters() if id(p) not in spared]
+    exempt_ids = {id(p) for p in exempt}
+    decayed = [p for p in model.parameters() if id(p) not in exempt_ids]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
 
 

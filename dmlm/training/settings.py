@@ -1,4 +1,4 @@
-"""How a model is trained and read out: plain, checked settings. No torch here."""
+"""Settings of a training: what changes its result, and how it is carried out. Imports no torch."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from dmlm.modalities import MODALITIES
 
 
 class Lambdas(BaseModel):
-    """Loss weight of each modality; the defaults are those of the table of modalities."""
+    """Loss weight of each modality, by its letter; the defaults are in `dmlm.modalities`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,7 +20,7 @@ class Lambdas(BaseModel):
 
 
 class TrainSettings(BaseModel):
-    """How a model is trained. Every field changes the result."""
+    """Settings of a training. Every field changes the result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,13 +34,13 @@ class TrainSettings(BaseModel):
     clip_norm: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     input_mask: float = Field(default=0.0, ge=0, lt=1, description="share of prompt tokens hidden from the model")
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of products; weights, optimiser and the scan stay in fp32
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of matrix products; weights, optimizer and scan stay in fp32
     draws: int = Field(default=2, ge=1, description="versions of the training set, each with other noise")
     lambdas: Lambdas = Lambdas()
 
 
 class Execution(BaseModel):
-    """How a training is carried out on the machine at hand; the result stays the same but for rounding."""
+    """How a training is carried out on a machine. No field changes the result, except for rounding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,4 +51,4 @@ class Execution(BaseModel):
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)  # beside train.jsonl
 
 
-PLAIN = Execution()
+DEFAULT_EXECUTION = Execution()

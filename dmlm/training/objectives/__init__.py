@@ -1,4 +1,4 @@
-"""What a training minimises, one file an objective."""
+"""Training objectives, one file each."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -12,17 +12,17 @@ from dmlm.sequence.batches import Batch
 
 
 class Objective(Protocol):
-    """The part of a training that knows what is predicted from what; the loop knows batches, steps and gradients.
+    """What a training minimises. The objective defines inputs and loss; the loop handles batches, steps and gradients.
 
-    Shapes: T tokens of a flat batch, M parts of the loss.
+    Shapes: T tokens of a packed batch, M parts of the loss.
     """
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the parts that are logged, such as the modalities."""
+        """Names of the parts of the loss that are logged, such as the modalities."""
 
     def inputs(self, batch: Batch, random: np.random.Generator) -> np.ndarray:
-        """What the model reads, IDs (T,): those of the batch, or some of them hidden."""
+        """IDs (T,) that the model reads: those of the batch, or with some of them hidden."""
 
     def loss(
         self,
@@ -32,13 +32,13 @@ class Objective(Protocol):
         batch_size: int,
         recompute: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of some sequences, and (2, M): for each part its summed nats and its tokens.
+        """Return the loss () of some sequences, and (2, M): for each part, the sum of its nats and its token count.
 
-        `tokens` are IDs, roles and inputs, (T,) each; `batch_size` counts the sequences of the whole batch, of which
-        these may be a part; `recompute` is gradient checkpointing.
+        `tokens` are IDs, roles and inputs, (T,) each. `batch_size` is the number of sequences in the whole batch, which
+        these sequences are a part of. `recompute` turns on gradient checkpointing.
         """
 
 
 def means(parts: tuple[str, ...], nats: Iterable[float], tokens: Iterable[float]) -> dict[str, float]:
-    """Nats a token of each part that has any."""
+    """Nats per token of each part that has tokens."""
     return {part: total / count for part, total, count in zip(parts, nats, tokens, strict=True) if count}

@@ -18,11 +18,11 @@ from dmlm.training.settings import Lambdas
 
 @dataclass(frozen=True)
 class NextToken:
-    """The objective of every model that is trained from tokens."""
+    """Predict every token from those before it."""
 
     lambdas: Lambdas
-    pad_id: int  # what hidden tokens are replaced by
-    input_mask: float = 0.0  # share of prompt tokens that are hidden from the model
+    pad_id: int  # replaces hidden tokens
+    input_mask: float = 0.0  # fraction of the prompt tokens that are hidden from the model
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -30,7 +30,7 @@ class NextToken:
         return ROLES
 
     def inputs(self, batch: Batch, random: np.random.Generator) -> np.ndarray:
-        """IDs (T,), some of the prompt hidden; the targets stay."""
+        """IDs (T,) of the batch, with some prompt tokens hidden. The targets do not change."""
         return mask_prompt(batch, self.input_mask, self.pad_id, random)
 
     def loss(
@@ -41,7 +41,7 @@ class NextToken:
         batch_size: int,
         recompute: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weighted loss, and (2, M) per modality its summed -log p (nats) and its tokens."""
+        """Return the weighted loss (), and (2, M): for each modality, the sum of -log p in nats and its token count."""
         ids, roles, inputs = tokens
         lambdas = torch.tensor([getattr(self.lambdas, letter) for letter in ROLES], device=ids.device)
         return modality_loss(model, ids, roles, layout, lambdas, inputs, batch_size, recompute)
