@@ -177,7 +177,7 @@ def test_weights_of_another_shape_are_refused(changed, complaint) -> None:
     module = torch.nn.Linear(3, 2)
     tensors = {k: v for k, v in {**module.state_dict(), **changed}.items() if v is not None}
     with pytest.raises(UserError, match=complaint):
-        untrusted.fit(module, tensors, "net.pt")
+        untrusted.load_exactly(module, tensors, "net.pt")
 
 
 def test_weights_of_a_folder_are_finite(tmp_path) -> None:
@@ -186,7 +186,7 @@ def test_weights_of_a_folder_are_finite(tmp_path) -> None:
     model.layernorm.bias.data[3] = torch.inf
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"layernorm\.bias holds NaN or infinity"):
-        open_model("image_x", str(tmp_path), published.of_model(str(tmp_path), None, {}))
+        open_model("image_x", str(tmp_path), published.card_of(str(tmp_path), None, {}))
 
 
 def test_tensors_of_an_unrelated_file_are_not_read(tmp_path) -> None:

@@ -171,7 +171,7 @@ def test_other_weights_are_another_tokenizer(name, build) -> None:
     if encoder.card is None:
         pytest.skip("needs no published weights")
     before = encoder.fingerprint
-    files = published.present(encoder.card, name)
+    files = published.local_files(encoder.card, name)
     assert files
     kept = files[-1].read_bytes()
     files[-1].write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))

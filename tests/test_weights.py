@@ -82,7 +82,7 @@ def test_a_broken_download_goes_on_where_it_stopped(server) -> None:
     broken = card(server.url + "/broken")
     with pytest.raises(UserError, match=r"broke after 1,000,000 of 3,000,000 bytes; run the same command again"):
         published.fetch(broken, "audio_x")
-    assert published.present(broken, "audio_x") is None
+    assert published.local_files(broken, "audio_x") is None
     (path,) = published.fetch(broken, "audio_x")
     assert path.read_bytes() == CONTENT
     assert server.asked == ["/broken", "/broken bytes=1000000-"]
@@ -93,7 +93,7 @@ def test_a_download_of_another_file_does_not_count_as_present(server) -> None:
     for _ in range(2):
         with pytest.raises(UserError, match=r"/whole is not the published file .* run the same command again"):
             published.fetch(other, "audio_x")
-        assert published.present(other, "audio_x") is None
+        assert published.local_files(other, "audio_x") is None
     assert server.asked == ["/whole", "/whole"]
     assert published.fetch(card(server.url + "/whole"), "audio_x")
 
@@ -212,7 +212,7 @@ def test_files_can_be_given(tmp_path) -> None:
         published.fetch(by_hand, "lips_x")
     (path,) = published.fetch(by_hand, "lips_x", tmp_path)
     assert path.read_bytes() == CONTENT
-    assert published.present(by_hand, "lips_x") == [path]
+    assert published.local_files(by_hand, "lips_x") == [path]
 
 
 def test_a_given_file_that_is_refused_replaces_nothing(tmp_path) -> None:
@@ -220,7 +220,7 @@ def test_a_given_file_that_is_refused_replaces_nothing(tmp_path) -> None:
     (tmp_path / "net.bin").write_bytes(b"another")
     with pytest.raises(UserError, match=r"net.bin is not the published file .* nothing was changed"):
         published.fetch(by_hand, "lips_x", tmp_path)
-    assert published.present(by_hand, "lips_x") is None
+    assert published.local_files(by_hand, "lips_x") is None
     (tmp_path / "good.bin").write_bytes(CONTENT)
     (path,) = published.fetch(by_hand, "lips_x", tmp_path / "good.bin")
     with pytest.raises(UserError, match="is not the published file"):
@@ -328,11 +328,11 @@ def test_fetch_and_doctor_from_the_command_line(tmp_path) -> None:
 def test_a_model_in_a_folder_is_not_fetched_and_a_part_of_one_is_named(tmp_path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    card = published.of_model(str(folder), None, {})
+    card = published.card_of(str(folder), None, {})
     assert card is not None
     with pytest.raises(UserError, match="dmlm fetch audio_x model=nobody/nothing"):
         published.model_folder(Card("", "", hub="nobody/nothing"), "audio_x")
-    assert "lacks config.json or weights" in published.missing(card, "audio_x")
+    assert "lacks config.json or weights" in published.missing_message(card, "audio_x")
     (folder / "config.json").write_text("{}")
     save_file({"weight": torch.ones(1)}, folder / "model.safetensors")
     assert published.fetch(card, "audio_x") == [folder / "config.json", folder / "model.safetensors"]
@@ -340,11 +340,11 @@ def test_a_model_in_a_folder_is_not_fetched_and_a_part_of_one_is_named(tmp_path)
 
 def test_another_revision_has_no_known_digest() -> None:
     known = Card("page", "MIT", (File("a", "0" * 64),), hub="o/n", revision="abc")
-    assert published.of_model("o/n", None, {"o/n": known}) is known
-    other = published.of_model("o/n", "main", {"o/n": known})
+    assert published.card_of("o/n", None, {"o/n": known}) is known
+    other = published.card_of("o/n", "main", {"o/n": known})
     assert other is not None
     assert (other.revision, other.files, other.licence) == ("main", (), "MIT")
-    assert published.of_model("random:hubert", None, {"o/n": known}) is None
+    assert published.card_of("random:hubert", None, {"o/n": known}) is None
 
 
 def model(folder: Path) -> Path:
@@ -362,7 +362,7 @@ def test_a_model_of_the_hub_is_held_to_its_card_when_it_is_opened(tmp_path, monk
     known = Card.on_hub("owner/name", "MIT", "a" * 40, file)
     assert open_model("image_x", "owner/name", known)
     other = Card.on_hub("owner/name", "MIT", "a" * 40, replace(file, sha256="0" * 64))
-    assert published.present(other, "image_x")  # asked often, and must cost nothing
+    assert published.local_files(other, "image_x")  # asked often, and must cost nothing
     with pytest.raises(
         UserError, match=r"not the published file .* remove .* run: dmlm fetch image_x model=owner/name"
     ):
@@ -387,7 +387,7 @@ def test_code_in_a_model_folder_is_refused_and_not_asked_about(tmp_path, monkeyp
     said = {"model_type": "other", "auto_map": {"AutoConfig": "code.Other", "AutoModel": "code.Other"}}
     (folder / "config.json").write_text(json.dumps(said))
     (folder / "code.py").write_text(f"open({str(witness)!r}, 'w')\nclass Other: ...\n")
-    given = published.of_model(str(folder), None, {})
+    given = published.card_of(str(folder), None, {})
     for use in (
         lambda: published.config_of("image_x", str(folder), given, {}),
         lambda: open_model("image_x", str(folder), given),

@@ -59,7 +59,7 @@ class CodecCodes(Tokenizer):
 
     @property
     def card(self) -> published.Card | None:
-        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
+        return published.card_of(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def vocab_size(self) -> int:
@@ -115,7 +115,7 @@ class CodecCodes(Tokenizer):
     @cached_property
     def network(self) -> Any:
         """The codec without its decoder, which encoding does not need."""
-        from dmlm.weights.frozen import on, open_model
+        from dmlm.weights.frozen import on_device, open_model
 
         self.require()
         network = open_model(self.recipe, self.settings.model, self.card, self.settings.architecture)
@@ -124,7 +124,7 @@ class CodecCodes(Tokenizer):
                 setattr(network, name, None)
         if self.card is None:
             _fill_codebooks(network)
-        return on(self.device, network)
+        return on_device(self.device, network)
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """IDs, int32 (T * K,), of each clip, float32 (samples,) at 16 kHz."""

@@ -24,7 +24,7 @@ from dmlm.errors import UserError
 from dmlm.tokens.encoder import Settings as BaseSettings
 from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook, learn_codebook
-from dmlm.weights.frozen import frozen, in_pieces, on, pieces
+from dmlm.weights.frozen import freeze, in_pieces, on_device, pieces
 
 TOGETHER = 64  # pieces of full length in a batch
 TARGET_FRAMES = 40_000  # at most this many are clustered to make the targets of an iteration
@@ -120,7 +120,7 @@ class EncoderUnits(Tokenizer):
         tensors = {name: torch.from_numpy(array.copy()) for name, array in self.learned.items()}
         model = MaskedPredictor(tensors["into.weight"].shape[1], self.settings, len(tensors["guess.1.bias"]))
         model.load_state_dict(tensors)
-        on(self.device, frozen(model))  # in place
+        on_device(self.device, freeze(model))  # in place
         return model
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
@@ -169,7 +169,7 @@ class EncoderUnits(Tokenizer):
                 schedule.step()
                 bar.set_postfix(loss=f"{loss.item():.2f}", refresh=False)
                 bar.update()
-        frozen(model)  # in place
+        freeze(model)  # in place
         return model
 
     def _batches(

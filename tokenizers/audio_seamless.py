@@ -119,7 +119,7 @@ class SeamlessUnits(Tokenizer):
         from transformers import Wav2Vec2Config, Wav2Vec2Model
 
         from dmlm.weights import untrusted
-        from dmlm.weights.frozen import loaded, on
+        from dmlm.weights.frozen import on_device, with_weights
 
         config = Wav2Vec2Config(**self._architecture)
 
@@ -132,7 +132,7 @@ class SeamlessUnits(Tokenizer):
 
         path = self._file("xlsr2_1b_v2.pt")
         tensors = renamed(untrusted.read(path), self.settings.layer)
-        return on(self.device, loaded(build, tensors, str(path)))
+        return on_device(self.device, with_weights(build, tensors, str(path)))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Units, int32 (T,), of each clip, float32 (samples,)."""

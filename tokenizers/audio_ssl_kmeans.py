@@ -99,7 +99,7 @@ class SpeechUnits(Tokenizer):
 
     @property
     def card(self) -> published.Card | None:
-        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
+        return published.card_of(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def clusters(self) -> int | None:
@@ -167,7 +167,7 @@ class SpeechUnits(Tokenizer):
     @cached_property
     def network(self) -> Any:
         """The encoder with its layers up to `layer` only; its last layer keeps its output, see `_layer`."""
-        from dmlm.weights.frozen import on, open_model
+        from dmlm.weights.frozen import on_device, open_model
 
         self.require()
         settings, kind = self.settings, _FirstLayers(self.settings.layer)
@@ -175,7 +175,7 @@ class SpeechUnits(Tokenizer):
         network = opened.encoder if self.config.model_type == "whisper" else opened
         layers = network.layers if self.config.model_type == "whisper" else network.encoder.layers
         layers[-1].register_forward_hook(self._keep_output)
-        return on(self.device, network)
+        return on_device(self.device, network)
 
     @cached_property
     def extractor(self) -> Any:

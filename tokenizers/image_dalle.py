@@ -86,7 +86,7 @@ class DalleUnits(Tokenizer):
         if not isinstance(module, untrusted.Inert):
             raise UserError(f"{path} holds no module; give the published {PUBLISHED}.")
         tensors = renamed(untrusted.module_tensors(module, str(path)))
-        untrusted.fit(self._build(), tensors, str(path))
+        untrusted.load_exactly(self._build(), tensors, str(path))
         with files.atomic(self.converted) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         return [self.converted]
@@ -101,10 +101,10 @@ class DalleUnits(Tokenizer):
     @cached_property
     def network(self) -> Any:
         from dmlm.weights import untrusted
-        from dmlm.weights.frozen import loaded, on
+        from dmlm.weights.frozen import on_device, with_weights
 
         self.require()
-        return on(self.device, loaded(self._build, untrusted.read(self.converted), str(self.converted)))
+        return on_device(self.device, with_weights(self._build, untrusted.read(self.converted), str(self.converted)))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Units, int32 (T,), of each page, uint8 (H, W, 3)."""

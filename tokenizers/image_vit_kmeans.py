@@ -83,7 +83,7 @@ class PatchFeatureUnits(Tokenizer):
 
     @property
     def card(self) -> published.Card | None:
-        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
+        return published.card_of(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def rate_hz(self) -> None:
@@ -110,7 +110,7 @@ class PatchFeatureUnits(Tokenizer):
         Raises:
             UserError: The model is missing, is no transformer over patches, or has no such layer.
         """
-        from dmlm.weights.frozen import on, open_model
+        from dmlm.weights.frozen import on_device, open_model
 
         settings, layer = self.settings, self.settings.layer
         kind = vision_class(self._folder) if self._folder else None
@@ -121,7 +121,7 @@ class PatchFeatureUnits(Tokenizer):
             if layer > len(layers):
                 raise UserError(f"{self.recipe}: there is no layer {layer}; {settings.model} has {len(layers)}.")
             del layers[layer:]
-        return on(self.device, network)
+        return on_device(self.device, network)
 
     @cached_property
     def scaling(self) -> Scaling:

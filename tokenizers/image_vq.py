@@ -79,7 +79,7 @@ class VectorQuantizedUnits(Tokenizer):
 
     @property
     def card(self) -> published.Card | None:
-        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
+        return published.card_of(self.settings.model, self.settings.revision, KNOWN)
 
     def require(self) -> None:
         if self.card is None:
@@ -131,7 +131,7 @@ class VectorQuantizedUnits(Tokenizer):
         import torch
 
         from dmlm.weights import untrusted
-        from dmlm.weights.frozen import loaded, on
+        from dmlm.weights.frozen import on_device, with_weights
 
         family, _ = self._kind
         if self.settings.model == LLAMAGEN:
@@ -144,7 +144,7 @@ class VectorQuantizedUnits(Tokenizer):
         if family == "janus" and "quantize.embedding.weight" in tensors:
             codes = tensors["quantize.embedding.weight"]
             tensors["quantize.embedding.weight"] = torch.nn.functional.normalize(codes, dim=-1)
-        return on(self.device, loaded(self._build, tensors, str(path)))
+        return on_device(self.device, with_weights(self._build, tensors, str(path)))
 
     def _build(self) -> Any:
         import transformers
@@ -200,7 +200,7 @@ def part(folder: Path, prefix: str) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     tensors: dict[str, Any] = {}
-    for path in sorted(folder.glob(published.LEARNED[0])):
+    for path in sorted(folder.glob(published.WEIGHT_FILES[0])):
         try:
             with safe_open(path, "pt") as shard:
                 names = [name for name in shard.keys() if name.startswith(prefix)]  # noqa: SIM118

@@ -65,12 +65,12 @@ class LearnedUnits(Tokenizer):
         """The network that `fit` learned, frozen."""
         import torch
 
-        from dmlm.weights.frozen import loaded, on
+        from dmlm.weights.frozen import on_device, with_weights
 
         if self.learned is None:
             raise TypeError("image_vqvae has learned no network yet; the engine calls fit before encoding")
         tensors = {name: torch.from_numpy(array) for name, array in self.learned.items()}
-        return on(self.device, loaded(lambda: build(self.settings), tensors, "image_vqvae"))
+        return on_device(self.device, with_weights(lambda: build(self.settings), tensors, "image_vqvae"))
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Units, int32 (T,), of each page, uint8 (H, W, 3)."""

@@ -94,10 +94,10 @@ class LipUnits(Tokenizer):
         """Write the tensors of the visual stream to one safetensors file, under the names of `visual_stream`."""
         from safetensors.torch import save_file
 
-        from dmlm.weights.untrusted import fit, read_guarded
+        from dmlm.weights.untrusted import load_exactly, read_guarded
 
         tensors = renamed(read_guarded(downloaded[0], FOREIGN), str(downloaded[0]))
-        fit(visual_stream(self._shape, normalised=True), tensors, str(downloaded[0]))
+        load_exactly(visual_stream(self._shape, normalised=True), tensors, str(downloaded[0]))
         with files.atomic(self._converted) as temporary:
             save_file(tensors, temporary)
         return [self._converted]
@@ -141,7 +141,7 @@ class LipUnits(Tokenizer):
     def network(self) -> Any:
         """The visual stream with the layers up to `layer` only."""
         from dmlm.weights import untrusted
-        from dmlm.weights.frozen import loaded, on
+        from dmlm.weights.frozen import on_device, with_weights
 
         self.require()
         layer, depth = self.settings.layer, self._shape["num_hidden_layers"]
@@ -150,7 +150,9 @@ class LipUnits(Tokenizer):
         unused += [] if layer is None else ["encoder.layer_norm."]
         tensors = untrusted.read(self._converted)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(unused))}
-        return on(self.device, loaded(lambda: visual_stream(shape, layer is None), tensors, str(self._converted)))
+        return on_device(
+            self.device, with_weights(lambda: visual_stream(shape, layer is None), tensors, str(self._converted))
+        )
 
     def encode(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Units, int32 (T,), of each clip, uint8 (T, H, W)."""

@@ -68,7 +68,7 @@ class ImageEncoderUnits(Tokenizer):
 
     @property
     def card(self) -> published.Card | None:
-        return published.of_model(self.settings.model, self.settings.revision, KNOWN)
+        return published.card_of(self.settings.model, self.settings.revision, KNOWN)
 
     @property
     def rate_hz(self) -> float:
@@ -81,7 +81,7 @@ class ImageEncoderUnits(Tokenizer):
         Raises:
             UserError: It is no transformer over patches, has no such layer, or `side_px` is not a whole number of patches.
         """
-        from dmlm.weights.frozen import on, open_model
+        from dmlm.weights.frozen import on_device, open_model
 
         settings = self.settings
         network: Any = open_model(self.recipe, settings.model, self.card, settings.architecture)
@@ -94,7 +94,7 @@ class ImageEncoderUnits(Tokenizer):
             raise UserError(
                 f"{self.recipe}: side_px={settings.side_px} is no multiple of its patches of {patch} pixels."
             )
-        return on(self.device, network)
+        return on_device(self.device, network)
 
     def features(self, item: np.ndarray) -> np.ndarray:
         """Stacked frame vectors with deltas, float32 (T // stack, D), of a clip, uint8 (T, H, W)."""

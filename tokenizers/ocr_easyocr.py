@@ -96,7 +96,7 @@ class EasyOcr(lines.PageReader):
         """Check the packages, that torchvision fits the installed torch, and the weights."""
         super().require()
         if not all(path.is_file() for path in self.checkpoints):
-            raise UserError(published.missing(self.card, self.recipe))
+            raise UserError(published.missing_message(self.card, self.recipe))
         try:
             import torchvision  # noqa: F401
         except RuntimeError as error:  # a CUDA build of torchvision with a CPU build of torch
@@ -143,7 +143,7 @@ class EasyOcr(lines.PageReader):
         import torch
 
         from dmlm.weights import untrusted
-        from dmlm.weights.frozen import loaded, on
+        from dmlm.weights.frozen import on_device, with_weights
 
         def build() -> torch.nn.Module:
             with torch.device("meta"):
@@ -151,7 +151,7 @@ class EasyOcr(lines.PageReader):
             return module.to_empty(device="cpu")
 
         tensors = {name.removeprefix("module."): tensor for name, tensor in untrusted.read(path).items()}
-        return on(self.device, loaded(build, tensors, str(path)))
+        return on_device(self.device, with_weights(build, tensors, str(path)))
 
     def lines_of(self, page: np.ndarray) -> list[lines.Line]:
         """The lines of a page in the order of the detector; the box of a slanted line is its hull."""

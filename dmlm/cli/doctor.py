@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, and for each tokenizer what it lacks."""
+"""The command `doctor`: what this machine has, and what each tokenizer still needs."""
 
 import shutil
 import subprocess
@@ -24,12 +24,12 @@ PACKAGES = (
 
 
 def doctor() -> None:
-    """Say what this machine has: versions, devices, what each tokenizer lacks, and where things are kept."""
+    """Print what this machine has: versions, devices, the home folder, and what each tokenizer still needs."""
     print(report())
 
 
 def report() -> str:
-    """All of it, a line each."""
+    """Text of the command, one line for each item."""
     import torch
 
     from dmlm.model import scan_choice
@@ -50,14 +50,14 @@ def report() -> str:
 
 
 def state(recipe: str) -> str:
-    """`ready`, or what a tokenizer lacks with its default settings, and the command that brings it."""
+    """`ready`, or what a tokenizer with default settings still needs, and the command that gets it."""
     try:
         kind = recipes.load_class("tokenizers", recipe, Encoder)
         encoder = kind(kind.Settings())
         encoder.require()
     except UserError as error:
         return str(error).removeprefix(f"{recipe}: ")
-    except Exception as error:  # of a recipe that somebody is writing: the others are still to be told of
+    except Exception as error:  # in a recipe under development; the others are still reported
         return f"does not load: {type(error).__name__}: {error}".replace("\n", " ")
     return f"ready ({encoder.modality})"
 
@@ -70,7 +70,7 @@ def _version(package: str) -> str:
 
 
 def _torchvision() -> str:
-    """Only EasyOCR wants it; one of another build than torch stops `transformers` from opening its models."""
+    """State of torchvision, which only EasyOCR needs. One of another build than torch breaks `transformers`."""
     try:
         import torchvision
     except ModuleNotFoundError:
@@ -95,5 +95,5 @@ def _program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         return "not installed"
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    return (said.stdout or said.stderr).splitlines()[0]
+    result = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    return (result.stdout or result.stderr).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The commands about grids: run, show, status, export, transcribe. Exit code 0 only if no cell is missing."""
+"""The commands `grid run`, `show`, `status`, `export` and `transcribe`. Exit code 0 only if no cell is missing."""
 
 import sys
 import time
@@ -10,15 +10,18 @@ import typer
 from dmlm.errors import UserError
 from dmlm.plan.grid import Grid, read_grid_file
 
-INCOMPLETE = 1  # some cells or figures are missing; which and why has been printed
-CONTINUE_LATER = 75  # EX_TEMPFAIL of sysexits.h: the time limit is over, the same command continues
+INCOMPLETE = 1  # some cells or figures are missing; which ones and why was printed
+CONTINUE_LATER = 75  # EX_TEMPFAIL of sysexits.h: the time limit is over; the same command continues
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="A grid, then changes such as train.steps=200", metavar="[GRID] [KEY=VALUE]..."),
+    typer.Argument(help="A grid, then changed settings, such as train.steps=200.", metavar="[GRID] [KEY=VALUE]..."),
 ]
 GridName = Annotated[
-    str, typer.Option("--grid", "-g", help="A file of sweeps/ by name, or a path; NAME:small of several.")
+    str,
+    typer.Option(
+        "--grid", "-g", help="Grid file: name of a file in sweeps/, or a path; NAME:small picks one of several grids."
+    ),
 ]
 RunName = Annotated[str, typer.Argument(help="Name of a grid that was run, or its folder.")]
 
@@ -27,21 +30,22 @@ def run(
     overrides: Overrides = None,
     grid: GridName = "quickstart",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show cells, what is done, what the rest takes; do nothing.")
+        bool, typer.Option("--dry-run", help="Only show the cells, which are done, and how long the rest takes.")
     ] = False,
-    engine: Annotated[str, typer.Option(help="local: this machine. ray: a Ray cluster.")] = "local",
+    engine: Annotated[str, typer.Option(help="local: this machine; ray: a Ray cluster.")] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time; default: one a GPU, or one a core.")
+        int | None, typer.Option(min=1, help="Trials at a time; default: one per GPU, or one per core.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, or `auto`.")] = None,
-    gpu_share: Annotated[float, typer.Option(min=0, help="Ray: GPUs a trial takes; 0.5 puts two on each.")] = 1.0,
+    address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster, or `auto`.")] = None,
+    gpu_share: Annotated[float, typer.Option(min=0, help="Ray: GPUs per trial; 0.5 puts two trials on each.")] = 1.0,
     time_limit_s: Annotated[
-        float | None, typer.Option("--time-limit", help="Seconds after which to leave checkpoints and exit with 75.")
+        float | None,
+        typer.Option("--time-limit", help="Seconds after which to write checkpoints and exit with code 75."),
     ] = None,
     checkpoint_every_s: Annotated[
         float, typer.Option("--checkpoint-every", help="Seconds between checkpoints.")
     ] = 30.0,
-    figure: Annotated[list[str] | None, typer.Option(help="A further figure: the path of its file.")] = None,
+    figure: Annotated[list[str] | None, typer.Option(help="Path of a further figure recipe.")] = None,
 ) -> None:
     """Train and evaluate every cell of a grid, then print tables and draw figures. Run again to continue."""
     from dmlm import recipes
@@ -51,15 +55,15 @@ def run(
     from dmlm.sweep.preview import describe
     from dmlm.sweep.schedule import TimeUp
 
-    chosen = _read(overrides, grid)
+    selected = _read(overrides, grid)
     for path in figure or []:
         recipes.find("analysis", path)
     if dry_run:
-        print(describe(chosen))
+        print(describe(selected))
         return
     try:
-        ran = run_grid(
-            chosen,
+        outcome = run_grid(
+            selected,
             engine=engine,
             workers=workers,
             address=address,
@@ -70,21 +74,21 @@ def run(
     except TimeUp:
         print("The time limit is over; the same command continues from the checkpoints.", file=sys.stderr)
         raise typer.Exit(CONTINUE_LATER) from None
-    results = ran.results
+    results = outcome.results
     print(terminal_tables(results), flush=True)
     figures = make_figures(results, figure or [])
     listing = "\n".join(f"  {path}" for path in figures.files)
     print(f"\nFigures and report:\n{listing}")
-    print(f"\nGrid {ran.grid.name}: {len(ran.trials)} models in {ran.seconds:.0f} s.")
+    print(f"\nGrid {outcome.grid.name}: {len(outcome.trials)} models in {outcome.seconds:.0f} s.")
     for failure in figures.failures:
         print(f"figure failed: {failure}", file=sys.stderr)
-    if ran.missing:
-        lines = "\n".join(ran.missing)
-        if ran.only_mistakes:
+    if outcome.missing:
+        lines = "\n".join(outcome.missing)
+        if outcome.only_mistakes:
             raise UserError(lines)
-        cells = len(ran.trials) + ran.left_out
-        print(f"error: {len(ran.missing)} of {cells} cells are missing:\n{lines}", file=sys.stderr)
-    if ran.missing or figures.failures:
+        cells = len(outcome.trials) + outcome.left_out
+        print(f"error: {len(outcome.missing)} of {cells} cells are missing:\n{lines}", file=sys.stderr)
+    if outcome.missing or figures.failures:
         raise typer.Exit(INCOMPLETE)
 
 
@@ -92,7 +96,7 @@ def show(
     overrides: Overrides = None,
     resolved: Annotated[bool, typer.Option(help="Print every setting of every cell, as YAML.")] = False,
 ) -> None:
-    """Print the cells that a grid file asks for; nothing is opened or made."""
+    """Print the cells of a grid file; reads no data and writes nothing."""
     import json
 
     import yaml
@@ -109,9 +113,9 @@ def show(
 
 def status(
     name: RunName = "quickstart",
-    watch: Annotated[bool, typer.Option(help="Draw the table again every few seconds, until nothing is left.")] = False,
+    watch: Annotated[bool, typer.Option(help="Print the table every few seconds until no cell is left.")] = False,
 ) -> None:
-    """Say of every cell whether it is done, running, failed (why) or waiting, with the time left."""
+    """Print for every cell whether it is done, running, failed (and why) or waiting, and the time left."""
     from dmlm.sweep.api import results_folder
     from dmlm.sweep.status import table
 
@@ -131,7 +135,7 @@ def export(
     csv: Annotated[Path | None, typer.Option(help="Write a CSV file.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file.")] = None,
 ) -> None:
-    """Write a table with a line for every evaluation: all settings of its cell, its condition and its scores."""
+    """Write a table with one line per evaluation: all settings of its cell, its condition and its scores."""
     from dmlm.results.export import write_table
     from dmlm.sweep.api import results_folder
 
@@ -145,9 +149,9 @@ def export(
 def transcribe(
     to: Annotated[Path, typer.Option(help="Folder for the transcripts, CONDITION/SPLIT.jsonl.")],
     overrides: Overrides = None,
-    cell: Annotated[int, typer.Option(min=0, help="Number of the cell, as `dmlm grid show` counts them.")] = 0,
+    cell: Annotated[int, typer.Option(min=0, help="Number of the cell in `dmlm grid show`.")] = 0,
 ) -> None:
-    """Write what a trained cell understands in every condition: the first pass that OCR lines can be chosen by."""
+    """Write the transcripts of a trained cell in every condition, to be used as a first pass that ranks OCR lines."""
     from dmlm.sweep.api import prepare
     from dmlm.sweep.transcribe import transcribe_all
 
@@ -159,7 +163,7 @@ def transcribe(
 
 
 def _read(arguments: list[str] | None, name: str = "quickstart") -> Grid:
-    """The grid that is named, or that the first argument names, with the changes of the others."""
+    """Read grid `name`, or the grid that the first argument names, and apply the changed settings of the others."""
     changes = list(arguments or [])
     if changes and "=" not in changes[0]:
         name = changes.pop(0)

@@ -1,4 +1,4 @@
-"""The command line: thin verbs over the engine. A user's mistake prints one sentence and exits with code 2."""
+"""The command line, a thin layer over the package. A mistake of the user prints one sentence; the exit code is 2."""
 
 import errno
 import inspect
@@ -16,7 +16,7 @@ from dmlm.cli import doctor, grid, mouths
 from dmlm.errors import UserError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-grids = typer.Typer(no_args_is_help=True, help="Run grids, and see how they stand.")
+grids = typer.Typer(no_args_is_help=True, help="Run grids and show their state.")
 for command in (grid.run, grid.show, grid.status, grid.export, grid.transcribe):
     grids.command()(command)
 app.add_typer(grids, name="grid")
@@ -25,13 +25,13 @@ app.command()(doctor.doctor)
 
 
 class Stopped(BaseException):
-    """Ctrl-C, SIGTERM or SIGUSR1; `args[0]` is the signal's number. No KeyboardInterrupt: Typer would swallow it."""
+    """Ctrl-C, SIGTERM or SIGUSR1; `args[0]` is the number of the signal. Typer would catch a KeyboardInterrupt."""
 
 
 def run(application: typer.Typer) -> None:
-    """Run an application with the project's manners: one sentence for a mistake, a hint after Ctrl-C.
+    """Run a Typer application: handle signals, and turn mistakes and interruptions into a message and an exit code.
 
-    The first signal lets trainings leave a checkpoint; a second one ends everything at once.
+    After the first signal, trainings write a checkpoint. A second signal ends everything at once.
     """
     stopping = False
 
@@ -65,7 +65,7 @@ def run(application: typer.Typer) -> None:
 @app.command()
 def names(
     kind: Annotated[str, typer.Argument(help="tokenizers, datasets, sweeps or analysis")],
-    recipe: Annotated[str | None, typer.Argument(help="A tokenizer, whose settings are then listed.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="A tokenizer; lists its settings.")] = None,
 ) -> None:
     """List the recipes of one folder, or the settings of one tokenizer."""
     if kind not in recipes.SUFFIXES:
@@ -80,19 +80,19 @@ def names(
     encoder = recipes.load_class(kind, recipe, Encoder)
     print(f"{(inspect.getdoc(sys.modules[encoder.__module__]) or '').splitlines()[0]}\n")
     for name, field in encoder.Settings.model_fields.items():
-        shown = inspect.formatannotation(field.annotation)
-        print(f"{name:<14} {field.default!r:<28} {shown:<34} {field.description or ''}".rstrip())
+        type_name = inspect.formatannotation(field.annotation)
+        print(f"{name:<14} {field.default!r:<28} {type_name:<34} {field.description or ''}".rstrip())
 
 
 @app.command()
 def fetch(
-    recipe: Annotated[str, typer.Argument(help="A tokenizer, by name.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a tokenizer.")],
     settings: Annotated[
         list[str] | None, typer.Argument(help="Its settings, such as model=facebook/hubert-base-ls960.")
     ] = None,
-    given: Annotated[Path | None, typer.Option("--from", help="A folder that holds the files already.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="A folder that has the files already.")] = None,
 ) -> None:
-    """Bring the published weights of a tokenizer here: download, go on after a break, verify, convert."""
+    """Download the published weights of a tokenizer, verify them and convert them. Continues a broken download."""
     from dmlm.plan.dotted import parse_override
     from dmlm.tokens.encoding import EncoderSpec
     from dmlm.weights import published
@@ -103,7 +103,7 @@ def fetch(
         print(f"{recipe} needs no published weights.")
         return
     print(f"{recipe}: {card.source}; licence: {card.licence}")
-    files = encoder.convert(published.fetch(card, encoder.recipe, given))
+    files = encoder.convert(published.fetch(card, encoder.recipe, source))
     print("\n".join(f"{path}  sha256 {published.file_digest(path)[:12]}..." for path in files))
 
 

@@ -1,4 +1,4 @@
-"""The command that crops mouths from videos of faces."""
+"""The command `mouths`: crop mouths from videos of faces."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,9 @@ from dmlm.errors import UserError
 
 def mouths(
     videos: Annotated[list[Path] | None, typer.Argument(help="Videos of a talking face.")] = None,
-    to: Annotated[Path, typer.Option(help="Folder for the mouths, NAME.mp4 each.")] = Path("mouths"),
-    landmarks: Annotated[str, typer.Option(help="What finds the face: mediapipe or dlib.")] = "mediapipe",
-    fetch: Annotated[bool, typer.Option("--fetch", help="Bring the model of mediapipe here first.")] = False,
+    to: Annotated[Path, typer.Option(help="Folder for the mouth videos, NAME.mp4 each.")] = Path("mouths"),
+    landmarks: Annotated[str, typer.Option(help="Face detector: mediapipe or dlib.")] = "mediapipe",
+    fetch: Annotated[bool, typer.Option("--fetch", help="Download the model of mediapipe first.")] = False,
 ) -> None:
     """Crop the mouth from videos of a talking face: 96 x 96 grey pixels, 25 frames a second."""
     from dmlm.corpus import mouth_roi

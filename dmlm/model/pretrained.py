@@ -63,7 +63,7 @@ def digest(name: str) -> str:
     path = folder(name)
     files = published.model_files(path)
     if files is None:
-        raise UserError(f"Backbone {name!r}: {path} holds no weights ({' or '.join(published.LEARNED)}).")
+        raise UserError(f"Backbone {name!r}: {path} holds no weights ({' or '.join(published.WEIGHT_FILES)}).")
     return published.digest(files)
 
 

@@ -64,15 +64,15 @@ class Encoder(ABC):
         for package, command in self.packages.items():
             if not importable(package):
                 raise UserError(f"{self.recipe}: the package {package} is missing; run: {command}")
-        if self.card and published.present(self.card, self.recipe) is None:
-            raise UserError(published.missing(self.card, self.recipe))
+        if self.card and published.local_files(self.card, self.recipe) is None:
+            raise UserError(published.missing_message(self.card, self.recipe))
 
     def facts(self) -> list[str]:
         """What else determines the result, such as the version of a library; by default the digest of the weights."""
         if self.card is None:
             return []
         self.require()
-        return [published.digest(published.present(self.card, self.recipe) or [])]
+        return [published.digest(published.local_files(self.card, self.recipe) or [])]
 
     @property
     def fingerprint(self) -> str:

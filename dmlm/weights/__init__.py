@@ -1,1 +1,1 @@
-"""Published weights: where they come from, reading them without running them, opening a network frozen."""
+"""Published weights: download and verify them, read them without executing code, open a network frozen."""

@@ -1,4 +1,4 @@
-"""What recipes whose encoder is a neural network share: opening it frozen, batches without padding, long clips in pieces.
+"""Helpers for recipes whose encoder is a neural network: open it frozen, batch without padding, cut long clips.
 
 The result of an item must not depend on its company. Padding would change what a network computes at the edges, so only
 items of equal shape share a batch, and only on a GPU: libraries for a CPU multiply matrices of another height in another
@@ -15,16 +15,18 @@ from safetensors import SafetensorError
 
 from dmlm.errors import UserError
 from dmlm.weights import published
-from dmlm.weights.untrusted import finite, fit
+from dmlm.weights.untrusted import check_finite, load_exactly
 
 
 def open_model(
     recipe: str, model: str, card: published.Card | None, architecture: dict[str, Any] | None = None, kind: Any = None
 ) -> torch.nn.Module:
-    """A network of `transformers` (`kind`: AutoModel): that of a card, or untrained from seed 0 where there is none.
+    """Open a frozen network of `transformers`: with the weights of a card or, without a card, untrained from seed 0.
+
+    `kind` is the class that opens it, by default AutoModel.
 
     Raises:
-        UserError: not on this machine, other files than the card's, or weights that do not fit the network.
+        UserError: the weights are not on this machine, are not the files of the card, or do not fit the network.
     """
     from transformers import AutoConfig, AutoModel
     from transformers.utils import logging
@@ -43,7 +45,7 @@ def open_model(
     if architecture:
         raise UserError(f"{recipe}: architecture is for model={published.RANDOM}NAME; {model!r} has its own.")
     folder = published.verified_folder(card, recipe)
-    said = logging.get_verbosity()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         network, report = kind.from_pretrained(
@@ -59,41 +61,41 @@ def open_model(
     except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise UserError(f"{recipe}: {folder} holds damaged weights ({error}); fetch them again.") from None
     finally:
-        logging.set_verbosity(said)
-    if lacking := sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"]):
-        raise UserError(f"{recipe}: {folder} has no fitting weights for {lacking[0]}; it is another kind of model.")
-    finite(network.state_dict(), f"{recipe}: {folder}")
-    return frozen(network)
+        logging.set_verbosity(verbosity)
+    if unfilled := sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"]):
+        raise UserError(f"{recipe}: {folder} has no fitting weights for {unfilled[0]}; it is another kind of model.")
+    check_finite(network.state_dict(), f"{recipe}: {folder}")
+    return freeze(network)
 
 
 def untrained(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """A frozen network with the weights that seed 0 gives it; the caller's random state is left alone."""
+    """Build a frozen network with random weights from seed 0; the random state of the caller does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return frozen(build())
+        return freeze(build())
 
 
-def loaded(build: Callable[[], torch.nn.Module], tensors: dict[str, torch.Tensor], where: str) -> torch.nn.Module:
-    """A frozen network with these weights.
+def with_weights(build: Callable[[], torch.nn.Module], tensors: dict[str, torch.Tensor], where: str) -> torch.nn.Module:
+    """Build a frozen network with these weights.
 
     Raises:
-        UserError: they do not fit; `where` is named.
+        UserError: the weights do not fit; the message names `where` they come from.
     """
     network = build()
-    fit(network, tensors, where)
-    return frozen(network)
+    load_exactly(network, tensors, where)
+    return freeze(network)
 
 
-def frozen(network: torch.nn.Module) -> torch.nn.Module:
-    """The network in evaluation mode, its parameters without gradients."""
+def freeze(network: torch.nn.Module) -> torch.nn.Module:
+    """Put a network into evaluation mode, turn off its gradients, and return it."""
     return network.eval().requires_grad_(False)
 
 
-def on(device: str, network: torch.nn.Module) -> torch.nn.Module:
-    """The network on `cpu` or `cuda`.
+def on_device(device: str, network: torch.nn.Module) -> torch.nn.Module:
+    """Move a network to `cpu` or `cuda` and return it.
 
     Raises:
-        UserError: there is no CUDA here.
+        UserError: this machine has no CUDA device.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("execution.token_device is cuda, but there is no CUDA device here; leave it at cpu.")
@@ -103,38 +105,39 @@ def on(device: str, network: torch.nn.Module) -> torch.nn.Module:
 def in_equal_batches(
     items: Sequence[np.ndarray], most: int, compute: Callable[[torch.Tensor], torch.Tensor], device: str
 ) -> list[np.ndarray]:
-    """`compute` (B, ...) -> (B, ...) over items of equal shape at a time, at most `most` numbers in one batch.
+    """Run `compute`, (B, ...) -> (B, ...), over batches of items of equal shape; returns the result of each item.
 
-    On a CPU B is 1, which costs little: the products of one clip or page fill a core.
+    `most` limits the numbers (elements) in one batch; an item that has more is a batch of its own. On a CPU each item
+    is a batch of its own, which costs little: the products of one clip or page fill a core.
     """
     results: list[Any] = [None] * len(items)
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for number, item in enumerate(items):
-        by_shape.setdefault(item.shape, []).append(number)
-    for shape, numbers in by_shape.items():
+    for index, item in enumerate(items):
+        by_shape.setdefault(item.shape, []).append(index)
+    for shape, indices in by_shape.items():
         size = 1 if device == "cpu" else max(1, most // max(1, int(np.prod(shape))))
-        for start in range(0, len(numbers), size):
-            chosen = numbers[start : start + size]
+        for start in range(0, len(indices), size):
+            batch_indices = indices[start : start + size]
             with torch.inference_mode():
-                batch = torch.from_numpy(np.stack([items[n] for n in chosen])).to(device)
-                for number, row in zip(chosen, compute(batch).cpu().numpy(), strict=True):
-                    results[number] = row
+                batch = torch.from_numpy(np.stack([items[i] for i in batch_indices])).to(device)
+                for index, row in zip(batch_indices, compute(batch).cpu().numpy(), strict=True):
+                    results[index] = row
     return results
 
 
 def in_pieces(
     clips: Sequence[Sequence[np.ndarray]], most: int, compute: Callable[[torch.Tensor], torch.Tensor], device: str
 ) -> list[np.ndarray]:
-    """`in_equal_batches` over clips that are given as their pieces; the results of each clip are joined."""
-    found = iter(in_equal_batches([piece for clip in clips for piece in clip], most, compute, device))
-    return [np.concatenate([next(found) for _ in clip]) for clip in clips]
+    """Run `in_equal_batches` over the pieces of clips, and join the results of each clip."""
+    results = iter(in_equal_batches([piece for clip in clips for piece in clip], most, compute, device))
+    return [np.concatenate([next(results) for _ in clip]) for clip in clips]
 
 
 def pieces(length: int, hop: int, overlap: int, most: int) -> list[tuple[int, int]]:
-    """Borders (start, end) that cut `length` samples into pieces of at most `most` frames of `hop` samples.
+    """Return (start, end) of the pieces of a clip of `length` samples, each of at most `most` frames of `hop` samples.
 
-    A piece reaches `overlap` samples into the next one (the receptive field less a hop), so that the frames of all
-    pieces are as many as those of the whole.
+    Each piece overlaps the next one by `overlap` samples, which is the receptive field of a frame less one hop. So all
+    pieces together have as many frames as the uncut clip.
 
     >>> pieces(length=1000, hop=320, overlap=80, most=2)
     [(0, 720), (640, 1000)]

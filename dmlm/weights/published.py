@@ -1,12 +1,13 @@
-"""Published weights: where they come from, that they are what they should be, and how they are read without trust.
+"""Published weights: find, download and verify them. Files below the home folder:
 
-    weights/RECIPE/FILE                 as published
-    weights/RECIPE/FILE.sha256          digest of the first that came, where nobody publishes one
-    weights/RECIPE/FILE.part, .refused  what broke off, and what was not the published file; nothing reads them
-    weights/RECIPE/converted.safetensors    what a recipe made of a pickle; nothing else of it is ever loaded
-    weights/digests.json                SHA-256 of each file that was read: a memory, nothing is held to it
+    weights/RECIPE/FILE                     as published
+    weights/RECIPE/FILE.sha256              digest of the first download, for a file that is published without one
+    weights/RECIPE/FILE.part                an unfinished download, which `dmlm fetch` continues
+    weights/RECIPE/FILE.refused             a file with another digest than the published one; never read
+    weights/RECIPE/converted.safetensors    the tensors of a pickle, as a recipe converted them; only they are loaded
+    weights/digests.json                    cache of the SHA-256 of each file that was read
 
-Models of the Hub stay in its own cache. Nothing is downloaded unless `dmlm fetch` is called.
+Models of the Hugging Face Hub stay in the cache of its library. Only `dmlm fetch` downloads anything.
 """
 
 import functools
@@ -25,64 +26,64 @@ from typing import Any
 from dmlm import files, paths, progress
 from dmlm.errors import UserError
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes read from a connection at a time
 RANDOM = "random:"  # model="random:hubert": an untrained network, for controls and for tests without weights
-CONFIGURED = ("*.json", "*.txt", "*.model")  # what stands beside the weights of a Hub model
-LEARNED = ("model*.safetensors", "pytorch_model*.bin")  # what `transformers` loads, whole or in parts
+CONFIG_FILES = ("*.json", "*.txt", "*.model")  # configuration and vocabulary of a Hub model
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")  # files that `transformers` loads; best first
 
 
 @dataclass(frozen=True)
 class File:
-    """One published file."""
+    """A published file."""
 
     name: str
-    sha256: str | None = None  # None: nobody publishes one; taken down at the first download and held to from then on
-    bytes: int = 0  # 0: not known
-    url: str = ""  # none: a file of the Hub, or one whose owner wants a licence accepted first
+    sha256: str | None = None  # None: not published; the digest of the first download is recorded and then required
+    bytes: int = 0  # size; 0: unknown
+    url: str = ""  # empty: a file of the Hub, or one that needs a licence to be accepted first
 
 
 @dataclass(frozen=True)
 class Card:
-    """Where weights come from, and on what terms."""
+    """Source, licence and files of published weights."""
 
-    source: str  # page or paper
+    source: str  # address of a page, or a paper
     licence: str
     files: tuple[File, ...] = ()
-    hub: str = ""  # id of a model on the Hub
-    revision: str = "main"  # commit or tag
-    by_hand: str = ""  # how to get what may not be downloaded unasked
-    converted: str = ""  # what `convert` makes of the files: it alone is looked for, loaded and fingerprinted
+    hub: str = ""  # id of a model on the Hub, or a model folder
+    revision: str = "main"  # commit, tag or branch on the Hub
+    by_hand: str = ""  # how the user gets files that may not be downloaded automatically
+    converted: str = ""  # name of the file that `convert` makes of the others; only it is loaded and fingerprinted
 
     @classmethod
     def on_hub(cls, hub: str, licence: str, revision: str, *files: File) -> "Card":
-        """That of a model of the Hub."""
+        """Card of a model on the Hub."""
         return cls(f"https://huggingface.co/{hub}", licence, files, hub=hub, revision=revision)
 
     @property
     def bytes(self) -> int:
-        """Size of the download; 0 where it is not known."""
+        """Size of the download; 0 if it is unknown."""
         return sum(file.bytes for file in self.files) if all(file.bytes for file in self.files) else 0
 
 
-def of_model(model: str, revision: str | None, known: dict[str, Card]) -> Card | None:
-    """Card of the model that a setting names: one that a recipe knows, any other of the Hub, or a folder.
+def card_of(model: str, revision: str | None, known: dict[str, Card]) -> Card | None:
+    """Card of the model that a setting names: one in `known`, another one of the Hub, or a folder.
 
-    None for an untrained network. Of another revision than the known one no digest is known.
+    None for an untrained network. A card of another revision than the known one has no digests.
     """
     if model.startswith(RANDOM):
         return None
-    there = model if Path(model).expanduser().is_dir() else f"https://huggingface.co/{model}"
-    card = known.get(model) or Card(there, "see its page", hub=model)
+    source = model if Path(model).expanduser().is_dir() else f"https://huggingface.co/{model}"
+    card = known.get(model) or Card(source, "see its page", hub=model)
     if not card.hub or revision in (None, card.revision):
         return card
     return replace(card, revision=str(revision), files=())
 
 
 def config_of(recipe: str, model: str, card: Card | None, architecture: dict[str, Any]) -> Any:
-    """Configuration of the model that a setting names, read without the network.
+    """Read the `transformers` configuration of the model that a setting names, from this machine only.
 
     Raises:
-        UserError: it is not here, or `transformers` does not know it.
+        UserError: the model is not on this machine, or unknown to `transformers`.
     """
     from transformers import AutoConfig
 
@@ -96,71 +97,71 @@ def config_of(recipe: str, model: str, card: Card | None, architecture: dict[str
 
 
 def model_folder(card: Card, recipe: str) -> Path:
-    """Folder of a card's Hub model.
+    """Return the local folder of a card's Hub model.
 
     Raises:
-        UserError: it is not on this machine.
+        UserError: the model is not on this machine.
     """
-    place = hub_folder(card.hub, card.revision)
-    if place is None:
-        raise UserError(missing(card, recipe))
-    return place
+    local_folder = hub_folder(card.hub, card.revision)
+    if local_folder is None:
+        raise UserError(missing_message(card, recipe))
+    return local_folder
 
 
 def verified_folder(card: Card, recipe: str) -> Path:
-    """Folder of a card's Hub model that is about to be opened: anybody may have written into the cache.
+    """Return the local folder of a card's Hub model after checking its files, which other programs may have changed.
 
     Raises:
-        UserError: it is not on this machine, or a file of it is not the one that the card knows.
+        UserError: the model is not on this machine, or a file does not have the digest of the card.
     """
-    place = model_folder(card, recipe)
+    local_folder = model_folder(card, recipe)
     for file in card.files:
-        path = place / file.name
+        path = local_folder / file.name
         if path.is_file():
             remedy = f"remove {path.resolve()} and run: {_command(card, recipe)}"
             _verify(file_digest(path), file, path, f"{recipe}: {path}", remedy)
-    return place
+    return local_folder
 
 
 def folder(recipe: str) -> Path:
-    """Where the weights of a recipe are kept."""
+    """Folder of the weights of a recipe."""
     return paths.home() / "weights" / recipe
 
 
-def fetch(card: Card, recipe: str, given: Path | None = None) -> list[Path]:
-    """Bring the files of a card here, from where they are published or from a folder, and check them.
+def fetch(card: Card, recipe: str, source: Path | None = None) -> list[Path]:
+    """Download the files of a card, or copy them from `source`, and verify them. Returns their paths.
 
-    `given` may also be the file itself, where the card has one. A download that broke goes on where it stopped.
-    `HF_HUB_OFFLINE` is honoured for every source.
+    `source` is a folder or, if the card has only one file, that file. An interrupted download is continued.
+    `HF_HUB_OFFLINE` applies to every download, not only to those from the Hub.
 
     Raises:
-        UserError: no network, a file that is not there, or one whose digest is not the card's.
+        UserError: there is no network, a file does not exist, or a file does not have the digest of the card.
     """
-    if card.hub and given is not None:
-        raise UserError(f"{recipe}: --from is not for a model of the Hub; set model={given}, if that is its folder.")
+    if card.hub and source is not None:
+        raise UserError(f"{recipe}: --from is not for a model of the Hub; set model={source}, if that is its folder.")
     if card.hub:
-        return present(card, recipe) or [] if _is_folder(card) else _from_hub(card, recipe)
-    return [_bring(file, card, recipe, given) for file in card.files]
+        return local_files(card, recipe) or [] if _is_folder(card) else _from_hub(card, recipe)
+    return [_fetch_file(file, card, recipe, source) for file in card.files]
 
 
-def _bring(file: File, card: Card, recipe: str, given: Path | None) -> Path:
-    """One file of a card. It is verified before it takes its place, and leaves it when it is refused."""
+def _fetch_file(file: File, card: Card, recipe: str, source: Path | None) -> Path:
+    """Fetch one file of a card. It is verified before it is moved to its path; a file that is refused is moved away."""
     path = folder(recipe) / file.name
-    if given is not None:
-        source = given / file.name if given.is_dir() or len(card.files) > 1 else given
-        if not source.is_file():
-            raise UserError(f"{recipe}: there is no {source}; --from takes the folder that holds {file.name}.")
-        if source.resolve() != path.resolve():
+    if source is not None:
+        original = source / file.name if source.is_dir() or len(card.files) > 1 else source
+        if not original.is_file():
+            raise UserError(f"{recipe}: there is no {original}; --from takes the folder that holds {file.name}.")
+        if original.resolve() != path.resolve():
             with files.atomic(path) as new:
-                shutil.copyfile(source, new)
+                shutil.copyfile(original, new)
                 remedy = "give that one, nothing was changed here"
-                _verify(files.digest(new), file, path, f"{recipe}: {source}", remedy)
+                _verify(files.digest(new), file, path, f"{recipe}: {original}", remedy)
             return path
     new, origin = path, str(path)
     if not path.is_file():
         if not file.url:
             raise UserError(f"{recipe}: {file.name} cannot be downloaded unasked; {card.by_hand}")
-        _refuse_offline(recipe)
+        _require_online(recipe)
         new, origin = _download(file, path), file.url
     refused = path.with_name(f"{file.name}.refused")
     try:
@@ -173,21 +174,21 @@ def _bring(file: File, card: Card, recipe: str, given: Path | None) -> Path:
     return path
 
 
-def present(card: Card, recipe: str) -> list[Path] | None:
-    """The files of a card that are here, or None if one is not."""
+def local_files(card: Card, recipe: str) -> list[Path] | None:
+    """Paths of the files of a card on this machine, or None if one of them is missing. They are not verified."""
     if not card.hub:
         names = [card.converted] if card.converted else [file.name for file in card.files]
         paths = [folder(recipe) / name for name in names]
         return paths if all(path.is_file() for path in paths) else None
-    place = hub_folder(card.hub, card.revision)
-    return model_files(place) if place else None
+    local_folder = hub_folder(card.hub, card.revision)
+    return model_files(local_folder) if local_folder else None
 
 
 def hub_folder(name: str, revision: str = "main") -> Path | None:
-    """Folder of a model: a local one by its path, or one of the Hub that was downloaded before.
+    """Return the folder of a model: `name` itself, if it is a folder, or the Hub's cache; None if not downloaded yet.
 
     Raises:
-        UserError: neither a folder nor a Hub id.
+        UserError: `name` is neither a folder nor a Hub id.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -203,25 +204,25 @@ def hub_folder(name: str, revision: str = "main") -> Path | None:
         return None
 
 
-def model_files(place: Path) -> list[Path] | None:
-    """Every file of a model's folder that its loader may open for the network, or None if a part is missing."""
-    learned = [path for pattern in LEARNED for path in sorted(place.glob(pattern))]
-    if not learned or not (place / "config.json").is_file():
+def model_files(model: Path) -> list[Path] | None:
+    """Files in a model's folder that `transformers` may open for the network; None without weights or config."""
+    weights = [path for pattern in WEIGHT_FILES for path in sorted(model.glob(pattern))]
+    if not weights or not (model / "config.json").is_file():
         return None
-    return [place / "config.json", *sorted(place.glob("*.index.json")), *learned]
+    return [model / "config.json", *sorted(model.glob("*.index.json")), *weights]
 
 
-def missing(card: Card, recipe: str) -> str:
-    """The sentence about weights that are not here."""
+def missing_message(card: Card, recipe: str) -> str:
+    """Error message for weights that are not on this machine: what to do about it."""
     if _is_folder(card):
-        return (
-            f"{recipe}: {card.hub} lacks config.json or weights ({' or '.join(LEARNED)}); give a whole model's folder."
-        )
+        weights = " or ".join(WEIGHT_FILES)
+        return f"{recipe}: {card.hub} lacks config.json or weights ({weights}); give a whole model's folder."
     size = f" ({card.bytes / 1e6:,.0f} MB)" if card.bytes else ""
     return f"{recipe}: its weights{size} are not here; {card.by_hand or f'run: {_command(card, recipe)}'}"
 
 
 def _command(card: Card, recipe: str) -> str:
+    """Command that fetches the weights of a card."""
     return f"dmlm fetch {recipe}{f' model={card.hub}' if card.hub else ''}"
 
 
@@ -230,15 +231,18 @@ def _is_folder(card: Card) -> bool:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """SHA-256 over files."""
-    whole = hashlib.sha256()
+    """SHA-256 over the digests of several files, in their order."""
+    combined = hashlib.sha256()
     for path in paths:
-        whole.update(file_digest(path).encode())
-    return whole.hexdigest()
+        combined.update(file_digest(path).encode())
+    return combined.hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of one file, remembered until it is written to or replaced; its time alone could be set back."""
+    """SHA-256 of a file, cached until the file is changed or replaced.
+
+    The cache key has the size, inode and both times of the file, because a program can set back its modification time.
+    """
     real = path.resolve()
     state = real.stat()
     return _digest_of(real, f"{real} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}")
@@ -246,31 +250,38 @@ def file_digest(path: Path) -> str:
 
 @functools.cache
 def _digest_of(path: Path, key: str) -> str:
-    book = paths.home() / "weights" / "digests.json"
+    cache_path = paths.home() / "weights" / "digests.json"
     try:
-        known = dict(json.loads(book.read_text("utf-8"))) if book.is_file() else {}
+        digests = dict(json.loads(cache_path.read_text("utf-8"))) if cache_path.is_file() else {}
     except (ValueError, TypeError):
-        known = {}  # a damaged memory costs time only
-    if key not in known:
-        known[key] = files.digest(path)
-        files.write_text(book, json.dumps(known, indent=1) + "\n")
-    return str(known[key])
+        digests = {}  # a damaged cache only costs time
+    if key not in digests:
+        digests[key] = files.digest(path)
+        files.write_text(cache_path, json.dumps(digests, indent=1) + "\n")
+    return str(digests[key])
 
 
-def _verify(found: str, file: File, path: Path, origin: str, remedy: str) -> None:
-    """Hold the digest of what is, or shall be, at `path` to the published one; without one, to that of the first."""
+def _verify(actual: str, file: File, path: Path, origin: str, remedy: str) -> None:
+    """Check the digest of a file that is at `path`, or is to be moved there.
+
+    It must be the published digest or, for a file that is published without one, that of the first download.
+
+    Raises:
+        UserError: it is another one; the message names `origin`, and the `remedy`.
+    """
     first = path.with_name(f"{path.name}.sha256")
     if file.sha256 is None and not first.is_file():
-        print(f"{origin}: nobody publishes its digest; this one is taken down: {found}")
-        files.write_text(first, found + "\n")
+        print(f"{origin}: no digest is published; this one is recorded, and required from now on: {actual}")
+        files.write_text(first, actual + "\n")
     wanted, whose = (file.sha256, "") if file.sha256 else (first.read_text("utf-8").strip(), f" as {first} says")
-    if found != wanted:
+    if actual != wanted:
         raise UserError(
-            f"{origin} is not the published file (SHA-256 {found[:12]}..., wanted {wanted[:12]}...{whose}); {remedy}."
+            f"{origin} is not the published file (SHA-256 {actual[:12]}..., wanted {wanted[:12]}...{whose}); {remedy}."
         )
 
 
-def _refuse_offline(recipe: str) -> None:
+def _require_online(recipe: str) -> None:
+    """Raise if `HF_HUB_OFFLINE` is set."""
     from huggingface_hub.constants import is_offline_mode
 
     if is_offline_mode():
@@ -278,29 +289,29 @@ def _refuse_offline(recipe: str) -> None:
 
 
 def _download(file: File, target: Path) -> Path:
-    """Bring a file to NAME.part; what came before a broken connection is kept there, and asked for no more."""
+    """Download a file to NAME.part and return that path. After an interruption, only the rest is requested."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.part")
-    had = partial.stat().st_size if partial.is_file() else 0
-    request = urllib.request.Request(file.url, headers={"Range": f"bytes={had}-"} if had else {})
+    offset = partial.stat().st_size if partial.is_file() else 0
+    request = urllib.request.Request(file.url, headers={"Range": f"bytes={offset}-"} if offset else {})
     again = "run the same command again, it goes on from there"
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
-            said = response.headers.get("Content-Range", "")
-            other = response.status == 206 and not said.startswith(f"bytes {had}-")
-            total = 0 if other else _receive(response, file, partial, had if response.status == 206 else 0)
+            content_range = response.headers.get("Content-Range", "")
+            wrong_range = response.status == 206 and not content_range.startswith(f"bytes {offset}-")
+            total = 0 if wrong_range else _receive(response, file, partial, offset if response.status == 206 else 0)
     except urllib.error.HTTPError as error:
-        if error.code != 416 or not had:
+        if error.code != 416 or not offset:
             raise UserError(
                 f"{file.url} answered {error.code} {error.reason}; see whether the file has moved."
             ) from None
-        total = had  # there is nothing after what is here
-        other = error.headers.get("Content-Range") != f"bytes */{had}"
+        total = offset  # nothing follows what was downloaded before
+        wrong_range = error.headers.get("Content-Range") != f"bytes */{offset}"
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{file.url} cannot be read ({str(error).strip()}); {again}.") from None
-    if other and not had:
+    if wrong_range and not offset:
         raise UserError(f"{file.url} sent a part of it, where all was asked for; see whether the file has moved.")
-    if other:  # what is here is no beginning of this file
+    if wrong_range:  # the partial file cannot be continued: begin again
         partial.unlink()
         return _download(file, target)
     if (size := partial.stat().st_size) < total:
@@ -308,38 +319,39 @@ def _download(file: File, target: Path) -> Path:
     return partial
 
 
-def _receive(response: Any, file: File, partial: Path, had: int) -> int:
-    """Write an answer behind the `had` bytes that are here; gives how many there should be then.
+def _receive(response: Any, file: File, partial: Path, offset: int) -> int:
+    """Append the body of a response to the `offset` bytes of a partial file; returns the size of the complete file.
 
     Raises:
-        UserError: it is no file, or does not say where it ends, so that a broken one would pass for whole.
+        UserError: the body is no file, or has no length, so that an interrupted download would look complete.
     """
     if response.headers.get_content_type() == "text/html":
         raise UserError(f"{file.url} answered with a page; see whether the file has moved.")
     if response.length is None and not response.chunked:
         raise UserError(f"{file.url} does not say how long it is; download it otherwise and give it with --from.")
-    total = had + (response.length or 0)
-    with partial.open("ab" if had else "wb") as part, progress.bar(file.name, total, "B", had) as shown:
+    total = offset + (response.length or 0)
+    with partial.open("ab" if offset else "wb") as part, progress.bar(file.name, total, "B", offset) as progress_bar:
         while block := response.read(CHUNK):
             part.write(block)
-            shown.update(len(block))
+            progress_bar.update(len(block))
     if partial.stat().st_size == 0:
         raise UserError(f"{file.url} answered with nothing; see whether the file has moved.")
     return total
 
 
 def _from_hub(card: Card, recipe: str) -> list[Path]:
+    """Download the configuration of a Hub model, and its weights in the best format that it has."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, HTTPError
 
-    _refuse_offline(recipe)
+    _require_online(recipe)
     try:
         names = HfApi().list_repo_files(card.hub, revision=card.revision)
-        whole = [(pattern, pattern.replace("*", "")) for pattern in LEARNED]
-        learned = next((p for p, name in whole if name in names or f"{name}.index.json" in names), None)
-        if learned is None:
-            raise UserError(f"{recipe}: {card.hub} holds no weights that are read here ({' or '.join(LEARNED)}).")
-        snapshot_download(card.hub, revision=card.revision, allow_patterns=[*CONFIGURED, learned])
+        formats = [(pattern, pattern.replace("*", "")) for pattern in WEIGHT_FILES]
+        weights = next((p for p, name in formats if name in names or f"{name}.index.json" in names), None)
+        if weights is None:
+            raise UserError(f"{recipe}: {card.hub} holds no weights that are read here ({' or '.join(WEIGHT_FILES)}).")
+        snapshot_download(card.hub, revision=card.revision, allow_patterns=[*CONFIG_FILES, weights])
     except HFValidationError:
         raise UserError(f"{recipe}: {card.hub!r} is no Hub id like owner/name.") from None
     except (HTTPError, OSError) as error:
@@ -349,18 +361,18 @@ def _from_hub(card: Card, recipe: str) -> list[Path]:
 
 
 def load_centroids(path: Path) -> Any:
-    """Centroids (K, D), float32, of an .npy file; pickled objects in it are refused.
+    """Read centroids (K, D), float32, from an .npy file without pickled objects.
 
     Raises:
-        UserError: unreadable, or not a matrix of numbers that are finite in single precision.
+        UserError: the file is unreadable, or not a matrix of numbers that are finite in single precision.
     """
     import numpy as np
 
     try:
-        found = np.lib.format.open_memmap(path, mode="r")  # an array that is longer than its file takes no memory
+        array = np.lib.format.open_memmap(path, mode="r")  # mapped: a header with a huge shape must take no memory
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path} cannot be read as an array of centroids ({error}); give an .npy file.") from None
-    matrix = found.ndim == 2 and found.size and np.issubdtype(found.dtype, np.floating)
-    if not matrix or not (np.abs(found) <= np.finfo(np.float32).max).all():
-        raise UserError(f"{path} holds {found.dtype} {found.shape}; centroids are a finite matrix (K, D).")
-    return np.array(found, np.float32)
+    is_matrix = array.ndim == 2 and array.size and np.issubdtype(array.dtype, np.floating)
+    if not is_matrix or not (np.abs(array) <= np.finfo(np.float32).max).all():
+        raise UserError(f"{path} holds {array.dtype} {array.shape}; centroids are a finite matrix (K, D).")
+    return np.array(array, np.float32)

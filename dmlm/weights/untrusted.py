@@ -1,7 +1,8 @@
-"""Read the tensors of a checkpoint without running what it carries.
+"""Read the tensors of a checkpoint without executing any code in it.
 
-`safetensors` and what `torch.load(weights_only=True)` takes are read as they are. An old checkpoint pickles objects of
-the program that wrote it; the guarded reader makes those inert, takes the tensors, and refuses any other name.
+Files in the `safetensors` format, and those that `torch.load(weights_only=True)` accepts, are read directly. An old
+checkpoint also pickles objects of the program that wrote it. The guarded reader replaces these by inert objects, reads
+the tensors, and refuses every other name.
 """
 
 import pickle
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 
 from dmlm.errors import UserError
 
-PLAIN = {
+# classes and functions that a pickle of plain tensors needs
+TENSOR_NAMES = {
     ("collections", "OrderedDict"),
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"),
@@ -27,7 +29,7 @@ PLAIN = {
 
 
 class Inert:
-    """What stands for an object whose class is not loaded: it keeps its state and does nothing."""
+    """Placeholder for an object whose class is not imported: it keeps the state of the object and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         return object.__new__(cls)
@@ -52,39 +54,39 @@ class Inert:
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a .safetensors file, or of a checkpoint that holds tensors only.
+    """Read the tensors of a .safetensors file, or of a checkpoint that holds only tensors.
 
     Raises:
-        UserError: truncated, not such a file, or a pickle that holds more.
+        UserError: the file is truncated, of another kind, or a pickle that holds other objects.
     """
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         _refuse_program(path)
-        return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
+        return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors ({str(error).splitlines()[0]}); it is not loaded. Convert it with dmlm fetch."
         ) from None
-    except Exception as error:  # bytes that are no checkpoint fail in any way
+    except Exception as error:  # other bytes than a checkpoint can raise anything
         raise _damaged(path, error) from None
 
 
 def read_guarded(path: Path, inert: Sequence[str]) -> Any:
-    """What an old checkpoint holds, its tensors intact and objects of the packages `inert` without effect.
+    """Read an old checkpoint: tensors as they are, objects of the packages `inert` as `Inert` placeholders.
 
     Raises:
-        UserError: it names anything else, such as a function of `os`, or is a program; or it is truncated.
+        UserError: the file names anything else, such as a function of `os`; is a TorchScript program; or is truncated.
     """
     module = types.ModuleType("guarded_pickle")
 
     class Unpickler(pickle.Unpickler):
-        """Looks up tensor types by name, and nothing else."""
+        """Looks up only the names that tensors need, and replaces classes of the `inert` packages."""
 
         def find_class(self, package: str, name: str) -> Any:
-            if (package, name) in PLAIN or (package == "torch" and name.endswith("Storage")):
+            if (package, name) in TENSOR_NAMES or (package == "torch" and name.endswith("Storage")):
                 return super().find_class(package, name)
             if package == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
                 return getattr(torch, name)
@@ -104,12 +106,15 @@ def read_guarded(path: Path, inert: Sequence[str]) -> Any:
         return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
     except UserError:
         raise
-    except Exception as error:  # bytes that are no checkpoint fail in any way
+    except Exception as error:  # other bytes than a checkpoint can raise anything
         raise _damaged(path, error) from None
 
 
 def _refuse_program(path: Path) -> None:
-    """Refuse what `torch.load`, by the same test, would hand to `torch.jit.load`, which heeds no unpickler."""
+    """Raise if a file is a TorchScript program: `torch.load` would give it to `torch.jit.load`, which runs it.
+
+    `torch.load` makes the same test.
+    """
     with path.open("rb") as file:
         if torch.serialization._is_zipfile(file):
             with torch.serialization._open_zipfile_reader(file) as archive:
@@ -118,71 +123,71 @@ def _refuse_program(path: Path) -> None:
 
 
 def module_tensors(module: Any, where: str) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a pickled `torch.nn.Module` that was read as inert, by their usual names.
+    """Return the parameters and buffers of a `torch.nn.Module` that was read as `Inert`, by their state dict names.
 
     Raises:
-        UserError: a module that is part of itself; `where` is named.
+        UserError: a module contains itself; the message names `where`.
     """
     try:
-        return _held(module, "")
+        return _tensors_of_module(module, "")
     except RecursionError:
         raise UserError(f"{where} holds a module that is part of itself; give the published weights.") from None
 
 
-def _held(module: Any, prefix: str) -> dict[str, torch.Tensor]:
-    """What a module and its parts hold; what has not the form of one holds nothing, and `fit` will miss it."""
-    parts = {name: part for name, part in vars(module).items() if isinstance(part, dict)}
-    held = {**parts.get("_parameters", {}), **parts.get("_buffers", {})}
-    found = {f"{prefix}{name}": value.detach() for name, value in held.items() if isinstance(value, torch.Tensor)}
-    for name, child in parts.get("_modules", {}).items():
+def _tensors_of_module(module: Any, prefix: str) -> dict[str, torch.Tensor]:
+    """Tensors of a module and its children. Objects of another form give none, which `load_exactly` will report."""
+    state = {name: value for name, value in vars(module).items() if isinstance(value, dict)}
+    values = {**state.get("_parameters", {}), **state.get("_buffers", {})}
+    tensors = {f"{prefix}{name}": value.detach() for name, value in values.items() if isinstance(value, torch.Tensor)}
+    for name, child in state.get("_modules", {}).items():
         if isinstance(child, Inert):
-            found |= _held(child, f"{prefix}{name}.")
-    return found
+            tensors |= _tensors_of_module(child, f"{prefix}{name}.")
+    return tensors
 
 
-def fit(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Load tensors into a module, all of them and nothing more.
+def load_exactly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Load tensors into a module, which must have exactly these names and shapes.
 
     Raises:
-        UserError: one is missing, left over, of another shape, or not finite; the message names it.
+        UserError: a tensor is missing, not part of the module, of another shape, or not finite; the message names it.
     """
-    wanted = module.state_dict()
-    for name, tensor in wanted.items():
+    expected = module.state_dict()
+    for name, tensor in expected.items():
         if name not in tensors:
             raise UserError(f"{where}: {name} is missing; these are the weights of another architecture.")
         if tensor.shape != tensors[name].shape:
             shapes = f"{tuple(tensors[name].shape)}, and should have {tuple(tensor.shape)}"
             raise UserError(f"{where}: {name} has shape {shapes}; these are the weights of another size.")
-    if more := sorted(set(tensors) - set(wanted)):
+    if unexpected := sorted(set(tensors) - set(expected)):
         raise UserError(
-            f"{where}: {more[0]} is not part of the network; these are the weights of another architecture."
+            f"{where}: {unexpected[0]} is not part of the network; these are the weights of another architecture."
         )
-    fitting = {name: tensor.to(wanted[name].dtype) for name, tensor in tensors.items()}
-    finite(fitting, where)
-    module.load_state_dict(fitting)
+    converted = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+    check_finite(converted, where)
+    module.load_state_dict(converted)
 
 
-def finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """See that weights are numbers: with NaN every frame would get the same unit.
+def check_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Check that weights are finite; with NaN, every frame would get the same unit.
 
     Raises:
-        UserError: NaN or infinity; the message names the tensor.
+        UserError: a tensor holds NaN or infinity; the message names it.
     """
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{where}: {name} holds NaN or infinity; these weights are damaged: fetch them again.")
 
 
-def _tensors(held: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The state dict inside a checkpoint: itself, or its entry `model` or `state_dict`."""
+def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """State dict of a checkpoint: the entry `model` or `state_dict`, or the content itself."""
     for key in ("model", "state_dict"):
-        if isinstance(held, dict) and isinstance(held.get(key), dict):
-            held = held[key]
-    if not isinstance(held, dict) or not all(
-        isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in held.items()
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(
+        isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in content.items()
     ):
         raise UserError(f"{path} is not a set of named tensors; give the checkpoint of the model itself.")
-    return held
+    return content
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
