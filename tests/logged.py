@@ -1,4 +1,4 @@
-"""Trainings with loggers, some of them killed; what `train.jsonl` says of them; servers out of reach."""
+"""Trainings with loggers, some of them killed, and the values that `train.jsonl` has of them."""
 
 import json
 

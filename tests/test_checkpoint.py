@@ -1,4 +1,4 @@
-"""Checkpoints are read without running what they carry: malicious, damaged and foreign files."""
+"""Published checkpoints are read without executing code in them: malicious, damaged and foreign files."""
 
 import os
 import sys
@@ -106,9 +106,9 @@ def test_a_pickled_module_gives_its_tensors(tmp_path) -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
     path = tmp_path / "module.pkl"
     torch.save(module, path)
-    found = untrusted.module_tensors(untrusted.read_guarded(path, inert=("torch",)), "module.pkl")
-    assert set(found) == set(module.state_dict())
-    assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
+    tensors = untrusted.module_tensors(untrusted.read_guarded(path, inert=("torch",)), "module.pkl")
+    assert set(tensors) == set(module.state_dict())
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in module.state_dict().items())
 
 
 def test_what_has_not_the_form_of_a_module_gives_no_tensors() -> None:

@@ -31,8 +31,8 @@ def imports(path: Path):
 
 
 def test_every_room_is_listed():
-    found = {path.stem if path.suffix else path.name for path in (ROOT / "dmlm").iterdir()}
-    assert found - {"__init__", "__pycache__"} == set(ROOMS)
+    modules = {path.stem if path.suffix else path.name for path in (ROOT / "dmlm").iterdir()}
+    assert modules - {"__init__", "__pycache__"} == set(ROOMS)
 
 
 def test_a_room_imports_only_rooms_above_it():
@@ -61,9 +61,11 @@ def test_the_recipe_folders_shadow_nothing():
         for path in (ROOT / folder).glob("*.py"):
             assert path.stem not in sys.stdlib_module_names, path
     program = "import tokenizers, transformers, sys; print(tokenizers.__file__, transformers.__file__)"
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert str(ROOT / "tokenizers") not in found
-    assert found.count("site-packages") == 2
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert str(ROOT / "tokenizers") not in printed
+    assert printed.count("site-packages") == 2
 
 
 @pytest.mark.parametrize("name", recipes.names("tokenizers"))

@@ -21,7 +21,7 @@ def foreign(path, beat: int) -> None:
 
 
 def contend(path, log, rounds: int) -> None:
-    """Take the lease again and again, and write down when."""
+    """Take the lease `rounds` times, and log when it is taken and released."""
     leases = Leases(beat_s=0.01)
     won = 0
     while won < rounds:
@@ -116,7 +116,7 @@ def test_a_stopped_process_of_this_machine_keeps_its_lease_until_it_dies(tmp_pat
             time.sleep(0.06)
     finally:
         child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # nobody has asked yet how it ended, so its number stays
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # the child is not reaped yet, so its number stays in use
     assert not live(path)
     with leases.hold(path):
         pass
@@ -136,12 +136,12 @@ def test_another_process_that_got_the_number_of_a_dead_one_holds_nothing(tmp_pat
 def test_work_under_a_lease_that_was_taken_over_stops_and_says_so(tmp_path):
     path = tmp_path / "x.lease"
     with Leases().hold(path):
-        tenure = HeldLease(path)
-        tenure.confirm()
+        held = HeldLease(path)
+        held.confirm()
         foreign(path, 0)
-        tenure.confirm_if_due()  # not due yet
+        held.confirm_if_due()  # not due yet
         with pytest.raises(Busy, match="taken over by process 1 on elsewhere"):
-            tenure.confirm()
+            held.confirm()
     path.unlink()
     with pytest.raises(Busy, match="taken over by process 1 on elsewhere"), Leases().hold(path):
         fail_after_it(path)

@@ -1,4 +1,4 @@
-"""What each kind of logger writes is what `train.jsonl` says, once."""
+"""Each kind of logger writes each value of `train.jsonl` once."""
 
 import json
 import struct
@@ -29,14 +29,14 @@ def records(path: Path):
     """The events of a file: length, its checksum, event, its checksum, and so on."""
     from tensorboardX.proto.event_pb2 import Event
 
-    data, place = path.read_bytes(), 0
-    while place < len(data):
-        (length,) = struct.unpack_from("<Q", data, place)
-        body = data[place + 12 : place + 12 + length]
-        crcs = struct.unpack_from("<I", data, place + 8) + struct.unpack_from("<I", data, place + 12 + length)
-        assert crcs == (masked_crc(data[place : place + 8]), masked_crc(body))
+    data, offset = path.read_bytes(), 0
+    while offset < len(data):
+        (length,) = struct.unpack_from("<Q", data, offset)
+        body = data[offset + 12 : offset + 12 + length]
+        crcs = struct.unpack_from("<I", data, offset + 8) + struct.unpack_from("<I", data, offset + 12 + length)
+        assert crcs == (masked_crc(data[offset : offset + 8]), masked_crc(body))
         yield Event.FromString(body)
-        place += 16 + length
+        offset += 16 + length
 
 
 def written(folder):
@@ -112,15 +112,15 @@ def wandb_records(path: Path):
     """The records of an offline run: LevelDB's log format, blocks of 32 KiB after a header of seven bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    data, place, body = path.read_bytes(), 7, b""
-    while place < len(data):
-        if (left := 32768 - place % 32768) < 7:
-            place += left
+    data, offset, body = path.read_bytes(), 7, b""
+    while offset < len(data):
+        if (left_in_block := 32768 - offset % 32768) < 7:
+            offset += left_in_block
             continue
-        length, kind = struct.unpack_from("<HB", data, place + 4)
-        body += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        length, kind = struct.unpack_from("<HB", data, offset + 4)
+        body += data[offset + 7 : offset + 7 + length]
+        offset += 7 + length
+        if kind in (1, 4):  # a complete record, or the last part of one
             yield Record.FromString(body)
             body = b""
 
@@ -129,13 +129,13 @@ def test_wandb_holds_the_run(offline):
     pytest.importorskip("wandb")
     fit_with(["wandb"], offline)
     (path,) = (offline / "wandb").glob("offline-run-*/*.wandb")
-    found = list(wandb_records(path))
-    (run,) = [record.run for record in found if record.HasField("run")]
+    stored = list(wandb_records(path))
+    (run,) = [record.run for record in stored if record.HasField("run")]
     assert (run.run_id, run.display_name, run.project) == (offline.name, offline.name, "dmlm")
     assert {item.key: json.loads(item.value_json) for item in run.config.update if item.key in CONFIG} == CONFIG
     rows = [
         {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in found
+        for record in stored
         if record.HasField("history")
     ]
     seen = [(key, row["_step"], row[key]) for row in rows for key in row if key.startswith("train/")]

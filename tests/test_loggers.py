@@ -1,4 +1,4 @@
-"""Loggers write what `train.jsonl` says, once; and whatever they do, the training does not notice."""
+"""Loggers write each value of `train.jsonl` once; and nothing that a logger does changes the training."""
 
 import json
 import os
@@ -36,14 +36,16 @@ def test_a_training_that_goes_on_has_its_whole_log_at_every_instant(tmp_path):
     """What a kill would leave, at the first step after a resume."""
     with pytest.raises(Killed):
         fit_with([], tmp_path, on_step=die_at(14), checkpoint_every_s=0.0)
-    left = []
+    logged_steps = []
 
-    def look(step, loss):
-        left.append([line["step"] for line in map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())])
+    def record(step, loss):
+        logged_steps.append(
+            [line["step"] for line in map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())]
+        )
 
-    fit_with([], tmp_path, on_step=look)
-    assert left[0] == [10]
-    assert left[-1] == [10, 20, 24]
+    fit_with([], tmp_path, on_step=record)
+    assert logged_steps[0] == [10]
+    assert logged_steps[-1] == [10, 20, 24]
 
 
 # What a logger may do ------------------------------------------------------------------------------------------------
@@ -105,10 +107,10 @@ def outcome(folder, some, **more):
 def test_a_logger_that_raises_changes_nothing_and_is_named_once(method, harm, tmp_path, undisturbed, capsys):
     logger = Broken(tmp_path, method, harm)
     assert outcome(tmp_path, Loggers([GuardedLogger("shaky", logger)])) == undisturbed
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "logger shaky is off for the rest of this trial" in said[0]
-    assert "ConnectionError: the server is down" in said[0] or "SystemExit: 3" in said[0]
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert "logger shaky is off for the rest of this trial" in errors[0]
+    assert "ConnectionError: the server is down" in errors[0] or "SystemExit: 3" in errors[0]
     assert logger.calls.count(method) == (2 if method == "close" else 1)  # it is closed at once, and not called again
     assert logger.calls[-1] == "close"
 
@@ -133,9 +135,9 @@ def test_a_logger_that_lags_loses_values_and_says_so_once(tmp_path, undisturbed,
     monkeypatch.setattr(loggers, "CLOSE_S", 1.0)
     monkeypatch.setattr(loggers, "QUEUE_LIMIT", 1)
     assert outcome(tmp_path, Loggers([GuardedLogger("slow", Broken(tmp_path, "start", hang))])) == undisturbed
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
-    assert said[0].startswith("logger slow cannot keep up at step ")
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert errors[0].startswith("logger slow cannot keep up at step ")
 
 
 def test_a_logger_that_hangs_while_it_is_put_away_is_not_waited_for(tmp_path, capsys, monkeypatch):

@@ -48,8 +48,8 @@ def test_the_worked_example_is_a_tokenizer(tmp_path) -> None:
 @pytest.mark.parametrize("name", recipes.names("tokenizers"))
 def test_the_settings_of_a_recipe_can_be_listed(name) -> None:
     kind = recipes.load_class("tokenizers", name, Encoder)
-    said = CliRunner().invoke(app, ["names", "tokenizers", name]).output.splitlines()
-    assert [line.split()[0] for line in said[2:]] == list(kind.Settings.model_fields)
+    lines = CliRunner().invoke(app, ["names", "tokenizers", name]).output.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == list(kind.Settings.model_fields)
 
 
 def test_settings_are_listed_of_tokenizers_only() -> None:

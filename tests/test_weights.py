@@ -1,4 +1,4 @@
-"""Published weights are what they should be: cards, downloads, digests, files that are given."""
+"""Published weights: cards, downloads, digests, and files that the user brings."""
 
 import hashlib
 import http.server
@@ -39,7 +39,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def server():
-    """Serves CONTENT as /whole, with ranges; /broken ends in the middle of what it promised. Notes what was asked."""
+    """Serves CONTENT as /whole, with ranges; /broken ends early. Records the requests."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -59,12 +59,12 @@ def server():
 
         def log_message(self, *arguments: object) -> None: ...
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
-        threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
-        found.asked = asked  # type: ignore[attr-defined]
-        found.url = f"http://127.0.0.1:{found.server_port}"  # type: ignore[attr-defined]
-        yield found
-        found.shutdown()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        running.asked = asked  # type: ignore[attr-defined]
+        running.url = f"http://127.0.0.1:{running.server_port}"  # type: ignore[attr-defined]
+        yield running
+        running.shutdown()
 
 
 def card(url: str, sha256: str | None = DIGEST) -> Card:
@@ -100,7 +100,7 @@ def test_a_download_of_another_file_does_not_count_as_present(server) -> None:
 
 @pytest.fixture
 def answering():
-    """A server that sends bytes as they are: `answers` to a request with a range, and without one."""
+    """A server that sends raw bytes: `answers[0]` to a request without a range, `answers[1]` to one with a range."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -108,11 +108,11 @@ def answering():
 
         def log_message(self, *arguments: object) -> None: ...
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
-        threading.Thread(target=found.serve_forever, args=(0.01,), daemon=True).start()
-        found.url = f"http://127.0.0.1:{found.server_port}/net.bin"  # type: ignore[attr-defined]
-        yield found
-        found.shutdown()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        running.url = f"http://127.0.0.1:{running.server_port}/net.bin"  # type: ignore[attr-defined]
+        yield running
+        running.shutdown()
 
 
 def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
@@ -226,7 +226,7 @@ def test_a_given_file_that_is_refused_replaces_nothing(tmp_path) -> None:
     with pytest.raises(UserError, match="is not the published file"):
         published.fetch(by_hand, "lips_x", tmp_path)
     assert path.read_bytes() == CONTENT
-    assert [kept.name for kept in path.parent.iterdir()] == ["net.bin"]
+    assert [file.name for file in path.parent.iterdir()] == ["net.bin"]
 
 
 def test_one_file_is_not_taken_for_several(tmp_path) -> None:
@@ -254,10 +254,10 @@ def test_a_digest_follows_the_file(home) -> None:
 
 @pytest.mark.parametrize("damaged", ['{"cut', "[1]", "7", "[]"])
 def test_digests_that_were_remembered_are_found_again(home, damaged) -> None:
-    book = home / "weights" / "digests.json"
-    book.parent.mkdir(parents=True)
-    book.write_text(damaged)
-    assert published.file_digest(book) == hashlib.sha256(damaged.encode()).hexdigest()
+    cache_path = home / "weights" / "digests.json"
+    cache_path.parent.mkdir(parents=True)
+    cache_path.write_text(damaged)
+    assert published.file_digest(cache_path) == hashlib.sha256(damaged.encode()).hexdigest()
 
 
 def test_what_is_no_hub_id_is_a_sentence() -> None:
@@ -294,18 +294,18 @@ def test_every_card_is_complete() -> None:
 
     for name in recipes.names("tokenizers"):
         kind = recipes.load_class("tokenizers", name, Encoder)
-        found = kind(kind.Settings()).card
-        if found is not None:
-            assert found.source, name
-            assert found.licence, name
-            assert found.hub or found.files, name
-            for file in found.files:
-                assert file.url or found.hub or found.by_hand, (name, file.name)
+        card = kind(kind.Settings()).card
+        if card is not None:
+            assert card.source, name
+            assert card.licence, name
+            assert card.hub or card.files, name
+            for file in card.files:
+                assert file.url or card.hub or card.by_hand, (name, file.name)
                 assert file.sha256 is None or len(file.sha256) == 64, (name, file.name)
 
 
 def test_doctor_names_a_torchvision_that_does_not_fit(tmp_path, monkeypatch) -> None:
-    """As PyPI's, a CUDA build, says beside a CPU build of torch."""
+    """The error of PyPI's torchvision, a CUDA build, with a CPU build of torch."""
     (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
@@ -315,14 +315,14 @@ def test_doctor_names_a_torchvision_that_does_not_fit(tmp_path, monkeypatch) -> 
 
 
 def test_fetch_and_doctor_from_the_command_line(tmp_path) -> None:
-    said = CliRunner().invoke(app, ["fetch", "audio_mfcc"])
-    assert said.exit_code == 0
-    assert said.output.strip() == "audio_mfcc needs no published weights."
-    said = CliRunner().invoke(app, ["doctor"]).output
+    fetched = CliRunner().invoke(app, ["fetch", "audio_mfcc"])
+    assert fetched.exit_code == 0
+    assert fetched.output.strip() == "audio_mfcc needs no published weights."
+    report = CliRunner().invoke(app, ["doctor"]).output
     for name in recipes.names("tokenizers"):
-        assert sum(line.split()[:1] == [name] for line in said.splitlines()) == 1
-    assert "audio_mfcc             ready" in said
-    assert "run: dmlm fetch audio_seamless" in said
+        assert sum(line.split()[:1] == [name] for line in report.splitlines()) == 1
+    assert "audio_mfcc             ready" in report
+    assert "run: dmlm fetch audio_seamless" in report
 
 
 def test_a_model_in_a_folder_is_not_fetched_and_a_part_of_one_is_named(tmp_path) -> None:
@@ -384,13 +384,13 @@ def test_every_file_that_a_loader_may_open_is_in_the_digest(tmp_path) -> None:
 def test_code_in_a_model_folder_is_refused_and_not_asked_about(tmp_path, monkeypatch) -> None:
     folder, witness = tmp_path / "model", tmp_path / "witness"
     model(folder)
-    said = {"model_type": "other", "auto_map": {"AutoConfig": "code.Other", "AutoModel": "code.Other"}}
-    (folder / "config.json").write_text(json.dumps(said))
+    config = {"model_type": "other", "auto_map": {"AutoConfig": "code.Other", "AutoModel": "code.Other"}}
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text(f"open({str(witness)!r}, 'w')\nclass Other: ...\n")
-    given = published.card_of(str(folder), None, {})
+    card = published.card_of(str(folder), None, {})
     for use in (
-        lambda: published.config_of("image_x", str(folder), given, {}),
-        lambda: open_model("image_x", str(folder), given),
+        lambda: published.config_of("image_x", str(folder), card, {}),
+        lambda: open_model("image_x", str(folder), card),
     ):
         monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
         with pytest.raises(UserError, match="custom code"):

@@ -1,4 +1,4 @@
-"""A training in this process, as a trial does it, with what a test wants to see or change."""
+"""Run a training in this process, as a trial does, with hooks for tests."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ def train_here(
     loggers: Loggers = NO_LOGGERS,
     device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> TrainReport:
-    """Seed 0; log and checkpoints in `folder`."""
+    """Train with seed 0; log and checkpoints are in `folder`."""
     session = Session(
         name=folder.name,
         checkpoints=folder / "checkpoints",
