@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from dmlm import __version__, files, snr
+from dmlm import __version__, files, recipes, snr
 from dmlm.model.pretrained import family_of
 from dmlm.recognition.model_folder import EncoderDescription, ModelDescription
 from dmlm.recognition.transcribe import Reading
@@ -85,7 +85,7 @@ def description_of(trial: Trial, materials: Materials) -> ModelDescription:
         encoder, learned = source.encoder, source.learned_files
         weights = encoder.card
         encoders[letter] = EncoderDescription(
-            recipe=source.spec.recipe,
+            recipe=_recipe(source.spec.recipe),
             settings=encoder.settings.model_dump(mode="json"),
             fingerprint=source.fingerprint,
             vocab_size=encoder.vocab_size if isinstance(encoder, Tokenizer) else None,
@@ -103,6 +103,11 @@ def description_of(trial: Trial, materials: Materials) -> ModelDescription:
         corpus=materials.corpus.card,
         trial=trial.spec,
     )
+
+
+def _recipe(name: str) -> str:
+    """A recipe's name, or the absolute path of its file, which another working directory finds too."""
+    return name if name in recipes.names("tokenizers") else str(recipes.find("tokenizers", name))
 
 
 def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:

@@ -28,6 +28,8 @@ from dmlm.training.loop import Session, TrainReport, train
 from dmlm.training.objectives.next_token import NextToken
 from dmlm.training.peers import Peers
 
+OBJECTIVES = {"next_token": NextToken}  # by `train.objective`
+
 
 def train_trial(trial: Trial, materials: Materials, checkpoint_every_s: float) -> None:
     """Train from the last checkpoint, if there is one; then write the model and, last, `result.json`.
@@ -56,7 +58,7 @@ def train_trial(trial: Trial, materials: Materials, checkpoint_every_s: float) -
         on_step=lambda step, loss: lease.confirm_if_due() if peers.first else None,
     )
     pad_id = materials.vocabulary(cell.letters).special("<pad>")
-    objective = NextToken(cell.train.lambdas, pad_id, cell.train.input_mask)
+    objective = OBJECTIVES[cell.train.objective](cell.train.lambdas, pad_id, cell.train.input_mask)
     with loggers:
         report = train(model, draws, cell.train, cell.seed, objective, session)
         if peers.first:

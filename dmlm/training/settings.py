@@ -36,6 +36,7 @@ class TrainSettings(BaseModel):
     input_mask: float = Field(default=0.0, ge=0, lt=1, description="share of prompt tokens hidden from the model")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of matrix products; weights, optimizer and scan stay in fp32
     draws: int = Field(default=2, ge=1, description="versions of the training set, each with other noise")
+    objective: Literal["next_token"] = "next_token"  # a file of dmlm/training/objectives
     lambdas: Lambdas = Lambdas()
 
 
