@@ -1,1 +1,1 @@
-"""From token streams to a training batch, and back."""
+"""Templates, packing of token streams into one sequence, and batches of sequences."""

@@ -1,6 +1,6 @@
-"""Batches of sequences of similar length, in an order that is a function of (seed, epoch) alone.
+"""Batches of sequences of similar length, in an order that depends on (seed, epoch) only.
 
-Shapes: B items, T tokens of all of them.
+Shapes: B sequences, T tokens of all sequences together.
 """
 
 from collections import deque
@@ -15,39 +15,39 @@ import numpy as np
 from dmlm.errors import UserError
 from dmlm.sequence.template import ROLES, Packed
 
-POOL = 50  # batches that are sorted by length together: 1 to 2 % of padding, and still a random order
-MASK_RUN = 3  # tokens
+POOL_BATCHES = 50  # batches whose sequences are sorted by length together: 1 to 2 % padding, and still a random order
+MASK_RUN = 3  # tokens masked in a row
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences one after another, without padding."""
+    """Sequences concatenated into one flat array, without padding."""
 
     ids: np.ndarray  # (T,) int64
-    roles: np.ndarray  # (T,) int8
+    roles: np.ndarray  # (T,) int8, as in `Packed`
     lengths: np.ndarray  # (B,) int64
 
 
-def collate(items: Sequence[Packed]) -> Batch:
-    """Join sequences end to end."""
+def collate(sequences: Sequence[Packed]) -> Batch:
+    """Concatenate sequences into a batch."""
     return Batch(
-        np.concatenate([np.empty(0, np.int64), *(item.ids for item in items)]),
-        np.concatenate([np.empty(0, np.int8), *(item.roles for item in items)]),
-        np.array([len(item) for item in items], dtype=np.int64),
+        np.concatenate([np.empty(0, np.int64), *(sequence.ids for sequence in sequences)]),
+        np.concatenate([np.empty(0, np.int8), *(sequence.roles for sequence in sequences)]),
+        np.array([len(sequence) for sequence in sequences], dtype=np.int64),
     )
 
 
-def micro_batches(lengths: np.ndarray, most: int | None) -> list[slice]:
-    """Runs of items with at most `most` tokens each; an item longer than that is alone.
+def micro_batches(lengths: np.ndarray, max_tokens: int | None) -> list[slice]:
+    """Split a batch into runs of at most `max_tokens` tokens each; a longer sequence is a run of its own.
 
     >>> micro_batches(np.array([5, 4, 9, 20, 3]), 10)
     [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None), slice(4, 5, None)]
     """
     cuts, tokens = [0], 0
     for index, length in enumerate(lengths):
-        if most is not None and tokens + length > most and index > cuts[-1]:
+        if max_tokens is not None and tokens + length > max_tokens and index > cuts[-1]:
             cuts.append(index)
             tokens = 0
         tokens += length
@@ -55,36 +55,40 @@ def micro_batches(lengths: np.ndarray, most: int | None) -> list[slice]:
 
 
 def mask_prompt(batch: Batch, share: float, mask_id: int, rng: np.random.Generator) -> np.ndarray:
-    """Input IDs (T,) with about `share` of the prompt's tokens hidden, in runs of three; the targets stay.
+    """Return input IDs (T,) with about `share` of the prompt's tokens masked, in runs of three; targets are unchanged.
 
-    SpecAugment's time masking (Park et al. 2019, arXiv 1904.08779) for discrete tokens: it keeps a small model from
-    learning the training set's token sequences by heart. Tags and transcript are never hidden, and a run that reaches
-    into the next sequence ends on its tags.
+    This is SpecAugment's time masking (Park et al. 2019, arXiv 1904.08779) for discrete tokens. It keeps a small model
+    from memorising the token sequences of the training set. Tags and transcript are never masked. A run that reaches
+    the end of a sequence stops at the tags of the next one.
     """
     starts = rng.random(len(batch.ids)) < share / MASK_RUN
-    hidden = starts.copy()
+    masked = starts.copy()
     for shift in range(1, MASK_RUN):
-        hidden[shift:] |= starts[:-shift]
-    prompt = (batch.roles >= 0) & (batch.roles != ROLES.index("T"))
-    return np.where(hidden & prompt, mask_id, batch.ids)
+        masked[shift:] |= starts[:-shift]
+    in_prompt = (batch.roles >= 0) & (batch.roles != ROLES.index("T"))
+    return np.where(masked & in_prompt, mask_id, batch.ids)
 
 
 def epoch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Index batches of one epoch: shuffled, sorted by length within pools, batches shuffled again.
+    """Return the batches of one epoch as arrays of sequence indices.
 
-    Every item occurs once; the last incomplete batch is kept.
+    The sequences are shuffled, then sorted by length within pools, then the batches are shuffled. Every sequence occurs
+    once; the last, incomplete batch is kept.
     """
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
-    pool = batch_size * POOL
-    pools = [order[start : start + pool] for start in range(0, len(order), pool)]
-    by_length = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in pools]
-    batches = [c[start : start + batch_size] for c in by_length for start in range(0, len(c), batch_size)]
-    return [batches[i] for i in random.permutation(len(batches))]
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    pool_size = batch_size * POOL_BATCHES
+    pools = [order[start : start + pool_size] for start in range(0, len(order), pool_size)]
+    by_length = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+    batches = [pool[start : start + batch_size] for pool in by_length for start in range(0, len(pool), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
 
 
 def stream(lengths: np.ndarray, batch_size: int, seed: int, start: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """Endless (epoch, item indices), from batch number `start` on: the same batches as if never interrupted."""
+    """Yield (epoch, sequence indices) without end, from batch number `start` on.
+
+    A resumed run gets the same batches as one that was never interrupted.
+    """
     per_epoch = len(epoch_order(lengths, batch_size, seed, 0))
     epoch, skip = divmod(start, per_epoch)
     while True:
@@ -93,8 +97,8 @@ def stream(lengths: np.ndarray, batch_size: int, seed: int, start: int = 0) -> I
         epoch, skip = epoch + 1, 0
 
 
-def ahead(batches: Iterator[T], count: int = 2) -> Generator[T, None, None]:
-    """The same endless batches, the next `count` of them made in a thread while the last is trained on."""
+def prefetch(batches: Iterator[T], count: int = 2) -> Generator[T, None, None]:
+    """Yield the same endless batches; a thread prepares the next `count` while the current one is used."""
     with ThreadPoolExecutor(1, "batches") as thread:
         waiting = deque(thread.submit(next, batches) for _ in range(count))
         try:
@@ -105,17 +109,17 @@ def ahead(batches: Iterator[T], count: int = 2) -> Generator[T, None, None]:
             thread.shutdown(cancel_futures=True)
 
 
-def check_context(items: Sequence[Packed], names: Sequence[str], context: int, template: str) -> None:
-    """Refuse sequences that the backbone cannot hold, before any training.
+def check_context(sequences: Sequence[Packed], names: Sequence[str], context: int, template: str) -> None:
+    """Check that every sequence fits into the backbone's context; called before training.
 
     Raises:
-        UserError: with the count, the longest and its id.
+        UserError: a sequence is too long. The sentence gives the number of such sequences, and the longest with its id.
     """
-    lengths = np.array([len(item) for item in items])
+    lengths = np.array([len(sequence) for sequence in sequences])
     too_long = np.flatnonzero(lengths > context)
     if len(too_long):
         worst = int(lengths.argmax())
         raise UserError(
-            f"Template {template!r}: {len(too_long)} of {len(items)} sequences are longer than the backbone's context of "
+            f"Template {template!r}: {len(too_long)} of {len(sequences)} sequences are longer than the backbone's context of "
             f"{context} tokens (the longest, {names[worst]!r}, has {lengths[worst]}); shorten the clips or raise model.context."
         )

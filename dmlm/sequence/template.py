@@ -1,9 +1,9 @@
-"""The paper's order notation, and the packing of one item's token streams into one sequence.
+"""The paper's notation for the order of modalities, and packing of an utterance's token streams into one sequence.
 
     "A+L -> T"               <bos> <A> a1..aN <L> l1..lM <T> t1..tK <eos>
     "interleave(A,L) -> T"   <bos> <A> <L> a and l merged by time <T> t1..tK <eos>
 
-A audio, L lips, I image, O recognised text, T transcript; order is as written.
+A audio, L lips, I image, O recognised text (OCR), T transcript. The order in the sequence is the written order.
 """
 
 import re
@@ -17,34 +17,34 @@ from dmlm.modalities import INPUTS, MODALITIES
 from dmlm.tokens.vocabulary import Vocabulary
 
 UNSCORED = -1  # role of special tokens other than <eos>: they do not enter the loss
-ROLES = tuple(MODALITIES)  # role of a token: the index of its modality here
-_ITEM = re.compile(r"interleave\(([A-Z]),([A-Z])\)|([A-Z])")
+ROLES = tuple(MODALITIES)  # modality letters; the role of a token is an index into this tuple
+_SEGMENT = re.compile(r"interleave\(([A-Z]),([A-Z])\)|([A-Z])")
 
 
 @dataclass(frozen=True)
 class Template:
-    """Segments of the prompt in order; a segment is one letter, or two that are interleaved by time."""
+    """Segments of the prompt in order. A segment is one modality letter, or two that are interleaved by time."""
 
     segments: tuple[tuple[str, ...], ...]
 
     @classmethod
     def parse(cls, notation: str) -> "Template":
-        """Read the notation.
+        """Parse the notation.
 
         Raises:
-            UserError: not the notation, an unknown or repeated letter, or a target other than T.
+            UserError: a syntax error, an unknown or repeated letter, or a target other than T.
 
         >>> Template.parse("A + L->T").notation
         'A+L -> T'
         """
-        left, arrow, right = notation.replace(" ", "").partition("->")
-        if not arrow or right != "T":
+        inputs, arrow, target = notation.replace(" ", "").partition("->")
+        if not arrow or target != "T":
             raise UserError(f"Template {notation!r} must read like 'A+L -> T': modalities joined by +, then '-> T'.")
         segments = []
-        for item in re.split(r"\+(?![^(]*\))", left):
-            match = _ITEM.fullmatch(item)
+        for part in re.split(r"\+(?![^(]*\))", inputs):
+            match = _SEGMENT.fullmatch(part)
             if not match:
-                raise UserError(f"Template {notation!r}: {item!r} is neither a modality letter nor 'interleave(A,L)'.")
+                raise UserError(f"Template {notation!r}: {part!r} is neither a modality letter nor 'interleave(A,L)'.")
             segments.append(tuple(letter for letter in match.groups() if letter))
         letters = [letter for segment in segments for letter in segment]
         for letter in letters:
@@ -57,18 +57,19 @@ class Template:
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """Input modalities in order."""
+        """Letters of the input modalities in order."""
         return tuple(letter for segment in self.segments for letter in segment)
 
     @property
     def notation(self) -> str:
-        items = [s[0] if len(s) == 1 else f"interleave({','.join(s)})" for s in self.segments]
-        return f"{'+'.join(items)} -> T"
+        """The template in normalised notation: the inverse of `parse`."""
+        parts = [s[0] if len(s) == 1 else f"interleave({','.join(s)})" for s in self.segments]
+        return f"{'+'.join(parts)} -> T"
 
 
 @dataclass(frozen=True)
 class Packed:
-    """One sequence: IDs and, for each, the role it plays in the loss."""
+    """One sequence of an utterance: token IDs, and the role of each token in the loss."""
 
     ids: np.ndarray  # (N,) int64
     roles: np.ndarray  # (N,) int8: index into ROLES, or UNSCORED
@@ -78,9 +79,9 @@ class Packed:
 
 
 def merge_by_time(lengths: tuple[int, int], rates_hz: tuple[float, float]) -> np.ndarray:
-    """Order that merges two clocked streams by the middle of each token's time; the first stream wins ties.
+    """Return the order in which to interleave two streams: by the time of each token's middle.
 
-    Returns indices into the concatenation of both streams.
+    The result indexes the concatenation of both streams. At equal times the first stream comes first.
 
     >>> merge_by_time((2, 4), (25.0, 50.0)).tolist()
     [2, 0, 3, 4, 1, 5]
@@ -96,12 +97,17 @@ def pack(
     rates_hz: Mapping[str, float | None],
     with_target: bool = True,
 ) -> Packed:
-    """Concatenate token streams (a tokenizer's own IDs, by letter; T the transcript) in the template's order.
+    """Concatenate the token streams of an utterance in the template's order.
 
-    Without the target the sequence ends at the tag `<T>`: the prompt of the decoder.
+    Args:
+        template: the modalities and their order.
+        streams: each tokenizer's own IDs (T,) by modality letter; `T` is the transcript.
+        vocabulary: maps each tokenizer's IDs into the shared ID space.
+        rates_hz: tokens a second by letter; None for a modality without a clock.
+        with_target: False leaves the transcript out: the sequence ends with the tag `<T>` and is the decoder's prompt.
 
     Raises:
-        UserError: interleaving a modality that has no clock.
+        UserError: the template interleaves a modality that has no clock.
     """
     ids: list[np.ndarray] = [np.array([vocabulary.special("<bos>")])]
     roles: list[np.ndarray] = [np.array([UNSCORED])]
@@ -131,10 +137,10 @@ def pack(
 
 
 def unpack(packed: Packed, template: Template, vocabulary: Vocabulary) -> dict[str, np.ndarray]:
-    """Streams of a packed sequence, as the tokenizers gave them: the inverse of `pack`."""
-    eos = packed.ids == vocabulary.special("<eos>")
+    """Return the token streams of a packed sequence by letter, in each tokenizer's own IDs: the inverse of `pack`."""
+    is_eos = packed.ids == vocabulary.special("<eos>")
     streams = {}
     for letter in (*template.letters, "T"):
-        mine = (packed.roles == ROLES.index(letter)) & ~eos
-        streams[letter] = packed.ids[mine] - vocabulary.offset(letter)
+        selected = (packed.roles == ROLES.index(letter)) & ~is_eos
+        streams[letter] = packed.ids[selected] - vocabulary.offset(letter)
     return streams

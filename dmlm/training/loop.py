@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dmlm.errors import NotFinite
-from dmlm.sequence.batches import Batch, ahead, collate, stream
+from dmlm.sequence.batches import Batch, collate, prefetch, stream
 from dmlm.sequence.template import Packed
 from dmlm.training import checkpoint
 from dmlm.training.checkpoint import TrainState
@@ -117,7 +117,7 @@ def train(
     with (
         stop_requests() as stop_requested,
         _open_log(session.log, report.steps, peers),
-        closing(ahead(batches)) as ready,
+        closing(prefetch(batches)) as ready,
     ):
         for step, (batch_size, batch, inputs) in zip(range(report.steps, settings.steps), ready, strict=False):
             optimizer.zero_grad(set_to_none=True)
