@@ -1,1 +1,1 @@
-"""OPT and Mamba from `transformers`, and the loss that weighs modalities."""
+"""OPT and Mamba models of `transformers` with fast forward passes, and the loss weighted by modality."""

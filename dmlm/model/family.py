@@ -1,7 +1,8 @@
-"""The families of backbones: one record each, so that no other file asks which family a model is of. No torch here.
+"""The families of backbones and their sizes: one record a family. This file does not import torch.
 
-`125m` and `130m` have the dimensions of facebook/opt-125m and state-spaces/mamba-130m; the smaller sizes are ours, and
-the two families have equal parameter counts there, embeddings aside (within 5 %, tested).
+No other file branches on the family of a model. `125m` and `130m` have the dimensions of facebook/opt-125m and
+state-spaces/mamba-130m. The smaller sizes are our own; there both families have equal parameter counts without
+embeddings (within 5 %, tested).
 """
 
 import importlib
@@ -15,12 +16,12 @@ from dmlm.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """A named size and what the data asks of it."""
+    """A backbone by name, and what the data requires of it."""
 
     name: str
-    text_size: int  # IDs below are text, and keep their embeddings where the backbone is pretrained
+    text_size: int  # number of text IDs, which come first and keep their embeddings if the backbone is pretrained
     vocab_size: int
-    context: int  # longest sequence; a Mamba has no limit of its own and is held to the same
+    context: int  # tokens of the longest sequence; applies to Mamba too, although Mamba itself has no limit
     pad_id: int
     bos_id: int
     eos_id: int
@@ -29,19 +30,19 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class Family:
-    """What is to be known of a family. Its module has the functions that `dmlm.model.opt` has."""
+    """A family of backbones."""
 
-    model_type: str  # in config.json; also what the names of its sizes begin with
-    label: str  # how it is called in tables
-    module: str  # how its weights are built and read fast
-    sizes: Mapping[str, Mapping[str, int]]  # dimensions by name
+    model_type: str  # as in config.json; the names of the sizes start with it
+    label: str  # its name in tables
+    module: str  # dotted name of its module, which has the same functions as `dmlm.model.opt`
+    sizes: Mapping[str, Mapping[str, int]]  # dimensions by name of the size
     needs_scan: bool = False
-    relative_cost: int = 1  # of a training step on a CPU, for the order of work
-    required: Mapping[str, Any] = field(default_factory=dict)  # values of config.json without which it is not read
+    relative_cost: int = 1  # of a training step on a CPU; used to order tasks
+    required: Mapping[str, Any] = field(default_factory=dict)  # values that config.json of a pretrained model must have
 
     @property
     def code(self) -> ModuleType:
-        """Its module; loads torch."""
+        """Import the module of this family, and torch with it."""
         return importlib.import_module(self.module)
 
 
@@ -75,10 +76,10 @@ SIZES = {name: family for family in FAMILIES.values() for name in family.sizes}
 
 
 def check_name(name: str) -> str:
-    """The name, if known: one of our sizes, or by its slash a pretrained model (see `dmlm.model.pretrained`).
+    """Return `name` if it is one of our sizes, or contains a slash as pretrained models do (`dmlm.model.pretrained`).
 
     Raises:
-        UserError: naming the nearest known backbone.
+        UserError: the name is unknown; the sentence suggests the nearest known one.
     """
     if name not in SIZES and "/" not in name:
         raise UserError(f"There is no backbone {name!r}; {did_you_mean(name, SIZES)}.")
