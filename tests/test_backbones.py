@@ -90,13 +90,13 @@ def test_no_sequence_sees_the_future_or_its_neighbours(name):
 @pytest.mark.parametrize("lengths", [[1], [4], [2, 7, 7, 1], [3] * 5])
 def test_a_layout_moves_rows_there_and_back(lengths):
     layout, rows = Layout(lengths), torch.randn(sum(lengths), 3, requires_grad=True)
-    side = layout.side_by_side(rows)
+    side = layout.pad(rows)
     assert side.shape == (max(lengths), len(lengths), 3)
     for column, part in enumerate(rows.split(lengths)):
         assert torch.equal(side[: len(part), column], part)
         assert not side[len(part) :, column].any()
-    assert torch.equal(layout.present(), side.abs().sum(-1) > 0)
-    back = layout.flat(side)
+    assert torch.equal(layout.token_mask(), side.abs().sum(-1) > 0)
+    back = layout.unpad(side)
     assert torch.equal(back, rows)
     (back * torch.arange(rows.numel()).view_as(rows)).sum().backward()
     assert torch.equal(rows.grad, torch.arange(rows.numel(), dtype=torch.float32).view_as(rows))

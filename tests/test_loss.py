@@ -39,7 +39,7 @@ def test_the_loss_is_the_formula_by_hand(name):
 
 @pytest.mark.parametrize("logits", [1, 700, 1 << 24])
 def test_the_gradient_is_that_of_whole_logits(logits, monkeypatch):
-    monkeypatch.setattr(loss_module, "LOGITS", logits)
+    monkeypatch.setattr(loss_module, "MAX_LOGITS", logits)
     model = tiny("opt-nano")
     ids, roles, layout = batch()
     modality_loss(model, ids, roles, layout, LAMBDAS)[0].mul(3).backward()

@@ -1,39 +1,49 @@
-"""Sequences of different lengths one after another, without padding; and side by side, for what mixes tokens.
+"""Two forms of a batch of sequences: flat (concatenated, without padding) and padded (for what mixes tokens).
 
-Everything that treats tokens one by one (embeddings, projections, norms, the loss) works on the flat form and wastes
-nothing on padding. Attention and the scan see the sequences side by side, padded on the right, where no real token
-looks.
+Everything that treats tokens one by one (embeddings, projections, norms, the loss) works on the flat form and spends
+nothing on padding. Attention and the scan work on the padded form. It is padded on the right, where no real token looks.
 
-Shapes: B sequences, T tokens of all of them, N tokens of the longest, F features.
+Shapes: B sequences, T tokens of all sequences together, N tokens of the longest sequence, F features.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 
-class _Move(torch.autograd.Function):
-    """Rows of one form to the other; both directions are copies, so that no gradient is ever added up."""
+class _Convert(torch.autograd.Function):
+    """Copy rows between the two forms. The backward pass is the opposite copy, so no gradients are accumulated."""
 
     @staticmethod
-    def forward(ctx, rows, spread, places, count):
-        ctx.spread, ctx.places, ctx.count = spread, places, len(rows)
-        return _moved(rows, spread, places, count)
+    def forward(ctx: Any, rows: torch.Tensor, to_padded: bool, indices: torch.Tensor, row_count: int) -> torch.Tensor:
+        ctx.to_padded, ctx.indices, ctx.input_rows = to_padded, indices, len(rows)
+        return _copy_rows(rows, to_padded, indices, row_count)
 
     @staticmethod
-    def backward(ctx, grad):
-        return _moved(grad.contiguous(), not ctx.spread, ctx.places, ctx.count), None, None, None
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        return _copy_rows(grad.contiguous(), not ctx.to_padded, ctx.indices, ctx.input_rows), None, None, None
 
 
-def _moved(rows: torch.Tensor, spread: bool, places: torch.Tensor, count: int) -> torch.Tensor:
-    if not spread:
-        return rows.index_select(0, places)
-    return rows.new_zeros(count, rows.shape[1]).index_copy_(0, places, rows)
+def _copy_rows(rows: torch.Tensor, to_padded: bool, indices: torch.Tensor, row_count: int) -> torch.Tensor:
+    """Copy rows from one form to the other; `row_count` rows come out. `indices` (T,) are rows of the padded form."""
+    if not to_padded:
+        return rows.index_select(0, indices)
+    return rows.new_zeros(row_count, rows.shape[1]).index_copy_(0, indices, rows)
 
 
 class Layout:
-    """Where the sequences of a flat batch lie."""
+    """The lengths and positions of the sequences of a batch, and the conversion between its two forms.
+
+    Attributes:
+        count: B, the number of sequences.
+        longest: N, the tokens of the longest sequence.
+        lengths: (B,) tokens of each sequence.
+        positions: (T,) position of each token in its own sequence.
+        rows: (T,) index of each token's sequence.
+        last: (B,) index of the last token of each sequence in the flat form.
+    """
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> None:
         sizes = np.asarray(lengths, dtype=np.int64)
@@ -41,28 +51,30 @@ class Layout:
         ends = np.cumsum(sizes)
         positions = np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
         rows = np.repeat(np.arange(self.count), sizes)
-        self.lengths = torch.from_numpy(sizes).to(device)  # (B,)
-        self.positions = torch.from_numpy(positions).to(device)  # (T,) of each token in its own sequence
-        self.last = torch.from_numpy(ends - 1).to(device)  # (B,) last token of each sequence, in the flat form
-        self.rows = torch.from_numpy(rows).to(device)  # (T,) number of the sequence
-        self._places = torch.from_numpy(positions * self.count + rows).to(device)  # (T,) in the other form
+        self.lengths = torch.from_numpy(sizes).to(device)
+        self.positions = torch.from_numpy(positions).to(device)
+        self.last = torch.from_numpy(ends - 1).to(device)
+        self.rows = torch.from_numpy(rows).to(device)
+        self._padded_indices = torch.from_numpy(positions * self.count + rows).to(device)  # (T,) in the padded form
 
     @property
     def tokens(self) -> int:
+        """T, the tokens of all sequences together."""
         return len(self.positions)
 
-    def side_by_side(self, flat: torch.Tensor) -> torch.Tensor:
-        """(T, F) to (N, B, F), zero where a sequence has ended."""
+    def pad(self, flat: torch.Tensor) -> torch.Tensor:
+        """Convert (T, F) to (N, B, F); padding is zero."""
         if self.count == 1:
             return flat.unsqueeze(1)
-        return _Move.apply(flat, True, self._places, self.longest * self.count).view(self.longest, self.count, -1)
+        padded = _Convert.apply(flat, True, self._padded_indices, self.longest * self.count)
+        return padded.view(self.longest, self.count, -1)
 
-    def flat(self, side_by_side: torch.Tensor) -> torch.Tensor:
-        """(N, B, F) to (T, F)."""
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
+        """Convert (N, B, F) to (T, F)."""
         if self.count == 1:
-            return side_by_side.squeeze(1)
-        return _Move.apply(side_by_side.flatten(0, 1), False, self._places, self.tokens)
+            return padded.squeeze(1)
+        return _Convert.apply(padded.flatten(0, 1), False, self._padded_indices, self.tokens)
 
-    def present(self) -> torch.Tensor:
-        """(N, B) bool: true where there is a token."""
+    def token_mask(self) -> torch.Tensor:
+        """Return (N, B) bool: true for tokens, false for padding."""
         return torch.arange(self.longest, device=self.lengths.device).unsqueeze(1) < self.lengths

@@ -1,8 +1,10 @@
-"""OPT (Zhang et al. 2022, arXiv 2205.01068) over flat batches and static caches, on the weights of `transformers`' class.
+"""OPT (Zhang et al. 2022, arXiv 2205.01068) for flat batches, with a preallocated cache for decoding.
 
-The same numbers as `OPTForCausalLM` (tested), without its padding and its general machinery.
+It works on the weights of `OPTForCausalLM` of `transformers` and computes the same numbers (tested), without its padding
+and its general machinery. All modules of families have the same functions: `new_model`, `adapt`, `start_positions`,
+`hidden_states`, `extend`, `step`, and the class `Cache`.
 
-Shapes: T tokens, B sequences, N tokens of the longest, D width, H heads, d width of a head, S room of a cache.
+Shapes: T tokens, B sequences, N tokens of the longest, D width, H heads, d width of a head, S columns of a cache.
 """
 
 import math
@@ -21,16 +23,16 @@ from dmlm.errors import UserError
 from dmlm.model.family import BackboneSpec
 from dmlm.model.layout import Layout
 
-FIRST_POSITION = 2  # row of position 0 in the table: OPT's own offset
+FIRST_POSITION = 2  # row of position 0 in the position embeddings: an offset peculiar to OPT
 
 Attend = Callable[[torch.Tensor], torch.Tensor]  # (T, 3 D) of queries, keys and values to (T, D)
 Affine = tuple[torch.Tensor, torch.Tensor | None]  # weight and bias
 
 
 def new_model(spec: BackboneSpec, config: dict[str, Any]) -> OPTForCausalLM:
-    """A model from scratch; `config` holds its dimensions and special IDs."""
+    """Build a model with random weights; `config` holds its dimensions and special IDs."""
     return OPTForCausalLM(
-        OPTConfig(  # type: ignore[call-arg]  # attn_implementation is a keyword of its base class
+        OPTConfig(  # type: ignore[call-arg]  # attn_implementation is a parameter of its base class
             **config,
             word_embed_proj_dim=config["hidden_size"],
             max_position_embeddings=spec.context,
@@ -41,10 +43,10 @@ def new_model(spec: BackboneSpec, config: dict[str, Any]) -> OPTForCausalLM:
 
 
 def adapt(model: OPTForCausalLM, spec: BackboneSpec) -> None:
-    """Give a pretrained model the dropout asked for.
+    """Set the dropout of a pretrained model to `spec.dropout`.
 
     Raises:
-        UserError: its context is shorter than asked for.
+        UserError: its context is shorter than `spec.context`.
     """
     if model.config.max_position_embeddings < spec.context:
         raise UserError(
@@ -56,20 +58,27 @@ def adapt(model: OPTForCausalLM, spec: BackboneSpec) -> None:
 
 
 def start_positions(model: OPTForCausalLM) -> None:
-    """Begin position embeddings at sinusoids as large as the token embeddings: near positions start as near ones."""
-    spread = float(model.get_input_embeddings().get_parameter("weight").data.std())
+    """Initialise the position embeddings with sinusoids as large as the token embeddings.
+
+    Neighbouring positions then start with similar embeddings.
+    """
+    std = float(model.get_input_embeddings().get_parameter("weight").data.std())
     positions = model.model.decoder.embed_positions.weight.data  # (context + 2, width)
     count, width = positions.shape
     angles = torch.arange(count)[:, None] * 1000.0 ** (-torch.arange(0, width, 2) / width)  # (count, width / 2)
-    positions.copy_(math.sqrt(2) * spread * torch.cat([angles.sin(), angles.cos()], dim=1))
+    positions.copy_(math.sqrt(2) * std * torch.cat([angles.sin(), angles.cos()], dim=1))
+
+
+def _affine(module: nn.Linear | nn.LayerNorm) -> Affine:
+    return module.weight, module.bias
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """The tensors of a layer at hand, because a step of decoding is too short for looking them up in modules."""
+    """The tensors of a layer. Looking them up in the modules would take a noticeable part of a decoding step."""
 
     norm_1: Affine
-    qkv: Affine  # (3 D, D): one product instead of three
+    qkv: Affine  # (3 D, D): queries, keys and values by one product instead of three
     out: Affine
     norm_2: Affine
     fc1: Affine
@@ -77,33 +86,31 @@ class _Layer:
     width: tuple[int]
     epsilon: float
     activation: Callable[[torch.Tensor], torch.Tensor]
-    before: bool  # norms come before what they feed: all sizes but 350m
+    norm_first: bool  # norms precede attention and MLP: true for all sizes but 350m
     dropout: float
 
     @classmethod
     def of(cls, layer: OPTDecoderLayer) -> "_Layer":
         attention = layer.self_attn
-        parts = [attention.q_proj, attention.k_proj, attention.v_proj]
-        bias = torch.cat([part.bias for part in parts]) if parts[0].bias is not None else None
-        norms = layer.self_attn_layer_norm, layer.final_layer_norm
-        plain = attention.out_proj, layer.fc1, layer.fc2
-        (norm_1, norm_2), (out, fc1, fc2) = ([(part.weight, part.bias) for part in group] for group in (norms, plain))
+        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+        bias = torch.cat([part.bias for part in projections]) if projections[0].bias is not None else None
         return cls(
-            norm_1=norm_1,
-            qkv=(torch.cat([part.weight for part in parts]), bias),
-            out=out,
-            norm_2=norm_2,
-            fc1=fc1,
-            fc2=fc2,
+            norm_1=_affine(layer.self_attn_layer_norm),
+            qkv=(torch.cat([part.weight for part in projections]), bias),
+            out=_affine(attention.out_proj),
+            norm_2=_affine(layer.final_layer_norm),
+            fc1=_affine(layer.fc1),
+            fc2=_affine(layer.fc2),
             width=(layer.embed_dim,),
             epsilon=layer.self_attn_layer_norm.eps,
             activation=torch.relu if isinstance(layer.activation_fn, nn.ReLU) else layer.activation_fn,
-            before=layer.do_layer_norm_before,
+            norm_first=layer.do_layer_norm_before,
             dropout=layer.dropout if layer.training else 0.0,
         )
 
 
 def _embed(model: OPTForCausalLM, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Embed tokens (T,) at `positions` (T,), (T, D)."""
     decoder = model.model.decoder
     x = embedding(ids, decoder.embed_tokens.weight)
     if decoder.project_in is not None:
@@ -111,20 +118,21 @@ def _embed(model: OPTForCausalLM, ids: torch.Tensor, positions: torch.Tensor) ->
     return x + embedding(positions + FIRST_POSITION, decoder.embed_positions.weight)
 
 
-def _through(layer: _Layer, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-    """One layer, (T, D) to (T, D)."""
-    y = layer_norm(x, layer.width, *layer.norm_1, layer.epsilon) if layer.before else x
+def _apply_layer(layer: _Layer, x: torch.Tensor, attend: Attend) -> torch.Tensor:
+    """Apply one layer, (T, D) to (T, D)."""
+    y = layer_norm(x, layer.width, *layer.norm_1, layer.epsilon) if layer.norm_first else x
     y = linear(attend(linear(y, *layer.qkv)), *layer.out)
     x = x + (dropout(y, layer.dropout) if layer.dropout else y)
-    if not layer.before:
+    if not layer.norm_first:
         x = layer_norm(x, layer.width, *layer.norm_1, layer.epsilon)
-    y = layer_norm(x, layer.width, *layer.norm_2, layer.epsilon) if layer.before else x
+    y = layer_norm(x, layer.width, *layer.norm_2, layer.epsilon) if layer.norm_first else x
     y = linear(layer.activation(linear(y, *layer.fc1)), *layer.fc2)
     x = x + (dropout(y, layer.dropout) if layer.dropout else y)
-    return x if layer.before else layer_norm(x, layer.width, *layer.norm_2, layer.epsilon)
+    return x if layer.norm_first else layer_norm(x, layer.width, *layer.norm_2, layer.epsilon)
 
 
 def _finish(model: OPTForCausalLM, x: torch.Tensor) -> torch.Tensor:
+    """Apply the final norm and projection, if the model has them."""
     decoder = model.model.decoder
     if decoder.final_layer_norm is not None:
         x = decoder.final_layer_norm(x)
@@ -132,91 +140,96 @@ def _finish(model: OPTForCausalLM, x: torch.Tensor) -> torch.Tensor:
 
 
 def hidden_states(model: OPTForCausalLM, ids: torch.Tensor, layout: Layout, recompute: bool = False) -> torch.Tensor:
-    """What the head reads, (T, D), for flat `ids` (T,). `recompute` trades time for memory (gradient checkpointing)."""
+    """Return the final hidden states (T, D) of flat `ids` (T,); `recompute` saves memory by gradient checkpointing."""
     heads = model.config.num_attention_heads
-    rate = model.config.attention_dropout if model.training else 0.0
+    attention_dropout = model.config.attention_dropout if model.training else 0.0
 
     def attend(qkv: torch.Tensor) -> torch.Tensor:
-        q, k, v = layout.side_by_side(qkv).unflatten(-1, (3, heads, -1)).permute(2, 1, 3, 0, 4)  # (B, H, N, d) each
-        mixed = scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=rate)
-        return layout.flat(mixed.permute(2, 0, 1, 3).flatten(2))
+        q, k, v = layout.pad(qkv).unflatten(-1, (3, heads, -1)).permute(2, 1, 3, 0, 4)  # (B, H, N, d) each
+        attended = scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=attention_dropout)
+        return layout.unpad(attended.permute(2, 0, 1, 3).flatten(2))
 
     x = _embed(model, ids, layout.positions)
     for layer in map(_Layer.of, model.model.decoder.layers):
-        x = checkpoint(_through, layer, x, attend, use_reentrant=False) if recompute else _through(layer, x, attend)
+        if recompute:
+            x = checkpoint(_apply_layer, layer, x, attend, use_reentrant=False)
+        else:
+            x = _apply_layer(layer, x, attend)
     return _finish(model, x)
 
 
 class Cache:
-    """Keys and values in room set aside once: a column for each token read, in blocks as they were read.
+    """Keys and values of a batch of `rows` sequences, in memory for `capacity` tokens that is allocated once.
 
-    Rows of a block that are shorter than its longest leave columns behind that nobody sees.
+    The columns are tokens, filled in blocks: `extend` adds as many columns as its longest sequence has tokens, `step`
+    adds one. In rows that are shorter than their block, the remaining columns are padding and masked out.
     """
 
-    def __init__(self, model: OPTForCausalLM, rows: int, room: int) -> None:
-        config, table = model.config, model.model.decoder.embed_tokens.weight
+    def __init__(self, model: OPTForCausalLM, rows: int, capacity: int) -> None:
+        config, weight = model.config, model.model.decoder.embed_tokens.weight
         heads = config.num_attention_heads
-        shape = config.num_hidden_layers, 2, rows, heads, room, config.hidden_size // heads
-        self.store = torch.zeros(shape, dtype=table.dtype, device=table.device)
-        self.seen = torch.ones(rows, 1, 1, room, dtype=torch.bool, device=table.device)
-        self.lengths = torch.zeros(rows, dtype=torch.long, device=table.device)  # (B,) tokens read so far
+        shape = config.num_hidden_layers, 2, rows, heads, capacity, config.hidden_size // heads
+        self.keys_values = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.token_mask = torch.ones(rows, 1, 1, capacity, dtype=torch.bool, device=weight.device)  # false: padding
+        self.lengths = torch.zeros(rows, dtype=torch.long, device=weight.device)  # (B,) tokens of each row so far
         self.columns = 0  # in use
-        self.gaps = False  # whether any column is unseen
+        self.has_padding = False
         self.layers = [_Layer.of(layer) for layer in model.model.decoder.layers]
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows, in this order; a row may come several times."""
-        self.store, self.lengths, self.seen = self.store.index_select(2, rows), self.lengths[rows], self.seen[rows]
+        """Keep these rows, in this order; a row may be repeated."""
+        self.keys_values = self.keys_values.index_select(2, rows)
+        self.lengths, self.token_mask = self.lengths[rows], self.token_mask[rows]
 
     def visible(self) -> torch.Tensor | None:
-        """What a token after all columns in use sees of them: (B, 1, 1, columns), None for everything."""
-        return self.seen[..., : self.columns] if self.gaps else None
+        """Return the attention mask (B, 1, 1, columns) of a token after all columns in use; None if all are visible."""
+        return self.token_mask[..., : self.columns] if self.has_padding else None
 
 
 @torch.inference_mode()
 def extend(model: OPTForCausalLM, ids: torch.Tensor, layout: Layout, cache: Cache) -> torch.Tensor:
-    """Read more tokens after what the cache holds; returns what the head reads after each row's last one, (B, D)."""
-    heads, before = model.config.num_attention_heads, cache.columns
+    """Append flat `ids` (T,) to the rows of the cache; return the final hidden state of each row's last token, (B, D)."""
+    heads, start = model.config.num_attention_heads, cache.columns
     cache.columns += layout.longest
-    block = slice(before, cache.columns)
-    cache.seen[:, 0, 0, block] = layout.present().t()
-    cache.gaps |= bool((layout.lengths < layout.longest).any())
+    block = slice(start, cache.columns)
+    cache.token_mask[:, 0, 0, block] = layout.token_mask().t()
+    cache.has_padding |= bool((layout.lengths < layout.longest).any())
     causal = torch.ones(layout.longest, layout.longest, dtype=torch.bool, device=ids.device).tril()
-    earlier = cache.seen[..., :before].expand(-1, 1, layout.longest, -1)
-    visible = torch.cat([earlier, causal.expand(layout.count, 1, -1, -1)], -1) if before else None
+    earlier = cache.token_mask[..., :start].expand(-1, 1, layout.longest, -1)
+    visible = torch.cat([earlier, causal.expand(layout.count, 1, -1, -1)], -1) if start else None
     x = _embed(model, ids, layout.positions + cache.lengths.repeat_interleave(layout.lengths))
     *layers, last = cache.layers
 
-    def keep(number: int, kv: torch.Tensor) -> None:
-        """Write keys and values (N, B, 2, H, d) into the block."""
-        cache.store[number, :, :, :, block] = kv.permute(2, 1, 3, 0, 4)
+    def store(number: int, kv: torch.Tensor) -> None:
+        """Write keys and values (N, B, 2, H, d) of a layer into the block."""
+        cache.keys_values[number, :, :, :, block] = kv.permute(2, 1, 3, 0, 4)
 
     for number, layer in enumerate(layers):
 
         def attend(qkv: torch.Tensor, number: int = number) -> torch.Tensor:
-            spread = layout.side_by_side(qkv).unflatten(-1, (3, heads, -1))  # (N, B, 3, H, d)
-            keep(number, spread[:, :, 1:])
-            q, (k, v) = spread[:, :, 0].permute(1, 2, 0, 3), cache.store[number, ..., : cache.columns, :]
-            mixed = scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
-            return layout.flat(mixed.permute(2, 0, 1, 3).flatten(2))
+            padded = layout.pad(qkv).unflatten(-1, (3, heads, -1))  # (N, B, 3, H, d)
+            store(number, padded[:, :, 1:])
+            q, (k, v) = padded[:, :, 0].permute(1, 2, 0, 3), cache.keys_values[number, ..., : cache.columns, :]
+            attended = scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
+            return layout.unpad(attended.permute(2, 0, 1, 3).flatten(2))
 
-        x = _through(layer, x, attend)
+        x = _apply_layer(layer, x, attend)
 
-    # after the last layer only the last token of a row matters, so of all others its keys and values are enough
+    # only the last token of each row is returned, so the last layer computes keys and values alone for the other tokens
     def attend_last(qkv: torch.Tensor) -> torch.Tensor:
-        kv = cache.store[-1, ..., : cache.columns, :]
-        return _look_back(qkv[:, : qkv.shape[1] // 3], kv, heads, cache.visible())
+        kv = cache.keys_values[-1, ..., : cache.columns, :]
+        return _attend_one(qkv[:, : qkv.shape[1] // 3], kv, heads, cache.visible())
 
-    y = layer_norm(x, last.width, *last.norm_1, last.epsilon) if last.before else x
+    y = layer_norm(x, last.width, *last.norm_1, last.epsilon) if last.norm_first else x
     width = last.width[0]
     kv = linear(y, last.qkv[0][width:], None if last.qkv[1] is None else last.qkv[1][width:])
-    keep(len(layers), layout.side_by_side(kv).unflatten(-1, (2, heads, -1)))
+    store(len(layers), layout.pad(kv).unflatten(-1, (2, heads, -1)))
     cache.lengths = cache.lengths + layout.lengths
-    return _finish(model, _through(last, x[layout.last], attend_last))
+    return _finish(model, _apply_layer(last, x[layout.last], attend_last))
 
 
-def _look_back(q: torch.Tensor, kv: torch.Tensor, heads: int, visible: torch.Tensor | None) -> torch.Tensor:
-    """What one query a row (B, D) finds in keys and values (2, B, H, columns, d) of a layer, (B, D)."""
+def _attend_one(q: torch.Tensor, kv: torch.Tensor, heads: int, visible: torch.Tensor | None) -> torch.Tensor:
+    """Attend with one query a row (B, D) to the keys and values (2, B, H, columns, d) of a layer, (B, D)."""
     k, v = kv.unbind()
     q = q.reshape(len(q), heads, 1, -1)
     return scaled_dot_product_attention(q, k, v, attn_mask=visible).view(len(q), -1)
@@ -224,19 +237,20 @@ def _look_back(q: torch.Tensor, kv: torch.Tensor, heads: int, visible: torch.Ten
 
 @torch.inference_mode()
 def step(model: OPTForCausalLM, ids: torch.Tensor, cache: Cache) -> torch.Tensor:
-    """One token (B,) more for each row; returns what the head reads, (B, D)."""
+    """Append one token (B,) to each row; return its final hidden state, (B, D)."""
     heads, rows, column = model.config.num_attention_heads, len(ids), cache.columns
     cache.columns += 1
     visible = cache.visible()
     x = _embed(model, ids, cache.lengths)
-    new, used = cache.store.select(-2, column).unbind(), cache.store.narrow(-2, 0, cache.columns).unbind()  # by layer
-    for layer, place, kv in zip(cache.layers, new, used, strict=True):
+    new_columns = cache.keys_values.select(-2, column).unbind()  # views, by layer
+    used_columns = cache.keys_values.narrow(-2, 0, cache.columns).unbind()
+    for layer, new, kv in zip(cache.layers, new_columns, used_columns, strict=True):
 
-        def attend(qkv: torch.Tensor, place: torch.Tensor = place, kv: torch.Tensor = kv) -> torch.Tensor:
-            parts = qkv.view(rows, 3, heads, -1)
-            place.copy_(parts[:, 1:].transpose(0, 1))
-            return _look_back(parts[:, 0], kv, heads, visible)
+        def attend(qkv: torch.Tensor, new: torch.Tensor = new, kv: torch.Tensor = kv) -> torch.Tensor:
+            by_kind = qkv.view(rows, 3, heads, -1)
+            new.copy_(by_kind[:, 1:].transpose(0, 1))
+            return _attend_one(by_kind[:, 0], kv, heads, visible)
 
-        x = _through(layer, x, attend)
+        x = _apply_layer(layer, x, attend)
     cache.lengths += 1
     return _finish(model, x)
