@@ -50,15 +50,15 @@ def test_the_reference_is_what_transformers_computes(shape):
 @pytest.mark.parametrize(("step", "chunk"), [(24, 24), (24, 60), (1, 1), (10**6, 48)])
 def test_any_pieces_and_chunks_give_the_same(monkeypatch, step, chunk):
     values = arguments(9, 5, 4, 3)
-    whole = outcome(scan.chunked, values)
-    monkeypatch.setattr(scan, "STEP", step)
-    monkeypatch.setattr(scan, "CHUNK", chunk)
-    for parts, expected in zip(outcome(scan.chunked, values), whole, strict=True):
-        torch.testing.assert_close(parts, expected)
+    expected_results = outcome(scan.chunked, values)
+    monkeypatch.setattr(scan, "STATE_ELEMENTS", step)
+    monkeypatch.setattr(scan, "CHUNK_ELEMENTS", chunk)
+    for actual, expected in zip(outcome(scan.chunked, values), expected_results, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_the_gradient_is_the_slope(monkeypatch):
-    monkeypatch.setattr(scan, "CHUNK", 24)
+    monkeypatch.setattr(scan, "CHUNK_ELEMENTS", 24)
     values = [value.requires_grad_() for value in arguments(7, 2, 3, 2, torch.float64)]
     assert torch.autograd.gradcheck(lambda *a: scan.chunked(*a)[0], values)
 
@@ -81,22 +81,22 @@ def test_the_fastest_scan_that_is_right_is_chosen(monkeypatch, capsys):
         output, last = scan.chunked(u, dt, A, B, C, start)
         return output * 1.01, last
 
-    def offered(kind):
+    def candidates(device_type):
         return iter([(f.__name__, lambda f=f: f) for f in (broken, wrong, scan.chunked, scan.reference)])
 
-    scan_choice.chosen.cache_clear()
-    monkeypatch.setattr(scan_choice, "candidates", offered)
-    assert scan_choice.chosen("cpu") == ("chunked", scan.chunked)
-    said = capsys.readouterr().err.splitlines()
-    assert "'broken' fails here (no such instruction)" in said[0]
-    assert "'wrong' is off by 0.01" in said[1]
-    scan_choice.chosen.cache_clear()
+    scan_choice.fastest_scan.cache_clear()
+    monkeypatch.setattr(scan_choice, "candidates", candidates)
+    assert scan_choice.fastest_scan("cpu") == ("chunked", scan.chunked)
+    lines = capsys.readouterr().err.splitlines()
+    assert "'broken' fails here (no such instruction)" in lines[0]
+    assert "'wrong' is off by 0.01" in lines[1]
+    scan_choice.fastest_scan.cache_clear()
 
 
 def test_the_choice_can_be_made_while_decoding():
-    scan_choice.chosen.cache_clear()
+    scan_choice.fastest_scan.cache_clear()
     with torch.inference_mode():
-        assert scan_choice.chosen("cpu")[0] == ("native" if scan_native.compiler() else "chunked")
+        assert scan_choice.fastest_scan("cpu")[0] == ("native" if scan_native.compiler() else "chunked")
 
 
 @pytest.mark.skipif(not scan_native.compiler(), reason="there is no C compiler")
@@ -117,29 +117,29 @@ def test_the_c_scan_equals_the_reference_forward_and_backward(shape, threads, mo
 
 @pytest.mark.skipif(not scan_native.compiler(), reason="there is no C compiler")
 def test_decays_of_any_size_are_right_in_c():
-    """A step of nothing keeps the state, a huge one forgets it, and nothing in between is off by more than rounding."""
+    """A step of size zero keeps the state, a huge one erases it, and those in between are exact up to rounding."""
     dt = torch.cat([torch.zeros(1), torch.logspace(-9, 9, 400)]).view(1, 1, -1)
     zero = torch.zeros_like(dt)
     A, B = -torch.ones(1, dt.shape[-1]), torch.zeros(1, 1, 1)
-    kept = scan_native.selective_scan(zero, dt, A, B, B, torch.ones(1, 1, dt.shape[-1]))[1].flatten()
-    torch.testing.assert_close(kept, torch.exp(-dt.flatten()), rtol=5e-7, atol=1e-37)
+    state = scan_native.selective_scan(zero, dt, A, B, B, torch.ones(1, 1, dt.shape[-1]))[1].flatten()
+    torch.testing.assert_close(state, torch.exp(-dt.flatten()), rtol=5e-7, atol=1e-37)
 
 
 def test_a_compiler_that_fails_is_told_of_and_done_without(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("CC", "false")
     monkeypatch.setenv("DMLM_HOME", str(tmp_path))
     scan_native.library.cache_clear()
-    scan_choice.chosen.cache_clear()
-    assert scan_choice.chosen("cpu")[0] == "chunked"
-    assert "the scan 'native' fails here (the compiler said nothing)" in capsys.readouterr().err
+    scan_choice.fastest_scan.cache_clear()
+    assert scan_choice.fastest_scan("cpu")[0] == "chunked"
+    assert "the scan 'native' fails here (the compiler printed no message)" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.so"))
     scan_native.library.cache_clear()
-    scan_choice.chosen.cache_clear()
+    scan_choice.fastest_scan.cache_clear()
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
 def test_the_triton_kernels_equal_the_reference():
-    """In Triton's interpreter, which needs no GPU, in a process of its own: it is switched on before the import."""
+    """In Triton's interpreter, which needs no GPU. A separate process, because it is switched on before the import."""
     program = """
 import torch
 from dmlm.model.scan_choice import deviation

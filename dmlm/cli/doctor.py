@@ -38,7 +38,7 @@ def report() -> str:
     lines = [("python", sys.version.split()[0]), *((package, _version(package)) for package in PACKAGES)]
     lines += [
         ("CUDA device", torch.cuda.get_device_name() if cuda else "none"),
-        ("scan of Mamba", scan_choice.chosen("cuda" if cuda else "cpu")[0]),
+        ("scan of Mamba", scan_choice.fastest_scan("cuda" if cuda else "cpu")[0]),
         ("torchvision", _torchvision()),
         ("FFmpeg", _ffmpeg()),
         ("tesseract", _program("tesseract")),

@@ -1,21 +1,22 @@
-"""Mamba's selective scan: what it means, and how a CPU does it fast.
+"""Mamba's selective scan in PyTorch: a plain reference, and a faster form for CPUs.
 
     h_t = exp(dt_t A) * h_{t-1} + dt_t B_t u_t,    y_t = C_t . h_t            (Gu & Dao 2023, arXiv 2312.00752, eq. 2)
 
-`reference` is that loop. Its autograd graph keeps every state, (L, B, N, D), and `transformers`' form of it is quadratic
-in time when differentiated. `chunked` works through a few steps of the whole batch at once, so that all work on them
-stays in the cache: the forward pass keeps one state a chunk, and the backward pass, with gradients written by hand,
-computes the states within it again. Channels lie innermost, where a vector unit wants them.
+`reference` is that loop. Its autograd graph stores every state, (L, B, N, D), and the backward pass of the form in
+`transformers` takes quadratic time. `chunked` processes a few time steps of a few sequences at once, so that their
+tensors fit into the processor's cache. Its forward pass stores one state a chunk; its backward pass, written by hand,
+computes the states within the chunk again. Channels are the innermost dimension, which suits vector instructions.
 
-Shapes: L time, B batch, D channels, N states; b items of a piece, l steps of a chunk.
+Shapes: L time, B batch, D channels, N states; b sequences of a group, l steps of a chunk.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-STEP = 1 << 16  # elements of a (b, N, D) state: 256 KiB
-CHUNK = 1 << 18  # elements of a (l, b, N, D) tensor: 1 MiB
+STATE_ELEMENTS = 1 << 16  # at most, of a (b, N, D) state: 256 KiB
+CHUNK_ELEMENTS = 1 << 18  # at most, of an (l, b, N, D) tensor: 1 MiB
 
 
 def reference(
@@ -24,9 +25,9 @@ def reference(
     A: torch.Tensor,  # (N, D), negative
     B: torch.Tensor,  # (L, B, N)
     C: torch.Tensor,  # (L, B, N)
-    start: torch.Tensor | None = None,  # (B, N, D) state before the first step; zero if not given
+    start: torch.Tensor | None = None,  # (B, N, D) state before the first step; None: zero
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs y (L, B, D) and the last state (B, N, D), step by step: slow, and plainly right."""
+    """Return outputs y (L, B, D) and the last state (B, N, D), computed step by step: slow, but obviously correct."""
     state = torch.zeros(u.shape[1], *A.shape, dtype=u.dtype, device=u.device) if start is None else start
     outputs = []
     for u_t, dt_t, B_t, C_t in zip(u, dt, B, C, strict=True):
@@ -35,71 +36,85 @@ def reference(
     return torch.stack(outputs), state
 
 
-def _pieces(batch: int, length: int, state: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Runs of batch items, and the chunks of time in which each is worked through."""
-    items = max(1, STEP // state)
-    for start in range(0, batch, items):
-        piece = slice(start, min(start + items, batch))
-        steps = max(1, CHUNK // (state * (piece.stop - start)))
-        yield piece, [slice(t, t + steps) for t in range(0, length, steps)]
+def _groups(batch: int, length: int, state_size: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Split the batch into groups of sequences, and the time of each group into chunks."""
+    group_size = max(1, STATE_ELEMENTS // state_size)
+    for start in range(0, batch, group_size):
+        group = slice(start, min(start + group_size, batch))
+        steps = max(1, CHUNK_ELEMENTS // (state_size * (group.stop - start)))
+        yield group, [slice(t, t + steps) for t in range(0, length, steps)]
 
 
 def _states(
     u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, before: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decay exp(dt A) and states h, both (l, b, N, D), from u, dt (l, b, D), A (N, D), B (l, b, N), h before (b, N, D)."""
+    """Return decay exp(dt A) and states h of a chunk, both (l, b, N, D).
+
+    The arguments are u, dt (l, b, D), A (N, D), B (l, b, N), and the state before the chunk (b, N, D).
+    """
     decay = (dt.unsqueeze(2) * A).exp_()
     states = (dt * u).unsqueeze(2) * B.unsqueeze(-1)
-    for now, factor in zip(states, decay, strict=True):
-        before = now.addcmul_(factor, before)
+    for state, factor in zip(states, decay, strict=True):
+        before = state.addcmul_(factor, before)
     return decay, states
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, dt, A, B, C, start):
+    def forward(
+        ctx: Any,
+        u: torch.Tensor,
+        dt: torch.Tensor,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        C: torch.Tensor,
+        start: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(u, dt, A, B, C)
-        ctx.starts = []
+        ctx.chunk_starts = []  # the state before each chunk, (b, N, D)
         output, last = torch.empty_like(u), u.new_empty(u.shape[1], *A.shape)
-        for piece, chunks in _pieces(u.shape[1], len(u), A.numel()):
-            state = torch.zeros_like(last[piece]) if start is None else start[piece]
+        for group, chunks in _groups(u.shape[1], len(u), A.numel()):
+            state = torch.zeros_like(last[group]) if start is None else start[group]
             for chunk in chunks:
-                here = chunk, piece
-                ctx.starts.append(state)
-                _, states = _states(u[here], dt[here], A, B[here], state)
-                output[here] = (C[here].unsqueeze(2) @ states).squeeze(2)
+                part = chunk, group
+                ctx.chunk_starts.append(state)
+                _, states = _states(u[part], dt[part], A, B[part], state)
+                output[part] = (C[part].unsqueeze(2) @ states).squeeze(2)
                 state = states[-1].clone()
-            last[piece] = state
+            last[group] = state
         ctx.mark_non_differentiable(last)
         return output, last
 
     @staticmethod
-    def backward(ctx, grad_output, _):
+    def backward(ctx: Any, grad_output: torch.Tensor, _: Any) -> tuple[torch.Tensor | None, ...]:
         u, dt, A, B, C = ctx.saved_tensors
         grads = [torch.empty_like(tensor) for tensor in (u, dt, B, C)]
         grad_A = torch.zeros_like(A)
-        starts = iter(ctx.starts)
-        for piece, chunks in _pieces(u.shape[1], len(u), A.numel()):
-            later = torch.zeros_like(A)  # what reaches the last state of a chunk from the one after, (b, N, D)
-            for chunk, before in reversed(list(zip(chunks, starts, strict=False))):  # starts go on to the next piece
-                here = chunk, piece
-                u_t, dt_t, B_t, C_t, g_t = (tensor[here] for tensor in (u, dt, B, C, grad_output))
+        chunk_starts = iter(ctx.chunk_starts)
+        for group, chunks in _groups(u.shape[1], len(u), A.numel()):
+            from_next = torch.zeros_like(
+                A
+            )  # gradient of a chunk's last state that comes from the next chunk, (b, N, D)
+            # not strict: the iterator goes on with the chunks of the next group
+            for chunk, before in reversed(list(zip(chunks, chunk_starts, strict=False))):
+                part = chunk, group
+                u_t, dt_t, B_t, C_t, g_t = (tensor[part] for tensor in (u, dt, B, C, grad_output))
                 decay, states = _states(u_t, dt_t, A, B_t, before)
-                flow = g_t.unsqueeze(2) * C_t.unsqueeze(-1)  # becomes dL/dh, (l, b, N, D)
-                flow[-1] += later
-                for t in range(len(flow) - 2, -1, -1):
-                    flow[t].addcmul_(decay[t + 1], flow[t + 1])
-                through_decay = decay.mul_(flow)
-                later = through_decay[0].clone()
-                through_decay[1:] *= states[:-1]
-                through_decay[0] *= before  # dL/d(dt A)
-                grad_x = (B_t.unsqueeze(2) @ flow).squeeze(2)  # with x = dt u
+                grad_h = g_t.unsqueeze(2) * C_t.unsqueeze(-1)  # (l, b, N, D), complete after the loop
+                grad_h[-1] += from_next
+                for t in range(len(grad_h) - 2, -1, -1):
+                    grad_h[t].addcmul_(decay[t + 1], grad_h[t + 1])
+                grad_dtA = decay.mul_(grad_h)
+                from_next = grad_dtA[0].clone()
+                grad_dtA[1:] *= states[:-1]
+                grad_dtA[0] *= before  # now dL/d(dt A)
+                grad_x = (B_t.unsqueeze(2) @ grad_h).squeeze(2)  # with x = dt u
                 grad_C = (states * g_t.unsqueeze(2)).sum(-1)
-                grad_B = flow.mul_((dt_t * u_t).unsqueeze(2)).sum(-1)
-                grad_A += (through_decay * dt_t.unsqueeze(2)).sum((0, 1))
-                grad_dt = grad_x * u_t + through_decay.mul_(A).sum(2)
-                for whole, part in zip(grads, (grad_x * dt_t, grad_dt, grad_B, grad_C), strict=True):
-                    whole[here] = part
+                grad_B = grad_h.mul_((dt_t * u_t).unsqueeze(2)).sum(-1)
+                grad_A += (grad_dtA * dt_t.unsqueeze(2)).sum((0, 1))
+                grad_dt = grad_x * u_t + grad_dtA.mul_(A).sum(2)
+                for grad, values in zip(grads, (grad_x * dt_t, grad_dt, grad_B, grad_C), strict=True):
+                    grad[part] = values
         grad_u, grad_dt, grad_B, grad_C = grads
         return grad_u, grad_dt, grad_A, grad_B, grad_C, None
 
@@ -112,5 +127,5 @@ def chunked(
     C: torch.Tensor,
     start: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `reference` computes, in chunks of time. No gradient flows through the state before or the last one."""
+    """Compute `reference` in chunks of time. No gradient flows through the start state or the last state."""
     return _Scan.apply(u, dt, A, B.contiguous(), C.contiguous(), start)

@@ -1,11 +1,12 @@
-"""Which scan runs: the fastest that this machine has and that proves right on it, on a small batch, before it is used.
+"""The choice of the scan: the fastest one on this machine that agrees with the reference on a small batch.
 
-A kernel that is missing is passed over; one that is there and fails, or computes something else than the reference, is
-passed over with a line on standard error. What was chosen is kept with the result of a training.
+A kernel that is not installed is skipped. One that fails, or differs from the reference, is skipped with a line on
+standard error. The name of the chosen scan is stored with the result of a training.
 """
 
 import functools
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterator
 
@@ -14,12 +15,12 @@ import torch
 from dmlm.model import scan, scan_native
 
 Scan = Callable[..., tuple[torch.Tensor, torch.Tensor]]
-TOLERANCE = 1e-3
+TOLERANCE = 1e-3  # of `deviation`
 
 
-def candidates(kind: str) -> Iterator[tuple[str, Callable[[], Scan]]]:
-    """Names and how to load them, fastest first, for a kind of device (`cpu`, `cuda`)."""
-    if kind == "cuda":
+def candidates(device_type: str) -> Iterator[tuple[str, Callable[[], Scan]]]:
+    """Yield the name and a loader of each scan for a type of device (`cpu`, `cuda`), fastest first."""
+    if device_type == "cuda":
         if importlib.util.find_spec("mamba_ssm"):
             yield "mamba-ssm", _mamba_ssm
         if importlib.util.find_spec("triton"):
@@ -31,24 +32,27 @@ def candidates(kind: str) -> Iterator[tuple[str, Callable[[], Scan]]]:
 
 
 @functools.cache
-def chosen(kind: str) -> tuple[str, Scan]:
-    """Name and function of the scan for a kind of device."""
-    for name, load in candidates(kind):
+def fastest_scan(device_type: str) -> tuple[str, Scan]:
+    """Return name and function of the fastest correct scan for a type of device (`cpu`, `cuda`)."""
+    for name, load in candidates(device_type):
         try:
             function = load()
-            with torch.inference_mode(False), torch.enable_grad():  # whoever asks first, gradients are tried too
-                wrong = deviation(function, torch.device(kind))
-        except Exception as error:  # a kernel may fail in any way; the next one is tried, and the user is told
-            print(f"Mamba: the scan {name!r} fails here ({error}); trying the next.", file=sys.stderr)
+            with torch.inference_mode(False), torch.enable_grad():  # gradients are tested even if decoding comes first
+                error = deviation(function, torch.device(device_type))
+        except Exception as failure:  # a kernel may fail in any way; the user is told and the next one is tried
+            print(f"Mamba: the scan {name!r} fails here ({failure}); trying the next.", file=sys.stderr)
             continue
-        if wrong <= TOLERANCE:
+        if error <= TOLERANCE:
             return name, function
-        print(f"Mamba: the scan {name!r} is off by {wrong:.2g} here; trying the next.", file=sys.stderr)
-    raise RuntimeError(f"no scan computes what it should on {kind}: this PyTorch is broken")
+        print(f"Mamba: the scan {name!r} is off by {error:.2g} here; trying the next.", file=sys.stderr)
+    raise RuntimeError(f"no scan computes what it should on {device_type}: this PyTorch is broken")
 
 
 def deviation(function: Scan, device: torch.device) -> float:
-    """Largest difference from the reference, of outputs, last state and gradients, over the largest value of each."""
+    """Return the largest relative difference between a scan and the reference on a small random batch.
+
+    Compared are outputs, last state and gradients, each relative to its largest value; infinite if one is NaN.
+    """
     generator = torch.Generator().manual_seed(0)
     length, batch, channels, states = 37, 3, 40, 8
 
@@ -56,18 +60,18 @@ def deviation(function: Scan, device: torch.device) -> float:
         return torch.randn(*shape, generator=generator).to(device)
 
     u, dt, A = draw(length, batch, channels), draw(length, batch, channels).abs(), -draw(states, channels).abs()
-    values = u, dt, A, draw(length, batch, states), draw(length, batch, states)
+    arguments = u, dt, A, draw(length, batch, states), draw(length, batch, states)
     weights = draw(length, batch, channels)
 
-    def outcome(scan_function: Scan) -> list[torch.Tensor]:
-        leaves = [value.clone().requires_grad_() for value in values]
+    def results(scan_function: Scan) -> list[torch.Tensor]:
+        leaves = [argument.clone().requires_grad_() for argument in arguments]
         output, last = scan_function(*leaves)
         (output * weights).sum().backward()
         return [output.detach(), last.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
-    pairs = zip(outcome(function), outcome(scan.reference), strict=True)
-    worst = [((ours - right).abs().max() / right.abs().max()).item() for ours, right in pairs]
-    return max(worst) if all(w == w for w in worst) else float("inf")
+    pairs = zip(results(function), results(scan.reference), strict=True)
+    errors = [((actual - expected).abs().max() / expected.abs().max()).item() for actual, expected in pairs]
+    return float("inf") if any(math.isnan(error) for error in errors) else max(errors)
 
 
 def selective_scan(
@@ -78,8 +82,8 @@ def selective_scan(
     C: torch.Tensor,
     start: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `dmlm.model.scan.reference` computes, by the scan chosen for the device of `u`."""
-    return chosen(u.device.type)[1](u, dt, A, B, C, start)
+    """Compute `dmlm.model.scan.reference` by the fastest correct scan for the device of `u`."""
+    return fastest_scan(u.device.type)[1](u, dt, A, B, C, start)
 
 
 def _triton() -> Scan:
@@ -96,8 +100,15 @@ def _native() -> Scan:
 def _mamba_ssm() -> Scan:
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    def run(u, dt, A, B, C, start=None):
-        if start is not None:  # its kernel begins at zero
+    def run(
+        u: torch.Tensor,
+        dt: torch.Tensor,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        C: torch.Tensor,
+        start: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if start is not None:  # the kernel of mamba-ssm always starts with a state of zero
             return scan.chunked(u, dt, A, B, C, start)
         u, dt, B, C = (value.permute(1, 2, 0).contiguous() for value in (u, dt, B, C))
         output, last = selective_scan_fn(u, dt, A.t().contiguous(), B, C, return_last_state=True)

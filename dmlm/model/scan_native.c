@@ -1,10 +1,10 @@
-/* Mamba's selective scan for one sequence of a batch: see scan.py for the formula and scan_native.py for the call.
+/* Mamba's selective scan for sequence b of a batch: see scan.py for the formula and scan_native.py for the calls.
 
-   Channels are taken WIDTH at a time. Their states stay in the first-level cache through all of time; the forward pass
-   keeps them before every run of STEPS steps, from which the backward pass computes a run again.
+   WIDTH channels are processed at a time, over all time steps, so that their states stay in the first-level cache. The
+   forward pass stores the states before every run of STEPS steps; the backward pass computes each run again from them.
 
    All arrays are fp32 and contiguous: u, dt, y (L, B, D); A (N, D); B, C (L, B, N); start, last (B, N, D);
-   kept (L / STEPS rounded up, B, N, D). */
+   run_starts (L / STEPS rounded up, B, N, D), the states before each run. */
 
 #include <stdint.h>
 #include <string.h>
@@ -13,19 +13,19 @@
 #define STEPS 16
 #define STATES 64 /* at most */
 
-/* e^x for x <= 0, to about 1e-7 of its value: 2^(whole + part), the part by a polynomial */
+/* e^x for x <= 0, relative error about 1e-7: 2^exponent * e^rest, e^rest by a polynomial */
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
-    float whole = (float)(int32_t)(x * 1.44269504f - 0.5f); /* to nearest, as x <= 0 */
-    float part = x - whole * 0.693359375f + whole * 2.12194440e-4f; /* x - whole ln 2, in two exact pieces */
-    float power = 1.0f + part * (1.0f + part * (0.5f + part * (0.166666667f + part * (0.0416666667f
-                  + part * (0.00833333333f + part * 0.00138888889f)))));
-    union { int32_t bits; float value; } two = {((int32_t)whole + 127) << 23};
+    float exponent = (float)(int32_t)(x * 1.44269504f - 0.5f); /* rounds to nearest, as x <= 0 */
+    float rest = x - exponent * 0.693359375f + exponent * 2.12194440e-4f; /* x - exponent ln 2; ln 2 in two parts */
+    float power = 1.0f + rest * (1.0f + rest * (0.5f + rest * (0.166666667f + rest * (0.0416666667f
+                  + rest * (0.00833333333f + rest * 0.00138888889f)))));
+    union { int32_t bits; float value; } two = {((int32_t)exponent + 127) << 23};
     return power * two.value;
 }
 
 void scan_forward(const float *u, const float *dt, const float *A, const float *B, const float *C, const float *start,
-                  float *y, float *kept, float *last, int64_t L, int64_t batch, int64_t D, int64_t N, int64_t b) {
+                  float *y, float *run_starts, float *last, int64_t L, int64_t batch, int64_t D, int64_t N, int64_t b) {
     for (int64_t first = 0; first < D; first += WIDTH) {
         int64_t width = D - first < WIDTH ? D - first : WIDTH;
         float state[STATES][WIDTH], rate[STATES][WIDTH];
@@ -39,7 +39,7 @@ void scan_forward(const float *u, const float *dt, const float *A, const float *
             int64_t row = t * batch + b;
             if (t % STEPS == 0)
                 for (int64_t n = 0; n < N; n++)
-                    memcpy(kept + ((t / STEPS * batch + b) * N + n) * D + first, state[n], width * sizeof(float));
+                    memcpy(run_starts + ((t / STEPS * batch + b) * N + n) * D + first, state[n], width * sizeof(float));
             float step[WIDTH] = {0}, added[WIDTH] = {0}, sum[WIDTH] = {0};
             memcpy(step, dt + row * D + first, width * sizeof(float));
             memcpy(added, u + row * D + first, width * sizeof(float));
@@ -57,14 +57,15 @@ void scan_forward(const float *u, const float *dt, const float *A, const float *
     }
 }
 
-/* grad_B and grad_C must be zero before; grad_A is (B, N, D), to be summed over B */
-void scan_backward(const float *u, const float *dt, const float *A, const float *B, const float *C, const float *kept,
+/* grad_B and grad_C must be zero on entry; grad_A is (B, N, D), which the caller sums over B */
+void scan_backward(const float *u, const float *dt, const float *A, const float *B, const float *C, const float *run_starts,
                    const float *grad, float *grad_u, float *grad_dt, float *grad_A, float *grad_B, float *grad_C,
                    int64_t L, int64_t batch, int64_t D, int64_t N, int64_t b) {
-    static _Thread_local float states[(STEPS + 1) * STATES][WIDTH], decays[STEPS * STATES][WIDTH]; /* step * N + n */
+    /* row step * N + n of each */
+    static _Thread_local float states[(STEPS + 1) * STATES][WIDTH], decays[STEPS * STATES][WIDTH];
     for (int64_t first = 0; first < D; first += WIDTH) {
         int64_t width = D - first < WIDTH ? D - first : WIDTH;
-        float rate[STATES][WIDTH], later[STATES][WIDTH], slope_A[STATES][WIDTH]; /* later: dL/dh before its own step */
+        float rate[STATES][WIDTH], later[STATES][WIDTH], slope_A[STATES][WIDTH]; /* later: dL/dh from later steps */
         memset(rate, 0, sizeof rate);
         memset(later, 0, sizeof later);
         memset(slope_A, 0, sizeof slope_A);
@@ -74,7 +75,7 @@ void scan_backward(const float *u, const float *dt, const float *A, const float 
             float step[STEPS][WIDTH] = {{0}}, input[STEPS][WIDTH] = {{0}};
             for (int64_t n = 0; n < N; n++) {
                 memset(states[n], 0, sizeof states[n]);
-                memcpy(states[n], kept + ((run * batch + b) * N + n) * D + first, width * sizeof(float));
+                memcpy(states[n], run_starts + ((run * batch + b) * N + n) * D + first, width * sizeof(float));
             }
             for (int64_t s = 0; s < steps; s++) {
                 int64_t row = (begin + s) * batch + b;
@@ -97,13 +98,13 @@ void scan_backward(const float *u, const float *dt, const float *A, const float 
                     float into = B[row * N + n], out = C[row * N + n], sum_B = 0, sum_C = 0;
 #pragma omp simd reduction(+ : sum_B, sum_C)
                     for (int w = 0; w < WIDTH; w++) {
-                        float flow = later[n][w] + slope[w] * out; /* dL/dh */
-                        later[n][w] = decays[s * N + n][w] * flow;
-                        float through = later[n][w] * states[s * N + n][w]; /* dL/d(dt A) */
-                        slope_x[w] += flow * into;
-                        slope_dt[w] += through * rate[n][w];
-                        slope_A[n][w] += through * step[s][w];
-                        sum_B += flow * step[s][w] * input[s][w];
+                        float grad_h = later[n][w] + slope[w] * out;
+                        later[n][w] = decays[s * N + n][w] * grad_h;
+                        float grad_dtA = later[n][w] * states[s * N + n][w];
+                        slope_x[w] += grad_h * into;
+                        slope_dt[w] += grad_dtA * rate[n][w];
+                        slope_A[n][w] += grad_dtA * step[s][w];
+                        sum_B += grad_h * step[s][w] * input[s][w];
                         sum_C += states[(s + 1) * N + n][w] * slope[w];
                     }
                     grad_B[row * N + n] += sum_B;

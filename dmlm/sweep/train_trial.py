@@ -133,5 +133,5 @@ def _result(model: PreTrainedModel, trial: Trial, report: TrainReport) -> TrialR
         torch=torch.__version__,
         precision=trial.cell.train.precision,
         execution=trial.cell.execution.model_dump(),
-        scan=scan_choice.chosen(device().type)[0] if needs_scan else None,
+        scan=scan_choice.fastest_scan(device().type)[0] if needs_scan else None,
     )
