@@ -1,6 +1,7 @@
-"""Pretrained backbones: a folder in Hugging Face's form, or the Hub id of one that this machine has already.
+"""Pretrained backbones: a folder in the format of Hugging Face, or the id of a Hub model that was downloaded before.
 
-Nothing is downloaded here. No torch at the top: a grid is checked, and its identity known, without loading it.
+This module downloads nothing. It imports torch only where it opens a model, so that a grid can be checked and
+identified without loading torch.
 """
 
 import json
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def is_named(name: str) -> bool:
-    """Whether a backbone's name is a folder or a Hub id, as against one of our sizes.
+    """Return whether a backbone's name is a folder or a Hub id, and not one of our sizes.
 
     >>> is_named("facebook/opt-125m"), is_named("opt-tiny")
     (True, False)
@@ -27,10 +28,10 @@ def is_named(name: str) -> bool:
 
 @cache
 def folder(name: str) -> Path:
-    """Where the files of a pretrained model are.
+    """Return the folder of a pretrained model.
 
     Raises:
-        UserError: no such folder, not in the Hub's cache, or not a family that is known here.
+        UserError: there is no such folder, the model is not in the Hub's cache, or its family is not supported.
     """
     path = published.hub_folder(name)
     if path is None:
@@ -41,17 +42,19 @@ def folder(name: str) -> Path:
     if not config.is_file():
         raise UserError(f"Backbone {name!r}: {path} has no config.json; give a folder that save_pretrained wrote.")
     values = json.loads(config.read_text("utf-8"))
-    kind = values.get("model_type")
-    if kind not in FAMILIES:
-        raise UserError(f"Backbone {name!r} is of type {kind!r}; this suite knows {' and '.join(FAMILIES)}.")
-    for key, value in FAMILIES[kind].required.items():
+    model_type = values.get("model_type")
+    if model_type not in FAMILIES:
+        raise UserError(f"Backbone {name!r} is of type {model_type!r}; this suite knows {' and '.join(FAMILIES)}.")
+    for key, value in FAMILIES[model_type].required.items():
         if values.get(key, value) != value:
-            raise UserError(f"Backbone {name!r} has {key} {values[key]!r}; {kind} is read here with {value!r} only.")
+            raise UserError(
+                f"Backbone {name!r} has {key} {values[key]!r}; this suite supports {model_type} with {value!r} only."
+            )
     return path
 
 
 def family_of(name: str) -> Family:
-    """The family of a pretrained model or of one of our sizes."""
+    """Return the family of a backbone: a pretrained model or one of our sizes."""
     if is_named(name):
         return FAMILIES[json.loads((folder(name) / "config.json").read_text("utf-8"))["model_type"]]
     return SIZES[name]
@@ -59,7 +62,11 @@ def family_of(name: str) -> Family:
 
 @cache
 def digest(name: str) -> str:
-    """SHA-256 over the configuration and the weights: what a training that starts from them is known by."""
+    """Return the SHA-256 of configuration and weights; it is part of the identity of a training that starts from them.
+
+    Raises:
+        UserError: the folder has no weights; or as `folder`.
+    """
     path = folder(name)
     files = published.model_files(path)
     if files is None:
@@ -68,30 +75,36 @@ def digest(name: str) -> str:
 
 
 def open_extended(name: str, text_size: int, vocab_size: int, specials: dict[str, int], seed: int) -> "PreTrainedModel":
-    """The model with its vocabulary extended to `vocab_size`; text keeps the rows `[0, text_size)` that it learned.
+    """Open a pretrained model and extend its vocabulary to `vocab_size`; text keeps its embeddings `[0, text_size)`.
 
-    Every other row is drawn from a normal distribution with the mean and, dimension by dimension, the standard
-    deviation of the text rows: new tokens start inside the cloud of known ones (as Hewitt 2021, "Initializing New Word
-    Embeddings for Pretrained Language Models", but with the diagonal of the covariance). Input and output embeddings
-    stay tied.
+    Every other embedding is drawn from a normal distribution with the mean and, dimension by dimension, the standard
+    deviation of the text embeddings (as Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models",
+    but with the diagonal of the covariance). Input and output embeddings stay tied.
+
+    Args:
+        name: a folder or a Hub id.
+        text_size: number of text IDs, which come first.
+        vocab_size: number of all IDs.
+        specials: IDs of the special tokens by their keys in config.json.
+        seed: of the new embeddings.
 
     Raises:
-        UserError: the text vocabulary is larger than the model's.
+        UserError: the text vocabulary is larger than that of the model.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder(name), local_files_only=True, dtype=torch.float32)
-    known = model.get_input_embeddings().weight.data[:text_size].clone()
-    if len(known) < text_size:
+    pretrained = model.get_input_embeddings().weight.data[:text_size].clone()
+    if len(pretrained) < text_size:
         raise UserError(
-            f"Backbone {name!r} knows {len(known)} text tokens, the text vocabulary has {text_size}; set text.tokenizer to the model's own."
+            f"Backbone {name!r} knows {len(pretrained)} text tokens, the text vocabulary has {text_size}; set text.tokenizer to the model's own."
         )
     model.resize_token_embeddings(vocab_size, mean_resizing=False)
-    table = model.get_input_embeddings().weight.data
-    fresh = torch.randn(vocab_size - text_size, table.shape[1], generator=torch.Generator().manual_seed(seed))
-    table[:text_size] = known
-    table[text_size:] = known.mean(0) + known.std(0) * fresh
+    embeddings = model.get_input_embeddings().weight.data
+    noise = torch.randn(vocab_size - text_size, embeddings.shape[1], generator=torch.Generator().manual_seed(seed))
+    embeddings[:text_size] = pretrained
+    embeddings[text_size:] = pretrained.mean(0) + pretrained.std(0) * noise
     for key, value in specials.items():
         setattr(model.config, key, value)
         setattr(model.generation_config, key, value)
