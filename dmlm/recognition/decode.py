@@ -1,9 +1,10 @@
-"""Greedy decoding and beam search, batched, over caches that are set aside once.
+"""Batched greedy decoding and beam search, with preallocated caches.
 
-A prompt is read once, whatever is written after it; prompts that begin alike (one utterance at several SNRs) share that
-reading. What is finished leaves the batch. Only text IDs and <eos> can be written, and only their logits are computed.
+Each prompt is processed once. Prompts with a common prefix (one utterance at several SNRs) share the cache of that
+prefix. Finished rows are removed from the batch. Only text IDs and <eos> can be generated, and only their logits are
+computed.
 
-Shapes: B rows of the batch, K beams of an item, D model width, W text IDs and <eos>.
+Shapes: B rows of the batch, P prompts, K beams of a prompt, D model width, W text IDs and <eos>.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ from dmlm.recognition.settings import DecodeSettings
 from dmlm.sequence.template import Packed
 from dmlm.tokens.vocabulary import Vocabulary
 
-BATCH_TOKENS = 1 << 14  # prompt tokens read together
-LIVE = 0.75  # share of unfinished rows below which the batch is packed again
+BATCH_TOKENS = 1 << 14  # padded prompt tokens of a batch
+COMPACT_BELOW = 0.75  # finished rows are removed when the share of unfinished rows falls below this
 
 
 @torch.inference_mode()
@@ -33,21 +34,24 @@ def decode(
     device: torch.device,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[np.ndarray]:
-    """Text IDs that the model writes after each prompt, without <eos>, in the order of the prompts.
+    """Return the text IDs that the model generates after each prompt, without <eos>, in the order of the prompts.
 
-    A prompt's answer does not depend on what it is batched with (tested, for both families).
+    The result of a prompt does not depend on the other prompts of its batch (tested, for both families).
     """
     model.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
-    writer = _Writer(model, vocabulary, settings, device)
-    answers: list[np.ndarray] = [np.empty(0, np.int64)] * len(prompts)
-    for chosen in _batches([prompt.ids for prompt in prompts], batch_tokens):
-        for index, written in zip(chosen, writer.write([prompts[i].ids for i in chosen]), strict=True):
-            answers[index] = written
-    return answers
+    decoder = _Decoder(model, vocabulary, settings, device)
+    outputs: list[np.ndarray] = [np.empty(0, np.int64)] * len(prompts)
+    for indices in _batches([prompt.ids for prompt in prompts], batch_tokens):
+        for index, output in zip(indices, decoder.decode([prompts[i].ids for i in indices]), strict=True):
+            outputs[index] = output
+    return outputs
 
 
 def _batches(prompts: Sequence[np.ndarray], batch_tokens: int) -> list[list[int]]:
-    """Indices in order of length, then of content, at most `batch_tokens` of padded prompt a batch."""
+    """Split the prompts into batches of at most `batch_tokens` padded tokens; return their indices.
+
+    Prompts are ordered by length, then by content, so that those with a common prefix meet in a batch.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i].tobytes())):
         if not batches or (len(batches[-1]) + 1) * len(prompts[index]) > batch_tokens:
@@ -56,35 +60,35 @@ def _batches(prompts: Sequence[np.ndarray], batch_tokens: int) -> list[list[int]
     return batches
 
 
-def shared_prefixes(prompts: Sequence[np.ndarray], least: int = 16) -> tuple[list[np.ndarray], np.ndarray]:
-    """Beginnings that are read once, and for each prompt the number of its own.
+def shared_prefixes(prompts: Sequence[np.ndarray], min_tokens: int = 16) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the common prefixes of groups of prompts, and for each prompt the index of its prefix.
 
-    Prompts that agree in their first `least` tokens form a group, whose beginning is as long as all of it agrees, but
-    leaves every prompt a token of its own.
+    Prompts that agree in their first `min_tokens` tokens form a group. Its prefix is the longest that all its prompts
+    share and that is shorter than each of them.
 
     >>> same = np.arange(20)
-    >>> shared, group = shared_prefixes([np.append(same, 5), np.append(same, 7), np.arange(3)])
-    >>> [len(s) for s in shared], group.tolist()
+    >>> prefixes, prefix_index = shared_prefixes([np.append(same, 5), np.append(same, 7), np.arange(3)])
+    >>> [len(prefix) for prefix in prefixes], prefix_index.tolist()
     ([20, 2], [0, 0, 1])
     """
     groups: dict[bytes, list[int]] = {}
     for index, prompt in enumerate(prompts):
-        groups.setdefault(prompt[:least].tobytes(), []).append(index)
-    shared, group = [], np.zeros(len(prompts), np.int64)
+        groups.setdefault(prompt[:min_tokens].tobytes(), []).append(index)
+    prefixes, prefix_index = [], np.zeros(len(prompts), np.int64)
     for number, members in enumerate(groups.values()):
-        group[members] = number
-        shortest = min(len(prompts[i]) for i in members) - 1
-        first, alike = prompts[members[0]], shortest
+        prefix_index[members] = number
+        first = prompts[members[0]]
+        length = min(len(prompts[i]) for i in members) - 1
         for i in members[1:]:
-            different = np.flatnonzero(prompts[i][:alike] != first[:alike])
-            alike = int(different[0]) if len(different) else alike
-        shared.append(first[:alike])
-    return shared, group
+            differing = np.flatnonzero(prompts[i][:length] != first[:length])
+            length = int(differing[0]) if len(differing) else length
+        prefixes.append(first[:length])
+    return prefixes, prefix_index
 
 
 @dataclass
-class _Writer:
-    """A model, and what it may write."""
+class _Decoder:
+    """Decodes batches of prompts with one model."""
 
     model: PreTrainedModel
     vocabulary: Vocabulary
@@ -92,98 +96,106 @@ class _Writer:
     device: torch.device
 
     def __post_init__(self) -> None:
-        text, end = self.vocabulary.text_size, self.vocabulary.special("<eos>")
-        allowed = torch.tensor([*range(text), end], device=self.device)
+        text_size, eos = self.vocabulary.text_size, self.vocabulary.special("<eos>")
+        allowed = torch.tensor([*range(text_size), eos], device=self.device)
         self.family: Any = backbones.family(self.model)
-        self.table = self.model.get_output_embeddings().weight[allowed].t().contiguous()  # (D, W); the last is <eos>
-        self.end = text
+        self.output_weights = self.model.get_output_embeddings().weight[allowed].t().contiguous()  # (D, W)
+        self.end = text_size  # column of <eos>, the last one; text IDs are their own columns
 
-    def write(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What is written after each prompt."""
-        cache, hidden = self._read(prompts)
+    def decode(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the text IDs generated after each prompt."""
+        cache, hidden = self._prefill(prompts)
         search = self._greedy if self.settings.beams == 1 else self._beam
-        return [self._cut(written) for written in search(cache, hidden)]
+        return [self._cut(output) for output in search(cache, hidden)]
 
-    def _read(self, prompts: Sequence[np.ndarray]) -> tuple[Any, torch.Tensor]:
-        """Cache and last hidden state (B, D) of each prompt, common beginnings read once."""
-        shared, group = shared_prefixes(prompts)
-        if len(shared) == len(prompts):
-            cache = self._room(len(prompts), prompts)
+    def _prefill(self, prompts: Sequence[np.ndarray]) -> tuple[Any, torch.Tensor]:
+        """Process the prompts, common prefixes once; return the cache and the last hidden state (B, D) of each."""
+        prefixes, prefix_index = shared_prefixes(prompts)
+        if len(prefixes) == len(prompts):
+            cache = self._new_cache(len(prompts), prompts)
             return cache, self._extend(cache, prompts)
-        own = [prompt[len(shared[number]) :] for prompt, number in zip(prompts, group, strict=True)]
-        cache = self._room(len(shared), shared, own)
-        self._extend(cache, shared)
-        cache.select(torch.from_numpy(group).to(self.device))
-        return cache, self._extend(cache, own)
+        rests = [prompt[len(prefixes[number]) :] for prompt, number in zip(prompts, prefix_index, strict=True)]
+        cache = self._new_cache(len(prefixes), prefixes, rests)
+        self._extend(cache, prefixes)
+        cache.select(torch.from_numpy(prefix_index).to(self.device))
+        return cache, self._extend(cache, rests)
 
-    def _room(self, rows: int, *blocks: Sequence[np.ndarray]) -> Any:
-        room = sum(max(map(len, block)) for block in blocks) + self.settings.max_new_tokens
-        return self.family.Cache(self.model, rows, room)
+    def _new_cache(self, rows: int, *blocks: Sequence[np.ndarray]) -> Any:
+        """Allocate a cache for blocks of prompt tokens and the generated tokens."""
+        capacity = sum(max(map(len, block)) for block in blocks) + self.settings.max_new_tokens
+        return self.family.Cache(self.model, rows, capacity)
 
-    def _extend(self, cache: Any, parts: Sequence[np.ndarray]) -> torch.Tensor:
-        layout = Layout([len(part) for part in parts], self.device)
-        return self.family.extend(self.model, torch.from_numpy(np.concatenate(parts)).to(self.device), layout, cache)
+    def _extend(self, cache: Any, sequences: Sequence[np.ndarray]) -> torch.Tensor:
+        """Append a sequence of IDs to each row of the cache; return the last hidden state (B, D) of each."""
+        layout = Layout([len(sequence) for sequence in sequences], self.device)
+        ids = torch.from_numpy(np.concatenate(sequences)).to(self.device)
+        return self.family.extend(self.model, ids, layout, cache)
 
     def _greedy(self, cache: Any, hidden: torch.Tensor) -> list[np.ndarray]:
-        """The likeliest token, then the next, for each row until it ends."""
+        """Generate the likeliest token of each row, step by step, until all rows have ended."""
         steps = self.settings.max_new_tokens
-        written = torch.full((steps, len(hidden)), self.end, device=self.device)
-        rows = torch.arange(len(hidden), device=self.device)  # of `written`, for each row that the cache holds
+        outputs = torch.full((steps, len(hidden)), self.end, device=self.device)
+        rows = torch.arange(len(hidden), device=self.device)  # column in `outputs` of each row of the cache
         for step in range(steps):
-            best = (hidden @ self.table).argmax(-1)
-            written[step].index_copy_(0, rows, best)
-            alive = best != self.end
+            tokens = (hidden @ self.output_weights).argmax(-1)
+            outputs[step].index_copy_(0, rows, tokens)
+            alive = tokens != self.end
             if self.settings.max_repeats:
-                alive &= ~self._looping(written[: step + 1, rows].t())
-            left = int(alive.sum())
-            if left == 0 or step == steps - 1:
+                alive &= ~self._looping(outputs[: step + 1, rows].t())
+            alive_count = int(alive.sum())
+            if alive_count == 0 or step == steps - 1:
                 break
-            if left < LIVE * len(rows):
-                kept = alive.nonzero().squeeze(1)
-                rows, best = rows[kept], best[kept]
-                cache.select(kept)
-            # a row that ended but is still in the batch writes on; `_cut` drops what follows its end
-            hidden = self.family.step(self.model, best, cache)
-        return list(written.t().cpu().numpy())
+            if alive_count < COMPACT_BELOW * len(rows):
+                alive_rows = alive.nonzero().squeeze(1)
+                rows, tokens = rows[alive_rows], tokens[alive_rows]
+                cache.select(alive_rows)
+            # an ended row that is still in the batch goes on generating; `_cut` removes what follows its <eos>
+            hidden = self.family.step(self.model, tokens, cache)
+        return list(outputs.t().cpu().numpy())
 
     def _beam(self, cache: Any, hidden: torch.Tensor) -> list[np.ndarray]:
-        """The likeliest of `beams` hypotheses that are extended side by side, log p over length ** length_penalty."""
-        beams, steps, items = self.settings.beams, self.settings.max_new_tokens, len(hidden)
-        width = self.table.shape[1]
-        scores = torch.full((items, beams), -torch.inf, device=self.device)
-        scores[:, 0] = 0.0
-        cache.select(torch.arange(items, device=self.device).repeat_interleave(beams))
+        """Beam search: return the hypothesis of each prompt with the largest log p / length ** length_penalty."""
+        beams, steps, prompt_count = self.settings.beams, self.settings.max_new_tokens, len(hidden)
+        width = self.output_weights.shape[1]
+        scores = torch.full((prompt_count, beams), -torch.inf, device=self.device)
+        scores[:, 0] = 0.0  # all beams of a prompt start equal, so only one of them is extended in the first step
+        cache.select(torch.arange(prompt_count, device=self.device).repeat_interleave(beams))
         hidden = hidden.repeat_interleave(beams, 0)
-        written = torch.full((items, beams, steps), self.end, device=self.device)
-        first = torch.arange(items, device=self.device).unsqueeze(1) * beams
+        outputs = torch.full((prompt_count, beams, steps), self.end, device=self.device)
+        first_row = torch.arange(prompt_count, device=self.device).unsqueeze(1) * beams  # of each prompt in the cache
         for step in range(steps):
-            log_p = (hidden @ self.table).float().log_softmax(-1).view(items, beams, width)
-            ended = (written[:, :, step - 1] == self.end) if step else torch.zeros_like(scores, dtype=torch.bool)
+            log_p = (hidden @ self.output_weights).float().log_softmax(-1).view(prompt_count, beams, width)
+            ended = (outputs[:, :, step - 1] == self.end) if step else torch.zeros_like(scores, dtype=torch.bool)
+            # an ended hypothesis has one continuation, another <eos>, which leaves its score unchanged
             log_p = log_p.masked_fill(ended.unsqueeze(-1), -torch.inf)
-            log_p[..., self.end] = log_p[..., self.end].masked_fill(ended, 0.0)  # an ended one stays as it is
-            scores, place = (scores.unsqueeze(-1) + log_p).flatten(1).topk(beams)  # (items, K)
-            parents, tokens = place // width, place % width
-            written = written.gather(1, parents.unsqueeze(-1).expand(-1, -1, steps))
-            written[:, :, step] = tokens
+            log_p[..., self.end] = log_p[..., self.end].masked_fill(ended, 0.0)
+            scores, indices = (scores.unsqueeze(-1) + log_p).flatten(1).topk(beams)  # (P, K)
+            parents, tokens = indices // width, indices % width
+            outputs = outputs.gather(1, parents.unsqueeze(-1).expand(-1, -1, steps))
+            outputs[:, :, step] = tokens
             if bool((tokens == self.end).all()) or step == steps - 1:
                 break
-            cache.select((first + parents).flatten())
+            cache.select((first_row + parents).flatten())
             hidden = self.family.step(self.model, tokens.flatten(), cache)
-        lengths = (written != self.end).sum(-1) + 1
+        lengths = (outputs != self.end).sum(-1) + 1
         best = (scores / lengths**self.settings.length_penalty).argmax(1)
-        return list(written[torch.arange(items, device=self.device), best].cpu().numpy())
+        return list(outputs[torch.arange(prompt_count, device=self.device), best].cpu().numpy())
 
-    def _looping(self, written: torch.Tensor) -> torch.Tensor:
-        """(B,) bool: the last tokens are one and the same run of up to `LONGEST_LOOP`, `max_repeats` times."""
-        repeats, length = self.settings.max_repeats, written.shape[1]
-        looping = torch.zeros(len(written), dtype=torch.bool, device=written.device)
-        for period in range(1, self.settings.longest_loop + 1) if repeats else ():
+    def _looping(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return (B,) bool: whether `outputs` (B, steps) end with a phrase that is repeated `max_repeats` times.
+
+        A phrase has up to `longest_loop` tokens.
+        """
+        repeats, length = self.settings.max_repeats, outputs.shape[1]
+        looping = torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
+        for period in range(1, self.settings.longest_loop + 1):
             span = period * repeats
             if span <= length:
-                tail = written[:, length - span :]
+                tail = outputs[:, length - span :]
                 looping |= (tail[:, period:] == tail[:, :-period]).all(1)
         return looping
 
-    def _cut(self, written: np.ndarray) -> np.ndarray:
-        stops = np.flatnonzero(written == self.end)
-        return written[: int(stops[0])] if len(stops) else written
+    def _cut(self, output: np.ndarray) -> np.ndarray:
+        """Return the IDs before the first <eos>."""
+        ends = np.flatnonzero(output == self.end)
+        return output[: int(ends[0])] if len(ends) else output
