@@ -1,7 +1,7 @@
 """Two forms of a batch of sequences: flat (concatenated, without padding) and padded (for what mixes tokens).
 
-Everything that treats tokens one by one (embeddings, projections, norms, the loss) works on the flat form and spends
-nothing on padding. Attention and the scan work on the padded form. It is padded on the right, where no real token looks.
+Everything that treats tokens one by one (embeddings, projections, norms, the loss) works on the flat form and wastes
+nothing on padding. Attention and the scan work on the padded form. Padding is on the right, where no token attends.
 
 Shapes: B sequences, T tokens of all sequences together, N tokens of the longest sequence, F features.
 """

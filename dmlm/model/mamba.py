@@ -124,7 +124,7 @@ class Cache:
 
 @torch.inference_mode()
 def extend(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, cache: Cache) -> torch.Tensor:
-    """Append flat `ids` (T,) to the rows of the cache; return the final hidden state of each row's last token, (B, M)."""
+    """Append flat `ids` (T,) to the rows of the cache; return the last hidden state of each row, (B, M)."""
     x = embedding(ids, model.backbone.embeddings.weight)
     token_mask = layout.token_mask().unsqueeze(-1)
     rows = torch.arange(layout.count, device=ids.device).unsqueeze(1)

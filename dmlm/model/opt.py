@@ -1,8 +1,8 @@
 """OPT (Zhang et al. 2022, arXiv 2205.01068) for flat batches, with a preallocated cache for decoding.
 
-It works on the weights of `OPTForCausalLM` of `transformers` and computes the same numbers (tested), without its padding
-and its general machinery. All modules of families have the same functions: `new_model`, `adapt`, `start_positions`,
-`hidden_states`, `extend`, `step`, and the class `Cache`.
+It works on the weights of `OPTForCausalLM` of `transformers` and computes the same numbers (tested), without padding
+and without what OPT does not need. The modules of all families have the same functions: `new_model`, `adapt`,
+`start_positions`, `hidden_states`, `extend`, `step`, and the class `Cache`.
 
 Shapes: T tokens, B sequences, N tokens of the longest, D width, H heads, d width of a head, S columns of a cache.
 """
@@ -188,7 +188,7 @@ class Cache:
 
 @torch.inference_mode()
 def extend(model: OPTForCausalLM, ids: torch.Tensor, layout: Layout, cache: Cache) -> torch.Tensor:
-    """Append flat `ids` (T,) to the rows of the cache; return the final hidden state of each row's last token, (B, D)."""
+    """Append flat `ids` (T,) to the rows of the cache; return the last hidden state of each row, (B, D)."""
     heads, start = model.config.num_attention_heads, cache.columns
     cache.columns += layout.longest
     block = slice(start, cache.columns)

@@ -15,7 +15,7 @@ import triton.language as tl
 
 STEPS, CHANNELS = 16, 32  # of a tile
 
-# Parameters of kernels are annotated with `tl.tensor`: the compiler resolves annotations and accepts names of `tl` only.
+# parameters of kernels are annotated with `tl.tensor`, because Triton resolves annotations and rejects `typing.Any`
 
 
 @triton.jit
