@@ -1,4 +1,4 @@
-"""The folder of a trained model is whole: moved away from its grid, it reads new clips, and plain `transformers` runs it."""
+"""The folder of a trained model is complete: a copy elsewhere transcribes new clips, and plain `transformers` runs it."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def corpus(finished, home):
 
 @pytest.fixture
 def moved(finished, home, tmp_path, monkeypatch):
-    """A function: a copy of the model with these inputs, where no grid, corpus or token cache is."""
+    """A function that copies the model with the given inputs to a place without grid, corpus and token cache."""
     monkeypatch.setenv("DMLM_HOME", str(tmp_path / "nothing here"))
 
     def copy(inputs: str) -> Path:
@@ -40,7 +40,7 @@ def moved(finished, home, tmp_path, monkeypatch):
 
 
 def transcripts(folder: Path) -> dict[str, str]:
-    """What the evaluation of clean speech stored, by utterance."""
+    """Return the hypotheses that the evaluation of clean speech stored, by utterance."""
     lines = map(json.loads, (folder.parent / "transcripts.jsonl").read_text().splitlines())
     return {line["id"]: line["hypothesis"] for line in lines}
 
@@ -73,9 +73,9 @@ def test_the_code_of_the_model_card_decodes_one_utterance_with_transformers_alon
     done = subprocess.run(
         [sys.executable, "-c", f"folder = {str(folder)!r}\n{code}"], capture_output=True, text=True, check=True
     )
-    said, recognised = (line.partition(":")[2].strip() for line in done.stdout.splitlines())
-    assert said == example["reference"]
-    assert " ".join(recognised.lower().split()) == transcripts(folder)[example["id"]]
+    reference, hypothesis = (line.partition(":")[2].strip() for line in done.stdout.splitlines())
+    assert reference == example["reference"]
+    assert " ".join(hypothesis.lower().split()) == transcripts(folder)[example["id"]]
 
 
 def test_the_tokenizer_holds_the_whole_id_space(moved):

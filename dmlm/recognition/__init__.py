@@ -1,1 +1,1 @@
-"""Decoding, errors of each utterance, and a trained model that reads a new clip."""
+"""Decoding, the errors of each utterance, and the recogniser: a trained model that transcribes new clips."""

@@ -1,4 +1,4 @@
-"""Where a model runs."""
+"""The choice of the device."""
 
 import os
 
@@ -6,10 +6,13 @@ import torch
 
 
 def device() -> torch.device:
-    """CUDA where there is one, else one thread of the CPU: a trial has a core, and sums in one order."""
+    """Return this process's CUDA device if there is one, else the CPU; limit PyTorch to one thread.
+
+    On a CPU each trial has one core, and one thread always adds numbers in the same order.
+    """
     torch.set_num_threads(1)
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    own = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    torch.cuda.set_device(own)
-    return own
+    cuda = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(cuda)
+    return cuda

@@ -1,9 +1,9 @@
-"""The folder of a trained model: everything that reading a new clip takes, and what plain `transformers` needs.
+"""The folder of a trained model: everything needed to transcribe a new clip, also with plain `transformers`.
 
 config.json model.safetensors generation_config.json    the network, for `AutoModelForCausalLM`
 tokenizer.json tokenizer_config.json                    the ID space, for `AutoTokenizer`
-dmlm.json                                               template, encoders, decoding, what it was trained on
-encoders/LETTER-codebook.safetensors, ...-network...    what was learned for the encoders
+dmlm.json                                               template, encoders, decoding, corpus and settings of training
+encoders/LETTER-codebook.safetensors, ...-network...    codebooks and networks that were learned for the encoders
 example.json README.md                                  one utterance as IDs; the model card
 """
 
@@ -32,29 +32,29 @@ class EncoderDescription(_Record):
 
     recipe: str
     settings: dict[str, Any]
-    fingerprint: str  # of recipe, settings, weights and what was learned: another one gives other tokens
-    vocab_size: int | None  # None: it gives text
+    fingerprint: str  # of recipe, settings, weights and codebook: equal fingerprints give equal tokens
+    vocab_size: int | None  # None: a reader, which returns text
     rate_hz: float | None
-    network: str | None = None  # files inside the folder
-    codebook: str | None = None
-    weights: dict[str, Any] | None = None  # published ones: source, licence, files with digests
+    network: str | None = None  # a file inside the folder
+    codebook: str | None = None  # a file inside the folder
+    weights: dict[str, Any] | None = None  # published weights: source, licence, files with digests
 
 
 class ModelDescription(_Record):
-    """What `dmlm.json` holds."""
+    """The content of `dmlm.json`."""
 
-    dmlm: str  # version
+    dmlm: str  # version of this package
     label: str
     template: str
     text_size: int
-    encoders: dict[str, EncoderDescription]  # by letter
+    encoders: dict[str, EncoderDescription]  # by modality letter
     decode: DecodeSettings
     corpus: dict[str, Any]  # its card, with licence and language
-    trial: dict[str, Any]  # every setting that decided the weights
+    trial: dict[str, Any]  # every setting that the weights depend on
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The ID space."""
+        """The shared ID space."""
         sizes = {letter: e.vocab_size for letter, e in self.encoders.items() if e.vocab_size is not None}
         return Vocabulary(self.text_size, sizes)
 
@@ -66,7 +66,15 @@ def write_model_folder(
     text: TextVocabulary,
     learned: Mapping[str, Path],
 ) -> None:
-    """Write everything but the model card; `learned` maps names such as `A-codebook` to files that are copied."""
+    """Write the folder of a trained model, except the model card.
+
+    Args:
+        folder: where to write.
+        model: the network.
+        description: the content of `dmlm.json`.
+        text: the text vocabulary.
+        learned: files to copy into `encoders/`, by name without suffix, such as `A-codebook`.
+    """
     vocabulary, decode = description.vocabulary, description.decode
     model.generation_config = GenerationConfig(
         bos_token_id=vocabulary.special("<bos>"),
@@ -76,8 +84,8 @@ def write_model_folder(
         do_sample=False,
         num_beams=decode.beams,
         length_penalty=decode.length_penalty if decode.beams > 1 else 1.0,
-        suppress_tokens=[  # only text is written
-            number for number in range(vocabulary.text_size, vocabulary.size) if number != vocabulary.special("<eos>")
+        suppress_tokens=[  # only text and <eos> are generated
+            token for token in range(vocabulary.text_size, vocabulary.size) if token != vocabulary.special("<eos>")
         ],
     )
     model.save_pretrained(folder)
@@ -91,10 +99,10 @@ def write_model_folder(
 
 
 def read_description(folder: Path) -> ModelDescription:
-    """The description of a trained model.
+    """Read the description of a trained model.
 
     Raises:
-        UserError: the folder is not that of a model, or was written by an earlier version.
+        UserError: the folder is not the folder of a model, is damaged, or was written by an earlier version.
     """
     path = folder / FILE
     if not path.is_file():
@@ -105,5 +113,5 @@ def read_description(folder: Path) -> ModelDescription:
         return ModelDescription.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path} is damaged ({where}: {first['msg']}); copy the model's folder again.") from None
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} is damaged ({field}: {first['msg']}); copy the model's folder again.") from None

@@ -1,4 +1,4 @@
-"""A trained model that reads new clips: it needs its folder, and no grid, corpus or token cache."""
+"""The recogniser: a trained model that transcribes new clips, from its folder alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from dmlm.tokens.vocabulary import TextVocabulary
 
 @dataclass(frozen=True)
 class Recogniser:
-    """A model and its encoders, opened once.
+    """A trained model and its encoders, ready for use.
 
     >>> recogniser = Recogniser.load(folder)  # doctest: +SKIP
     >>> recogniser.transcribe(audio="talk.wav", lips="mouth.mp4")  # doctest: +SKIP
@@ -33,20 +33,20 @@ class Recogniser:
     """
 
     description: ModelDescription
-    encoders: dict[str, Encoder]  # by letter
+    encoders: dict[str, Encoder]  # by modality letter
     model: PreTrainedModel
     reading: Reading
 
     @classmethod
     def load(cls, folder: str | Path) -> "Recogniser":
-        """Open the folder `model` of a trial, wherever it was copied to.
+        """Open the folder `model` of a trial, or a copy of it.
 
         Raises:
-            UserError: it is not such a folder, or an encoder lacks a package or weights, or has changed since.
+            UserError: it is not such a folder, or an encoder lacks a package or weights or has changed since training.
         """
         folder = Path(folder).expanduser().resolve()
         description = read_description(folder)
-        encoders = {letter: _opened(letter, encoder, folder) for letter, encoder in description.encoders.items()}
+        encoders = {letter: _open_encoder(letter, encoder, folder) for letter, encoder in description.encoders.items()}
         reading = Reading(
             Template.parse(description.template),
             description.vocabulary,
@@ -57,59 +57,60 @@ class Recogniser:
         )
         return cls(description, encoders, backbones.load(folder), reading)
 
-    def transcribe(self, *, first_pass: str | None = None, **given: Any) -> str:
-        """The transcript of one clip.
+    def transcribe(self, *, first_pass: str | None = None, **inputs: Any) -> str:
+        """Return the transcript of one clip.
 
         Args:
-            first_pass: what another recogniser heard, for a reader that chooses lines of a page by it.
-            given: by name of the modality (`audio`, `lips`, `image`, `ocr`): a file, or what is read of one: audio
-                float32 (samples,) at 16 kHz, lips uint8 (T, H, W) at 25 Hz, image uint8 (H, W, 3), ocr a string.
+            first_pass: transcript by another recogniser, for a reader that uses it to choose lines of a page.
+            inputs: a file or its content, by name of the modality: `audio` float32 (samples,) at 16 kHz, `lips` uint8
+                (T, H, W) at 25 Hz, `image` uint8 (H, W, 3), `ocr` a string.
 
         Raises:
-            UserError: a modality that the model reads is missing, or one is given that it does not read.
+            UserError: an input that the model needs is missing, or there is one that it does not use.
         """
-        streams = self.tokens(first_pass=first_pass, **given)
+        streams = self.tokens(first_pass=first_pass, **inputs)
         return normalise(transcribe(self.model, [streams], self.reading)[0])
 
-    def tokens(self, *, first_pass: str | None = None, **given: Any) -> dict[str, np.ndarray]:
-        """Token IDs (T,) of each modality of one clip, by letter; arguments and errors as for `transcribe`."""
-        needed = {encoder.media: letter for letter, encoder in self.encoders.items()}
+    def tokens(self, *, first_pass: str | None = None, **inputs: Any) -> dict[str, np.ndarray]:
+        """Return the token IDs (T,) of one clip by modality letter; arguments and errors are those of `transcribe`."""
+        needed = dict.fromkeys(encoder.media for encoder in self.encoders.values())
         for name in needed:
-            if given.get(name) is None:
+            if inputs.get(name) is None:
                 raise UserError(f"{self.description.label} reads {' and '.join(needed)}; give {name}=...")
-        if more := sorted(set(given) - set(needed)):
-            raise UserError(f"{self.description.label} reads {' and '.join(needed)}; leave {more[0]} out.")
+        if unused := sorted(set(inputs) - set(needed)):
+            raise UserError(f"{self.description.label} reads {' and '.join(needed)}; leave {unused[0]} out.")
         return {
-            letter: self._encoded(letter, given[encoder.media], first_pass) for letter, encoder in self.encoders.items()
+            letter: self._encode(letter, inputs[encoder.media], first_pass) for letter, encoder in self.encoders.items()
         }
 
-    def _encoded(self, letter: str, given: Any, first_pass: str | None) -> np.ndarray:
-        """Token IDs (T,) of one modality."""
+    def _encode(self, letter: str, source: Any, first_pass: str | None) -> np.ndarray:
+        """Encode one modality, a file or its content, as token IDs (T,)."""
         encoder = self.encoders[letter]
         kind = FIELDS[encoder.media].file
-        name = str(given) if isinstance(given, str | Path) else INPUTS[letter].name
-        item = media.READERS[kind](Path(given).expanduser()) if kind and isinstance(given, str | Path) else given
+        name = str(source) if isinstance(source, str | Path) else INPUTS[letter].name
+        content = media.READERS[kind](Path(source).expanduser()) if kind and isinstance(source, str | Path) else source
         if encoder.media == "audio":
-            item = mix(item, np.zeros(0, np.float32), [], CLEAN_DB, name).audio  # as loud as in training
+            content = mix(content, np.zeros(0, np.float32), [], CLEAN_DB, name).audio  # the loudness of training
         if isinstance(encoder, Reader):
             if encoder.first_pass is not None and first_pass is None:
-                raise UserError(f"{encoder.recipe} chooses lines by what was heard; give first_pass='...'")
+                raise UserError(f"{encoder.recipe} chooses lines by a first transcript; give first_pass='...'")
             heard = [first_pass or ""] if encoder.first_pass is not None else None
-            return self.reading.text.encode(encoder.read([item], heard)[0])
+            return self.reading.text.encode(encoder.read([content], heard)[0])
         assert isinstance(encoder, Tokenizer)
-        return np.asarray(encoder.encode([item])[0])
+        return np.asarray(encoder.encode([content])[0])
 
 
-def _opened(letter: str, description: EncoderDescription, folder: Path) -> Encoder:
-    """The encoder of one modality.
+def _open_encoder(letter: str, description: EncoderDescription, folder: Path) -> Encoder:
+    """Open the encoder of one modality.
 
     Raises:
-        UserError: it cannot be opened here, or would give other tokens than those the model was trained on.
+        UserError: it cannot be opened on this machine, or is not the encoder that the model was trained with.
     """
     network, codebook = (folder / name if name else None for name in (description.network, description.codebook))
     encoder = EncoderSpec(description.recipe, description.settings, network, codebook).build()
     if isinstance(encoder, Reader) and encoder.first_pass is not None:
-        Encoder.require(encoder)  # its fingerprint holds the transcripts of the corpus, which a new clip does not need
+        # its fingerprint depends on the first-pass transcripts of the corpus, so it is not comparable for a new clip
+        Encoder.require(encoder)
         return encoder
     encoder.require()
     if encoder.fingerprint != description.fingerprint:

@@ -12,7 +12,7 @@ from dmlm.score.wer import count_errors
 def score(
     utterances: Sequence[Utterance], hypotheses: Sequence[str], snr_db_measured: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """One record per utterance: texts, error counts, measured SNR (None for clean speech)."""
+    """Return one record per utterance: texts, error counts, measured SNR (None for clean speech)."""
     records = []
     for utterance, hypothesis in zip(utterances, hypotheses, strict=True):
         measured_db = snr_db_measured.get(utterance.id, snr.CLEAN_DB)

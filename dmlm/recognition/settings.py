@@ -1,15 +1,17 @@
-"""How a transcript is written: plain, checked settings. No torch here."""
+"""The settings of decoding. This file does not import torch."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class DecodeSettings(BaseModel):
-    """How a transcript is written. Every field changes the result."""
+    """How a model generates transcripts. Every field changes the result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_new_tokens: int = Field(default=64, ge=1, description="a transcript without an end is cut here")
+    max_new_tokens: int = Field(default=64, ge=1, description="a transcript that does not end is cut here")
     beams: int = Field(default=1, ge=1, description="1 is greedy")
     length_penalty: float = Field(default=1.0, ge=0, description="log p is divided by length to this power; beams only")
-    max_repeats: int = Field(default=0, ge=0, description="greedy stops after a run said so often in a row; 0: never")
-    longest_loop: int = Field(default=8, ge=1, description="longest such run, in tokens")
+    max_repeats: int = Field(
+        default=0, ge=0, description="greedy decoding stops when a phrase has occurred so often in a row; 0: never"
+    )
+    longest_loop: int = Field(default=8, ge=1, description="longest such phrase, in tokens")

@@ -1,4 +1,4 @@
-"""From token streams to transcripts, by one model."""
+"""From token streams to transcripts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +15,21 @@ from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
 
 @dataclass(frozen=True)
 class Reading:
-    """What stays the same over all conditions of a model."""
+    """What transcribing takes besides the weights and the token streams; the same for all conditions of a model."""
 
     template: Template
     vocabulary: Vocabulary
     text: TextVocabulary
-    rates_hz: Mapping[str, float | None]
+    rates_hz: Mapping[str, float | None]  # tokens a second by modality letter; None without a clock
     decoding: DecodeSettings
     device: torch.device
 
 
 def transcribe(model: PreTrainedModel, streams: Sequence[Mapping[str, np.ndarray]], reading: Reading) -> list[str]:
-    """What the model writes for each item's token streams."""
+    """Return the transcripts of several utterances; `streams` holds the token streams of each by modality letter."""
     prompts = [
-        pack(reading.template, item, reading.vocabulary, reading.rates_hz, with_target=False) for item in streams
+        pack(reading.template, utterance, reading.vocabulary, reading.rates_hz, with_target=False)
+        for utterance in streams
     ]
-    written = decode(model, prompts, reading.vocabulary, reading.decoding, reading.device)
-    return [reading.text.decode(ids) for ids in written]
+    transcripts = decode(model, prompts, reading.vocabulary, reading.decoding, reading.device)
+    return [reading.text.decode(ids) for ids in transcripts]
