@@ -20,7 +20,7 @@ REFERENCE = st.lists(WORD, min_size=1, max_size=12).map(" ".join)
 
 
 def counts(errors, words=None, prefix="u"):
-    """A test set of utterances u0, u1, ... of ten words each, unless said otherwise."""
+    """Counts of utterances u0, u1, ... of ten words each, unless `words` are given."""
     words = [10] * len(errors) if words is None else words
     return Counts(tuple(f"{prefix}{i}" for i in range(len(errors))), np.array(errors, float), np.array(words, float))
 
@@ -49,9 +49,9 @@ def test_errors_are_the_edit_distance(reference, hypothesis):
 
 @given(REFERENCE, TEXT)
 def test_counts_are_an_edit_path(reference, hypothesis):
-    found = count_errors(reference, hypothesis)
-    assert found.reference_words == len(reference.split())
-    assert found.reference_words - found.deletions + found.insertions == len(hypothesis.split())
+    counted = count_errors(reference, hypothesis)
+    assert counted.reference_words == len(reference.split())
+    assert counted.reference_words - counted.deletions + counted.insertions == len(hypothesis.split())
 
 
 def test_wer_is_pooled_and_not_averaged():
@@ -69,10 +69,10 @@ def test_empty_reference_is_refused():
 
 @given(REFERENCE, TEXT)
 def test_alignment_shows_the_texts_and_the_errors(reference, hypothesis):
-    found = align(reference, hypothesis)
-    assert [w for w in found.reference.lower().split() if set(w) != {"*"}] == normalise(reference).split()
-    assert [w for w in found.hypothesis.lower().split() if set(w) != {"*"}] == normalise(hypothesis).split()
-    assert len(found.operations.split()) == count_errors(reference, hypothesis).errors
+    alignment = align(reference, hypothesis)
+    assert [w for w in alignment.reference.lower().split() if set(w) != {"*"}] == normalise(reference).split()
+    assert [w for w in alignment.hypothesis.lower().split() if set(w) != {"*"}] == normalise(hypothesis).split()
+    assert len(alignment.operations.split()) == count_errors(reference, hypothesis).errors
 
 
 # ---- intervals
@@ -82,19 +82,19 @@ def test_interval_equals_the_normal_one_where_that_is_right():
     """Rate of 400 one-word utterances: binomial, so the standard error is known."""
     errors = np.zeros(400)
     errors[:100] = 1
-    found = wer_interval(counts(errors, words=[1] * 400))
+    interval = wer_interval(counts(errors, words=[1] * 400))
     half = 1.96 * math.sqrt(0.25 * 0.75 / 400)
-    assert found.value == 0.25
-    assert found.low == pytest.approx(0.25 - half, abs=0.006)
-    assert found.high == pytest.approx(0.25 + half, abs=0.006)
+    assert interval.value == 0.25
+    assert interval.low == pytest.approx(0.25 - half, abs=0.006)
+    assert interval.high == pytest.approx(0.25 + half, abs=0.006)
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng = np.random.default_rng(1)
     hits = 0
     for _ in range(200):
-        found = wer_interval(counts(rng.binomial(10, 0.2, size=80)), resamples=300)
-        hits += found.low <= 0.2 <= found.high
+        interval = wer_interval(counts(rng.binomial(10, 0.2, size=80)), resamples=300)
+        hits += interval.low <= 0.2 <= interval.high
     assert 0.88 <= hits / 200 <= 0.99
 
 
@@ -122,10 +122,10 @@ def test_another_seed_gives_another_interval():
 
 @pytest.mark.parametrize("errors", [[], [3]])
 def test_no_interval_for_fewer_than_two_items(errors):
-    found = wer_interval(counts(errors))
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
-    assert found.value == 0.3 if errors else math.isnan(found.value)
+    interval = wer_interval(counts(errors))
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    assert interval.value == 0.3 if errors else math.isnan(interval.value)
 
 
 def test_systems_with_other_utterances_are_refused():
@@ -143,10 +143,10 @@ def test_order_of_utterances_does_not_matter():
 
 def test_undefined_resamples_are_counted_and_too_many_leave_no_interval():
     columns = np.array([[1.0, 1.0], *[[0.0, 0.0]] * 9])  # 35 % of resamples miss the only item with a value
-    found = bootstrap(lambda s: np.where(s[..., 1] > 0, s[..., 0], np.nan), columns)
-    assert found.value == 1
-    assert math.isnan(found.low)
-    assert 500 < found.undefined < 900
+    interval = bootstrap(lambda s: np.where(s[..., 1] > 0, s[..., 0], np.nan), columns)
+    assert interval.value == 1
+    assert math.isnan(interval.low)
+    assert 500 < interval.undefined < 900
 
 
 # ---- relative benefit
@@ -154,16 +154,16 @@ def test_undefined_resamples_are_counted_and_too_many_leave_no_interval():
 
 def test_relative_benefit_by_hand():
     """The paper's example: 20 % to 16 % is +20 %."""
-    found = relative_benefit(counts([2] * 50), counts([2, 2, 2, 2, 0] * 10))
-    assert found.value == pytest.approx(0.20)
-    assert 0 < found.low < 0.20 < found.high
-    assert found.excludes_zero
+    benefit = relative_benefit(counts([2] * 50), counts([2, 2, 2, 2, 0] * 10))
+    assert benefit.value == pytest.approx(0.20)
+    assert 0 < benefit.low < 0.20 < benefit.high
+    assert benefit.excludes_zero
 
 
 def test_relative_benefit_without_an_error_is_undefined():
-    found = relative_benefit(counts([0, 0, 0]), counts([1, 0, 0]))
-    assert math.isnan(found.value)
-    assert not found.excludes_zero
+    benefit = relative_benefit(counts([0, 0, 0]), counts([1, 0, 0]))
+    assert math.isnan(benefit.value)
+    assert not benefit.excludes_zero
 
 
 def test_mean_of_benefits_is_not_the_benefit_of_the_pooled_wer():
@@ -176,16 +176,16 @@ def test_mean_of_benefits_is_not_the_benefit_of_the_pooled_wer():
 
 
 @given(st.integers(2, 40), st.integers(1, 5), st.integers(0, 2**32 - 1))
-def test_derangements_have_no_fixed_point(items, draws, seed):
-    found = derangements(items, draws, np.random.default_rng(seed))
-    assert found.shape == (draws, items)
-    assert not (found == np.arange(items)).any()
-    assert (np.sort(found, axis=1) == np.arange(items)).all()
+def test_derangements_have_no_fixed_point(utterances, draws, seed):
+    orders = derangements(utterances, draws, np.random.default_rng(seed))
+    assert orders.shape == (draws, utterances)
+    assert not (orders == np.arange(utterances)).any()
+    assert (np.sort(orders, axis=1) == np.arange(utterances)).all()
 
 
 def test_derangements_are_uniform():
-    found = derangements(4, 9000, np.random.default_rng(0))
-    kinds, numbers = np.unique(found, axis=0, return_counts=True)
+    orders = derangements(4, 9000, np.random.default_rng(0))
+    kinds, numbers = np.unique(orders, axis=0, return_counts=True)
     assert len(kinds) == 9  # all derangements of four
     assert numbers.min() > 850
     assert numbers.max() < 1150
@@ -198,35 +198,35 @@ def test_matched_derangement_stays_near_in_length(lengths, block, seed):
     assert not (donors == np.arange(len(lengths))).any()
     ranks = np.empty(len(lengths), dtype=int)
     ordered = np.sort(lengths)
-    for item, donor in enumerate(donors):
-        ranks[item] = abs(np.searchsorted(ordered, lengths[donor]) - np.searchsorted(ordered, lengths[item]))
+    for index, donor in enumerate(donors):
+        ranks[index] = abs(np.searchsorted(ordered, lengths[donor]) - np.searchsorted(ordered, lengths[index]))
     spread = max(lengths.count(length) for length in lengths)
-    assert ranks.max() <= block + spread  # a rest of one may widen a block by one
+    assert ranks.max() <= block + spread  # a single remaining utterance widens the last block by one
 
 
-@pytest.mark.parametrize("items", [0, 1])
-def test_nothing_to_permute_is_refused(items):
+@pytest.mark.parametrize("utterances", [0, 1])
+def test_nothing_to_permute_is_refused(utterances):
     with pytest.raises(UserError, match="cannot be permuted"):
-        derangements(items, 1, np.random.default_rng(0))
+        derangements(utterances, 1, np.random.default_rng(0))
     with pytest.raises(UserError, match="cannot be permuted"):
-        matched_derangement([5] * items, np.random.default_rng(0))
+        matched_derangement([5] * utterances, np.random.default_rng(0))
 
 
 def test_perceptual_score_by_hand():
     intact, draws = counts([1] * 20), [counts([3] * 20), counts([4] * 20)]
-    found = perceptual_score(intact, draws, baseline=counts([2] * 20))
-    assert found.score.value == pytest.approx(0.35 - 0.10)
-    assert found.by_model.value == pytest.approx(0.25 / 0.10)
-    assert found.by_task.value == pytest.approx(0.25 / 0.20)
-    assert found.draws == 2
-    assert found.draw_sd == pytest.approx(np.std([0.3, 0.4], ddof=1))
+    measured = perceptual_score(intact, draws, baseline=counts([2] * 20))
+    assert measured.score.value == pytest.approx(0.35 - 0.10)
+    assert measured.by_model.value == pytest.approx(0.25 / 0.10)
+    assert measured.by_task.value == pytest.approx(0.25 / 0.20)
+    assert measured.draws == 2
+    assert measured.draw_sd == pytest.approx(np.std([0.3, 0.4], ddof=1))
 
 
 def test_perceptual_score_without_baseline_or_errors_is_undefined_not_zero():
-    found = perceptual_score(counts([0] * 5), [counts([1] * 5)])
-    assert math.isnan(found.by_model.value)
-    assert math.isnan(found.by_task.value)
-    assert math.isnan(found.draw_sd)
+    measured = perceptual_score(counts([0] * 5), [counts([1] * 5)])
+    assert math.isnan(measured.by_model.value)
+    assert math.isnan(measured.by_task.value)
+    assert math.isnan(measured.draw_sd)
 
 
 def test_perceptual_score_needs_a_draw():

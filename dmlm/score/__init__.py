@@ -1,1 +1,1 @@
-"""Counts in, measures with intervals out: word error rate, relative benefit, perceptual score. NumPy only."""
+"""Measures with intervals, computed from counts: word error rate, relative benefit, perceptual score. NumPy only."""

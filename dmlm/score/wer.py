@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from dmlm.errors import UserError
 
-NORMALISER = "lower-whitespace/1"  # name and version; stored with every number that it had a part in
+NORMALISER = "lower-whitespace/1"  # name and version; stored with every number that depends on it
 
 
 def normalise(text: str) -> str:
-    """Lower case, runs of white space become one space. Digits stay digits and signs stay: references spell them so.
+    """Convert to lower case and replace runs of white space by one space. Digits and signs stay, as in references.
 
     >>> normalise(" 16  minus X ")
     '16 minus x'
@@ -24,7 +24,7 @@ def normalise(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorCounts:
-    """Edit operations that turn one reference (or a pool of them) into what was recognised."""
+    """Edit operations that turn one reference, or several, into the hypothesis."""
 
     substitutions: int
     deletions: int
@@ -38,15 +38,15 @@ class ErrorCounts:
 
     @property
     def wer(self) -> float:
-        """(S + D + I) / N; it may exceed 1."""
+        """(S + D + I) / N; may exceed 1."""
         return self.errors / self.reference_words
 
 
 def _words(reference: str, hypothesis: str) -> jiwer.WordOutput:
-    """Minimum edit distance alignment of two normalised texts.
+    """Normalise and align two texts by minimum edit distance.
 
     Raises:
-        UserError: the reference has no word, so a rate over it is undefined.
+        UserError: the reference has no word, so its error rate is undefined.
     """
     reference, hypothesis = normalise(reference), normalise(hypothesis)
     if not reference:
@@ -57,7 +57,9 @@ def _words(reference: str, hypothesis: str) -> jiwer.WordOutput:
 
 
 def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Counts of one utterance, by jiwer's alignment of the normalised texts; an empty hypothesis is all deletions.
+    """Count the errors of one utterance by jiwer's alignment of the normalised texts.
+
+    An empty hypothesis counts as deletions only.
 
     Raises:
         UserError: the reference has no word.
@@ -75,7 +77,7 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
 
 
 def pool(counts: Iterable[ErrorCounts]) -> ErrorCounts:
-    """The sum over utterances: the corpus rate is a ratio of sums, never a mean of ratios.
+    """Sum the counts of utterances, so that the corpus rate is a ratio of sums and not a mean of ratios.
 
     >>> one = count_errors("a", "b")
     >>> nine = count_errors("a b c d e f g h i", "a b c d e f g h i")
@@ -92,7 +94,7 @@ def pool(counts: Iterable[ErrorCounts]) -> ErrorCounts:
 
 
 class Alignment(NamedTuple):
-    """Three lines of equal length, in the manner of NIST sclite: gaps are `***`, operations are S, D and I."""
+    """Three aligned lines in the style of NIST sclite: gaps are `***`, operations are S, D and I."""
 
     reference: str
     hypothesis: str
@@ -100,7 +102,7 @@ class Alignment(NamedTuple):
 
 
 def align(reference: str, hypothesis: str) -> Alignment:
-    """Word alignment for reading; words in error are in capitals.
+    """Align two texts word by word for display; words in error are in capitals.
 
     >>> print(*align("16 minus x", "16 plus"), sep="\\n")
     16 MINUS X
@@ -128,7 +130,7 @@ def align(reference: str, hypothesis: str) -> Alignment:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """A test set read once by one system: errors and reference words of each utterance, in the order of `ids`."""
+    """One evaluation of a system on a test set: errors and reference words of each utterance, in the order of `ids`."""
 
     ids: tuple[str, ...]
     errors: NDArray[np.float64]  # (n,)
@@ -136,14 +138,14 @@ class Counts:
 
     @property
     def wer(self) -> float:
-        """Pooled over the utterances; NaN for none."""
+        """Pooled over the utterances; NaN if there are none."""
         return float(self.errors.sum() / self.words.sum()) if len(self.ids) else float("nan")
 
 
 def mean_over_runs(runs: Sequence[Counts]) -> Counts:
-    """Errors per utterance, averaged over several readings of one test set (seeds, or draws of a permutation).
+    """Average the errors of each utterance over several evaluations of one test set (seeds, or draws of a permutation).
 
-    The reference words are the same in each, so the rate of the mean is the mean of the rates.
+    The reference words are the same in each, so the WER of the mean is the mean of the WERs.
 
     Raises:
         UserError: the runs differ in utterances or in reference words.
@@ -153,18 +155,19 @@ def mean_over_runs(runs: Sequence[Counts]) -> Counts:
 
 
 def in_order_of(first: Counts, second: Counts) -> Counts:
-    """`second` with its utterances in the order of `first`, so that item i of both is the same utterance.
+    """Return `second` with its utterances in the order of `first`.
 
     Raises:
-        UserError: an utterance is in one only, or has another reference; paired measures need the same test set.
+        UserError: an utterance is in one of them only, or its references differ in length; paired measures need the
+            same test set.
     """
     if differing := sorted(set(first.ids) ^ set(second.ids)):
         raise UserError(
             f"Two systems cannot be compared: utterance {differing[0]!r} was read by one of them only"
             f" ({len(differing)} such in all); evaluate both on the same test set."
         )
-    place = {name: index for index, name in enumerate(second.ids)}
-    order = np.array([place[name] for name in first.ids], dtype=int)
+    index_of = {utterance_id: index for index, utterance_id in enumerate(second.ids)}
+    order = np.array([index_of[utterance_id] for utterance_id in first.ids], dtype=int)
     if (unequal := np.flatnonzero(first.words != second.words[order])).size:
         raise UserError(
             f"Two systems cannot be compared: the reference of utterance {first.ids[unequal[0]]!r} has another number"
