@@ -1,8 +1,8 @@
 """Transformer against Mamba at equal parameters, over sequence length: training speed, decoding latency, memory.
 
-Both through this project's own paths. Training: one sequence forward and backward, tokens a second. Decoding: seconds a
-token after a prompt of that length, batch 1. Memory: what one row's cache or state holds. Writes
-docs/results/length.csv and .png.
+Both by the code of this project. Training: one sequence forward and backward, tokens a second. Decoding: milliseconds a
+token after a prompt of that length, batch 1. Memory: the cache or state of one sequence. Writes docs/results/length.csv
+and .png.
 
     python benchmarks/length.py          # tiny models, 256 to 8,192 tokens
     python benchmarks/length.py opt-125m mamba-130m
@@ -11,10 +11,12 @@ docs/results/length.csv and .png.
 import csv
 import statistics
 import sys
+from typing import Any
 
 import torch
 from harness import ROOT, VOCABULARY, device, machine, model, seconds
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from dmlm import processes
 from dmlm.model import backbones
@@ -23,15 +25,15 @@ from dmlm.model.loss import modality_loss
 from dmlm.sequence.template import ROLES
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
-NEW = 16  # tokens decoded
+NEW_TOKENS = 16
 ROUNDS = 5
 FIGURE = ROOT / "docs" / "results" / "length"
 COLUMNS = ("model", "parameters", "length", "train_tokens_per_s", "decode_ms_per_token", "cache_mib_per_row", "machine")
 
 
-def measure(net, length: int) -> tuple[float, float, float]:
-    """Tokens a second in training, milliseconds a token in decoding, MiB of cache."""
-    read, layout = backbones.family(net), Layout([length], device())
+def measure(net: PreTrainedModel, length: int) -> tuple[float, float, float]:
+    """Return tokens a second in training, milliseconds a token in decoding, and MiB of cache."""
+    family, layout = backbones.family(net), Layout([length], device())
     ids = torch.randint(0, VOCABULARY.text_size, (length,), device=device())
     roles = torch.full_like(ids, ROLES.index("T"))
     roles[0] = -1
@@ -41,27 +43,27 @@ def measure(net, length: int) -> tuple[float, float, float]:
         net.zero_grad()
         modality_loss(net, ids, roles, layout, lambdas)[0].backward()
 
-    def write(cache) -> None:
-        for number in range(NEW):
-            read.step(net, ids[number : number + 1], cache)
+    def generate(cache: Any) -> None:
+        for number in range(NEW_TOKENS):
+            family.step(net, ids[number : number + 1], cache)
 
     training, decoding = [], []
     with torch.inference_mode(False):
         for number in range(ROUNDS + 1):
-            spent = seconds(train)
-            cache = read.Cache(net, 1, length + NEW)
-            read.extend(net, ids, layout, cache)
-            written = seconds(lambda cache=cache: write(cache))
+            train_s = seconds(train)
+            cache = family.Cache(net, 1, length + NEW_TOKENS)
+            family.extend(net, ids, layout, cache)
+            decode_s = seconds(lambda cache=cache: generate(cache))
             if number:
-                training.append(length / spent)
-                decoding.append(1000 * written / NEW)
+                training.append(length / train_s)
+                decoding.append(1000 * decode_s / NEW_TOKENS)
     tensors = [value for value in vars(cache).values() if isinstance(value, torch.Tensor)]
     size = sum(value.numel() * value.element_size() for value in tensors) / 2**20
     return statistics.median(training), statistics.median(decoding), size
 
 
 def draw(rows: list[dict[str, object]]) -> None:
-    """Three panels over length, one line a model."""
+    """Draw three panels over length, with one line per model."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -75,8 +77,8 @@ def draw(rows: list[dict[str, object]]) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.3), layout="constrained")
     for axis, (column, title) in zip(axes, titles.items(), strict=True):
         for name in dict.fromkeys(row["model"] for row in rows):
-            own = [row for row in rows if row["model"] == name]
-            axis.plot([row["length"] for row in own], [row[column] for row in own], marker="o", label=name)
+            of_model = [row for row in rows if row["model"] == name]
+            axis.plot([row["length"] for row in of_model], [row[column] for row in of_model], marker="o", label=name)
         axis.set(title=title, xlabel="tokens", xscale="log")
         axis.set(yscale="log") if column.startswith("cache") else axis.set_ylim(bottom=0)
         axis.set_xticks(LENGTHS, [f"{length:,}" for length in LENGTHS], rotation=45)
@@ -88,10 +90,10 @@ def draw(rows: list[dict[str, object]]) -> None:
 
 
 def main() -> None:
-    """Measure, write the table, draw."""
+    """Measure, write the table, and draw the figure."""
     processes.keep_memory()
     names = sys.argv[1:] or ["opt-tiny", "mamba-tiny"]
-    nets = {name: model(name, VOCABULARY, context=max(LENGTHS) + NEW).to(device()) for name in names}
+    nets = {name: model(name, VOCABULARY, context=max(LENGTHS) + NEW_TOKENS).to(device()) for name in names}
     rows = []
     for length in tqdm(LENGTHS, unit="length"):
         for name, net in nets.items():

@@ -1,4 +1,4 @@
-"""docs/performance.md from docs/results/performance.json, length.csv and docs/performance-notes.md.
+"""Write docs/performance.md from docs/results/performance.json, length.csv and docs/performance-notes.md.
 
 python benchmarks/report.py
 """
@@ -38,12 +38,12 @@ Both have equal numbers of parameters, without embeddings, and use this project'
 
 
 def number(value: float | None) -> str:
-    """Four digits, or a dash for what was not measured."""
+    """Format with four digits; a dash if it was not measured."""
     return "–" if value is None else f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}"
 
 
 def main() -> None:
-    """Write the page: the tables, and below them docs/performance-notes.md."""
+    """Write the page: the tables, followed by docs/performance-notes.md."""
     page = HEAD
     for row in json.loads(RESULTS.read_text()):
         wanted = "" if row["at_least"] is None else f"{row['at_least']:g}"
