@@ -67,9 +67,9 @@ def test_a_cache_extended_in_pieces_equals_the_whole_sequence(name):
         parts = more if seed == 0 else [torch.cat(pair) for pair in zip(parts, more, strict=True)]
         hidden = read.extend(model, torch.cat(more), Layout(lengths), cache)
         torch.testing.assert_close(hidden, torch.stack([stock(model, p)[-1] for p in parts]), rtol=1e-4, atol=1e-5)
-    kept = torch.tensor([2, 0, 0, 3])
-    cache.select(kept)
-    parts = [parts[i] for i in kept]
+    rows = torch.tensor([2, 0, 0, 3])
+    cache.select(rows)
+    parts = [parts[i] for i in rows]
     for seed in (3, 4, 5):
         token = torch.cat(sequences([1, 1, 1, 1], seed))
         hidden = read.step(model, token, cache)
@@ -79,7 +79,7 @@ def test_a_cache_extended_in_pieces_equals_the_whole_sequence(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_sequence_sees_the_future_or_its_neighbours(name):
-    """Every token is another one, so the gradient of its embedding tells whether it was seen."""
+    """All tokens are different, so the gradient of an embedding tells whether its token was seen."""
     model = tiny(name)
     hidden = family(model).hidden_states(model, torch.arange(10, 35), Layout([8, 12, 5]))
     (hidden[8 + 6] * torch.randn(hidden.shape[1])).sum().backward()
@@ -90,13 +90,13 @@ def test_no_sequence_sees_the_future_or_its_neighbours(name):
 @pytest.mark.parametrize("lengths", [[1], [4], [2, 7, 7, 1], [3] * 5])
 def test_a_layout_moves_rows_there_and_back(lengths):
     layout, rows = Layout(lengths), torch.randn(sum(lengths), 3, requires_grad=True)
-    side = layout.pad(rows)
-    assert side.shape == (max(lengths), len(lengths), 3)
+    padded = layout.pad(rows)
+    assert padded.shape == (max(lengths), len(lengths), 3)
     for column, part in enumerate(rows.split(lengths)):
-        assert torch.equal(side[: len(part), column], part)
-        assert not side[len(part) :, column].any()
-    assert torch.equal(layout.token_mask(), side.abs().sum(-1) > 0)
-    back = layout.unpad(side)
+        assert torch.equal(padded[: len(part), column], part)
+        assert not padded[len(part) :, column].any()
+    assert torch.equal(layout.token_mask(), padded.abs().sum(-1) > 0)
+    back = layout.unpad(padded)
     assert torch.equal(back, rows)
     (back * torch.arange(rows.numel()).view_as(rows)).sum().backward()
     assert torch.equal(rows.grad, torch.arange(rows.numel(), dtype=torch.float32).view_as(rows))

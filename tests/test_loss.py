@@ -56,21 +56,21 @@ def test_the_gradient_is_that_of_whole_logits(logits, monkeypatch):
 def test_parts_of_a_batch_add_up_to_it():
     model = tiny("mamba-nano")
     ids, roles, layout = batch()
-    whole, _ = modality_loss(model, ids, roles, layout, LAMBDAS)
+    total, _ = modality_loss(model, ids, roles, layout, LAMBDAS)
     halves = [
         modality_loss(model, i, r, Layout([len(i)]), LAMBDAS, batch_size=2)[0].item()
         for i, r in zip(ids.split([7, 5]), roles.split([7, 5]), strict=True)
     ]
-    assert sum(halves) == pytest.approx(whole.item(), rel=1e-6)
+    assert sum(halves) == pytest.approx(total.item(), rel=1e-6)
 
 
 def test_length_does_not_weigh_a_modality():
     layout = Layout([100, 20])
     weights = role_weights(torch.tensor([A] * 90 + [T] * 10 + [A] * 10 + [T] * 10), layout, LAMBDAS)
     roles = torch.tensor([A] * 90 + [T] * 10 + [A] * 10 + [T] * 10)
-    for here in (slice(0, 100), slice(100, 120)):
-        assert weights[here][roles[here] == A].sum().item() == pytest.approx(0.3 / 2)
-        assert weights[here][roles[here] == T].sum().item() == pytest.approx(0.7 / 2)
+    for part in (slice(0, 100), slice(100, 120)):
+        assert weights[part][roles[part] == A].sum().item() == pytest.approx(0.3 / 2)
+        assert weights[part][roles[part] == T].sum().item() == pytest.approx(0.7 / 2)
 
 
 def test_a_weight_of_zero_takes_a_modality_out():
@@ -81,7 +81,7 @@ def test_a_weight_of_zero_takes_a_modality_out():
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_half_precision_loses_no_small_weights(kind):
-    """A long batch: weights of 1e-6 and probabilities of 1e-3 would vanish in fp16 when multiplied."""
+    """In a long batch, weights of 1e-6 times probabilities of 1e-3 would underflow in fp16."""
     model = tiny("opt-nano")
     ids, roles, layout = batch()
     exact, half = [], []

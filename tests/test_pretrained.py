@@ -57,9 +57,9 @@ def test_text_keeps_what_it_learned_and_new_rows_lie_among_it(folder):
     before, table = (m.get_input_embeddings().weight.detach() for m in (old, new))
     assert table.shape == (VOCABULARY.size, 64)
     assert torch.equal(table[:TEXT], before[:TEXT])
-    fresh, known = table[TEXT:], before[:TEXT]
-    assert (fresh.mean(0) - known.mean(0)).abs().max() < 5 * known.std(0).max() / len(fresh) ** 0.5
-    assert 0.9 < (fresh.std() / known.std()).item() < 1.1
+    added, text = table[TEXT:], before[:TEXT]
+    assert (added.mean(0) - text.mean(0)).abs().max() < 5 * text.std(0).max() / len(added) ** 0.5
+    assert 0.9 < (added.std() / text.std()).item() < 1.1
     assert torch.equal(table, extended(folder).get_input_embeddings().weight)
     assert not torch.equal(table[TEXT:], extended(folder, seed=1).get_input_embeddings().weight[TEXT:])
     assert new.get_output_embeddings().weight is new.get_input_embeddings().weight

@@ -1,4 +1,4 @@
-"""The shipped sweep files: every grid resolves, fits its models, and holds what its question needs to be answered."""
+"""The shipped sweep files: every grid resolves, fits its models, and contains the cells that its question needs."""
 
 import re
 import shlex
@@ -22,18 +22,18 @@ from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.shards import TokenSource
 
 LONGEST_S = {"smoke": 5.16, "tiny": 7.84, "paper": 16.84}  # longest clip of each preset of three_equations
-TEXT_TOKENS = {"T": 50 + 1, "O": 71}  # most that its transcripts and its pages have, and <eos>
+TEXT_TOKENS = {"T": 50 + 1, "O": 71}  # at most, in transcripts (with <eos>) and pages
 PAGE = np.full((200, 450, 3), 255, np.uint8)
 README = paths.recipe_folder("sweeps") / "README.md"
 
 
 def shipped() -> list[str]:
     """`quickstart`, `order:small`, ...: every grid of every file."""
-    found = []
+    grids = []
     for name in recipes.names("sweeps"):
         parts = yaml.safe_load(recipes.find("sweeps", name).read_text("utf-8")).get("grids")
-        found += [f"{name}:{part}" for part in parts] if parts else [name]
-    return found
+        grids += [f"{name}:{part}" for part in parts] if parts else [name]
+    return grids
 
 
 ALL = shipped()
@@ -44,7 +44,7 @@ grid = cache(read_grid_file)
 
 
 def circumstances(cell: Cell, letters: str) -> dict[str, Any]:
-    """What two models must share for their difference to be due to inputs other than `letters`."""
+    """Return the settings that two models must share if they are to differ only in inputs other than `letters`."""
     values = cell.model_dump(exclude={"template", "permute", "perceptual", "execution"})
     values["tokenizers"] = {letter: values["tokenizers"].get(letter) for letter in letters}
     lambdas = values["train"]["lambdas"]
@@ -52,21 +52,21 @@ def circumstances(cell: Cell, letters: str) -> dict[str, Any]:
     return values
 
 
-def baselines(chosen: Grid) -> list[Cell]:
-    return [cell for cell in chosen.cells if cell.template == chosen.baseline and not cell.permute]
+def baselines(resolved: Grid) -> list[Cell]:
+    return [cell for cell in resolved.cells if cell.template == resolved.baseline and not cell.permute]
 
 
-def templates(chosen: Grid) -> set[str]:
-    return {cell.template for cell in chosen.cells}
+def templates(resolved: Grid) -> set[str]:
+    return {cell.template for cell in resolved.cells}
 
 
 @pytest.mark.parametrize("name", COMPARING)
 def test_every_cell_has_its_baseline(name):
-    chosen = grid(name)
-    letters = "".join(Template.parse(chosen.baseline).letters)
-    known = [circumstances(cell, letters) for cell in baselines(chosen)]
-    for cell in chosen.cells:
-        assert circumstances(cell, letters) in known, f"{cell.label} has no {chosen.baseline} of its settings"
+    resolved = grid(name)
+    letters = "".join(Template.parse(resolved.baseline).letters)
+    available = [circumstances(cell, letters) for cell in baselines(resolved)]
+    for cell in resolved.cells:
+        assert circumstances(cell, letters) in available, f"{cell.label} has no {resolved.baseline} of its settings"
 
 
 @pytest.mark.parametrize("name", OF_ONE_TEMPLATE)
@@ -83,7 +83,7 @@ def test_every_control_has_its_twin_without_control(name):
 
 @pytest.mark.parametrize("name", [name for name in [*SMALL, *PAPER] if name in COMPARING])
 def test_grids_of_a_size_share_their_baseline(name):
-    """So that a model trained for one question is found again by the next."""
+    """A model trained for one question is then reused by the next."""
     file, _, part = name.partition(":")
     others = [circumstances(cell, "A") for cell in baselines(grid(f"modalities:{part}"))]
     assert any(circumstances(cell, "A") in others for cell in baselines(grid(name))), file
@@ -104,34 +104,34 @@ def test_the_longest_sequence_fits_the_context(name):
 @cache
 def units(recipe: str, settings: str, preset: str) -> int:
     """Tokens of the longest clip, or of a page."""
-    chosen = yaml.safe_load(settings)
-    encoder = EncoderSpec(recipe, chosen).build()
+    values = yaml.safe_load(settings)
+    encoder = EncoderSpec(recipe, values).build()
     assert isinstance(encoder, Tokenizer)
     if encoder.rate_hz:
         return round(LONGEST_S[preset] * encoder.rate_hz)
     if encoder.learns:
-        encoder = EncoderSpec(recipe, {**chosen, "steps": 10}).build()
+        encoder = EncoderSpec(recipe, {**values, "steps": 10}).build()
         encoder.learned = encoder.fit([PAGE, PAGE])
         return len(encoder.encode([PAGE])[0])
     return len(encoder.features_of([PAGE])[0])
 
 
 def test_every_tokenizer_exists_and_fits_its_modality():
-    chosen = {
+    choices = {
         (letter, choice.recipe, str(choice.settings))
         for name in ALL
         for cell in grid(name).cells
         for letter, choice in cell.tokenizers.items()
     }
-    for letter, recipe, settings in chosen:
+    for letter, recipe, settings in choices:
         TokenSource.check(letter, recipe, yaml.safe_load(settings))
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_dry_run_needs_no_corpus(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DMLM_HOME", str(tmp_path))
-    chosen = grid(name)
-    assert f"{len(chosen.cells)} cells" in describe(chosen)
+    resolved = grid(name)
+    assert f"{len(resolved.cells)} cells" in describe(resolved)
     assert not any(tmp_path.iterdir())
 
 
@@ -157,10 +157,10 @@ def test_the_corpus_of_the_paper_grids_has_the_sizes_of_the_paper():
 
 @pytest.mark.parametrize("part", ["small", "paper"])
 def test_order_has_each_combination_in_both_orders(part):
-    found = templates(grid(f"order:{part}"))
-    for notation in found:
-        assert Template(Template.parse(notation).segments[::-1]).notation in found
-    assert len(found) >= 5
+    notations = templates(grid(f"order:{part}"))
+    for notation in notations:
+        assert Template(Template.parse(notation).segments[::-1]).notation in notations
+    assert len(notations) >= 5
 
 
 @pytest.mark.parametrize("part", ["small", "paper"])
@@ -171,19 +171,19 @@ def test_layout_has_both_blocks_and_the_interleaved_stream(part):
 @pytest.mark.parametrize("part", ["small", "paper"])
 def test_noise_placement_has_every_placement_with_every_combination(part):
     cells = grid(f"noise_placement:{part}").cells
-    found = {(cell.noise.placement, cell.template, cell.seed) for cell in cells}
-    placements, combinations, seeds = (set(values) for values in zip(*found, strict=True))
+    combined = {(cell.noise.placement, cell.template, cell.seed) for cell in cells}
+    placements, combinations, seeds = (set(values) for values in zip(*combined, strict=True))
     assert placements == set(get_args(Placement))
-    assert len(found) == len(cells) == len(placements) * len(combinations) * len(seeds)
+    assert len(combined) == len(cells) == len(placements) * len(combinations) * len(seeds)
 
 
 @pytest.mark.parametrize("part", ["small", "paper"])
 def test_visual_tokenizers_differ_in_their_tokens_only(part):
     cells = grid(f"visual_tokenizers:{part}").cells
     for letter in "LI":
-        mine = [cell for cell in cells if letter in cell.letters]
-        assert len({str(cell.tokenizers[letter].settings) for cell in mine}) >= 3
-        assert len({str(circumstances(cell, "A")) for cell in mine}) == len({cell.seed for cell in mine})
+        with_letter = [cell for cell in cells if letter in cell.letters]
+        assert len({str(cell.tokenizers[letter].settings) for cell in with_letter}) >= 3
+        assert len({str(circumstances(cell, "A")) for cell in with_letter}) == len({cell.seed for cell in with_letter})
 
 
 @pytest.mark.parametrize("part", ["small", "paper"])

@@ -1,4 +1,4 @@
-"""Vocabulary, template and batches: disjoint ranges, packing that loses nothing, batches that lose nobody."""
+"""Vocabulary, template and batches: disjoint ranges, packing without loss, batches without loss."""
 
 from itertools import pairwise
 
@@ -75,9 +75,9 @@ def test_the_layout_is_the_written_one():
 
 def test_the_prompt_is_the_sequence_without_its_answer():
     streams = {"A": np.array([1, 2]), "T": np.array([7, 8])}
-    whole = pack(Template.parse("A -> T"), streams, VOCABULARY, RATES)
+    sequence = pack(Template.parse("A -> T"), streams, VOCABULARY, RATES)
     prompt = pack(Template.parse("A -> T"), streams, VOCABULARY, RATES, with_target=False)
-    assert whole.ids[: len(prompt)].tolist() == prompt.ids.tolist()
+    assert sequence.ids[: len(prompt)].tolist() == prompt.ids.tolist()
     assert prompt.ids[-1] == VOCABULARY.special("<T>")
 
 
@@ -140,8 +140,8 @@ def test_an_epoch_visits_everybody_once(lengths, batch_size, seed, epoch):
 
 def test_the_stream_starts_anywhere_as_if_never_interrupted():
     lengths = np.random.default_rng(0).integers(5, 50, 103)
-    whole = stream(lengths, 8, seed=3)
-    batches = [next(whole) for _ in range(40)]
+    uninterrupted = stream(lengths, 8, seed=3)
+    batches = [next(uninterrupted) for _ in range(40)]
     later = stream(lengths, 8, seed=3, start=25)
     for epoch, indices in batches[25:]:
         again = next(later)
@@ -156,8 +156,11 @@ def test_batches_hold_little_padding():
 
 
 def test_a_batch_is_its_sequences_end_to_end():
-    items = [Packed(np.array([5, 6, 7]), np.array([0, 0, 4], np.int8)), Packed(np.array([8]), np.array([4], np.int8))]
-    batch = collate(items)
+    sequences = [
+        Packed(np.array([5, 6, 7]), np.array([0, 0, 4], np.int8)),
+        Packed(np.array([8]), np.array([4], np.int8)),
+    ]
+    batch = collate(sequences)
     assert batch.ids.tolist() == [5, 6, 7, 8]
     assert batch.roles.tolist() == [0, 0, 4, 4]
     assert batch.lengths.tolist() == [3, 1]
@@ -165,17 +168,17 @@ def test_a_batch_is_its_sequences_end_to_end():
 
 
 @given(st.lists(st.integers(1, 30), max_size=30), st.integers(1, 60))
-def test_micro_batches_hold_every_item_and_few_tokens(lengths, most):
-    parts = micro_batches(np.array(lengths, dtype=np.int64), most)
+def test_micro_batches_hold_every_item_and_few_tokens(lengths, max_tokens):
+    parts = micro_batches(np.array(lengths, dtype=np.int64), max_tokens)
     assert [index for part in parts for index in range(part.start, part.stop)] == list(range(len(lengths)))
     for part in parts:
-        assert sum(lengths[part]) <= most or part.stop - part.start == 1
+        assert sum(lengths[part]) <= max_tokens or part.stop - part.start == 1
 
 
 def test_a_sequence_beyond_the_context_is_refused_by_name():
-    items = [Packed(np.zeros(n, np.int64), np.zeros(n, np.int8)) for n in (10, 30, 20)]
+    sequences = [Packed(np.zeros(n, np.int64), np.zeros(n, np.int8)) for n in (10, 30, 20)]
     with pytest.raises(UserError, match=r"2 of 3 sequences.*context of 15.*'c'.*30"):
-        check_context(items, ["a", "c", "b"], 15, "A -> T")
+        check_context(sequences, ["a", "c", "b"], 15, "A -> T")
 
 
 def test_masking_hides_the_asked_share_of_the_prompt_only():
