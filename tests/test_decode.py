@@ -142,3 +142,15 @@ def test_a_transcript_that_goes_in_circles_is_stopped():
         assert output == full[: len(output)]
         tail = output[-4 * 8 :]
         assert any(tail[-4 * p :] == tail[-p:] * 4 for p in range(1, 9))
+
+
+def test_where_a_loop_is_stopped_does_not_depend_on_the_batch():
+    model, inputs = tiny("opt-nano", seed=10), prompts([4, 5, 6, 7, 8, 9, 10, 11])
+    together = generate(model, inputs, 24, max_repeats=3)
+    assert together == [generate(model, [one], 24, max_repeats=3)[0] for one in inputs]
+    assert len({len(output) for output in together}) > 1, "some end before others"
+
+
+def test_a_phrase_that_occurs_once_is_no_loop():
+    with pytest.raises(ValueError, match=r"give 0 .* or at least 2"):
+        DecodeSettings(max_repeats=1)

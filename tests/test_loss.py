@@ -53,6 +53,16 @@ def test_the_gradient_is_that_of_whole_logits(logits, monkeypatch):
         torch.testing.assert_close(got, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_a_part_without_weight_has_no_loss_and_no_gradient():
+    model = tiny("opt-nano")
+    ids, roles, layout = batch()
+    loss, sums = modality_loss(model, ids, roles, layout, torch.zeros_like(LAMBDAS))
+    loss.backward()
+    assert loss.item() == 0
+    assert not sums.any()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
 def test_parts_of_a_batch_add_up_to_it():
     model = tiny("mamba-nano")
     ids, roles, layout = batch()

@@ -58,8 +58,9 @@ class _WeightedSurprise(torch.autograd.Function):
         largest = weights.max() if len(weights) else weights.sum()  # sum of an empty tensor: zero
         surprise = torch.empty(len(targets), device=hidden.device)
         cast = embeddings.to(hidden.dtype)
-        for indices in torch.arange(len(targets)).split(max(1, MAX_LOGITS // len(embeddings))):
-            chunk = slice(int(indices[0]), int(indices[-1]) + 1)
+        chunk_size = max(1, MAX_LOGITS // len(embeddings))
+        for start in range(0, len(targets), chunk_size):
+            chunk = slice(start, start + chunk_size)
             logits, target = (hidden[chunk] @ cast.t()).float(), targets[chunk].unsqueeze(1)
             log_sum = logits.logsumexp(-1, keepdim=True)
             surprise[chunk] = (log_sum - logits.gather(1, target)).squeeze(1)

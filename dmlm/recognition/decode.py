@@ -136,18 +136,20 @@ class _Decoder:
         steps = self.settings.max_new_tokens
         outputs = torch.full((steps, len(hidden)), self.end, device=self.device)
         rows = torch.arange(len(hidden), device=self.device)  # column in `outputs` of each row of the cache
+        looped = torch.zeros(len(hidden), dtype=torch.bool, device=self.device)  # rows that were stopped for a loop
         for step in range(steps):
-            tokens = (hidden @ self.output_weights).argmax(-1)
+            tokens = (hidden @ self.output_weights).argmax(-1).masked_fill(looped, self.end)
             outputs[step].index_copy_(0, rows, tokens)
             alive = tokens != self.end
             if self.settings.max_repeats:
-                alive &= ~self._looping(outputs[: step + 1, rows].t())
+                looped |= self._looping(outputs[: step + 1, rows].t())
+                alive &= ~looped
             alive_count = int(alive.sum())
             if alive_count == 0 or step == steps - 1:
                 break
             if alive_count < COMPACT_BELOW * len(rows):
                 alive_rows = alive.nonzero().squeeze(1)
-                rows, tokens = rows[alive_rows], tokens[alive_rows]
+                rows, tokens, looped = rows[alive_rows], tokens[alive_rows], looped[alive_rows]
                 cache.select(alive_rows)
             # an ended row that is still in the batch goes on generating; `_cut` removes what follows its <eos>
             hidden = self.family.step(self.model, tokens, cache)
