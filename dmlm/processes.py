@@ -36,12 +36,14 @@ def count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _initialise_worker(gpus: str = "") -> None:
+def _initialise_worker(gpus: str, environment: dict[str, str]) -> None:
     """Prepare a worker: ignore Ctrl-C and SIGUSR1, which the main process handles, and use one thread per library.
 
     Every core has a worker, hence one thread. The environment variables apply to libraries that are loaded later;
     `threadpool_limits` applies to those that the fork server has loaded already.
     """
+    os.environ.clear()  # that of the fork server is as old as its first worker
+    os.environ.update(environment)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if gpus:
@@ -84,7 +86,9 @@ def pool(count: int, gpus: str = "", tasks_per_process: int | None = None) -> Pr
     """Return a pool of single-threaded processes that see only these GPUs (empty: all that this process sees)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    return ProcessPoolExecutor(count, context, _initialise_worker, (gpus,), max_tasks_per_child=tasks_per_process)
+    return ProcessPoolExecutor(
+        count, context, _initialise_worker, (gpus, dict(os.environ)), max_tasks_per_child=tasks_per_process
+    )
 
 
 def terminate(executor: ProcessPoolExecutor) -> None:

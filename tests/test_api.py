@@ -50,7 +50,8 @@ def test_finished_trials_of_an_earlier_version_are_named_once(grid, tmp_path):
     older.write_spec({**trial.spec, "schema": 3})
     (older.path / "result.json").write_text('{"parameters": 1, "steps": 1, "train_s": 1.0}')
     lines: list[str] = []
-    api.run_grid(grid, workers=1, say=lines.append)
+    run = api.run_grid(grid, workers=1, say=lines.append)
+    assert not run.missing, "also where DMLM_HOME was another one when this process started its first worker"
     (line,) = (line for line in lines if line.startswith("earlier"))
     assert "1 finished trials of an earlier version are not reused" in line
 
