@@ -296,7 +296,7 @@ def test_levels_run_from_clean_to_loud(made):
     assert read_grid(made[0]).snrs_db == [CLEAN_DB, 0.0, -10.0]
 
 
-# ---- the wing
+# ---- the folder of figures
 
 
 def test_figures_have_one_shape():

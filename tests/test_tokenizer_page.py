@@ -53,6 +53,6 @@ def test_the_settings_of_a_recipe_can_be_listed(name) -> None:
 
 
 def test_settings_are_listed_of_tokenizers_only() -> None:
-    for wing, recipe, complaint in (("sweeps", "smoke", "not of sweeps"), ("tokenizers", "audio_mfc", "audio_mfcc")):
+    for kind, recipe, complaint in (("sweeps", "smoke", "not of sweeps"), ("tokenizers", "audio_mfc", "audio_mfcc")):
         with pytest.raises(UserError, match=complaint):
-            names(wing, recipe)
+            names(kind, recipe)

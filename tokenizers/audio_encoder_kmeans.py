@@ -26,7 +26,7 @@ from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.weights.frozen import freeze, in_pieces, on_device, pieces
 
-TOGETHER = 64  # pieces of full length in a batch
+CLIPS_AT_ONCE = 64  # pieces of full length in a batch
 TARGET_FRAMES = 40_000  # at most this many are clustered to make the targets of an iteration
 
 
@@ -126,10 +126,10 @@ class EncoderUnits(Tokenizer):
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
         """Output of layer `layer`, float32 (T, D), for each clip."""
         longest = int(self.settings.longest_s * self.rate_hz)
-        wholes = [self._mels(clip) for clip in batch]
-        clips = [[whole[start:end] for start, end in pieces(len(whole), 1, 0, longest)] for whole in wholes]
-        most = TOGETHER * wholes[0].shape[1] * longest
-        return in_pieces(clips, most, lambda x: self.network(x, upto=self.settings.layer), self.device)
+        mels = [self._mels(clip) for clip in batch]
+        clips = [[mel[start:end] for start, end in pieces(len(mel), 1, 0, longest)] for mel in mels]
+        max_numbers = CLIPS_AT_ONCE * mels[0].shape[1] * longest
+        return in_pieces(clips, max_numbers, lambda x: self.network(x, upto=self.settings.layer), self.device)
 
     def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Train the encoder on random crops of clips (samples,); returns its tensors by name."""

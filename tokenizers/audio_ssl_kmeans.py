@@ -214,13 +214,13 @@ class SpeechUnits(Tokenizer):
         """Output of layer `layer`, float32 (T, D), for each clip."""
         from dmlm.weights.frozen import in_equal_batches
 
-        most = int(self.settings.longest_s * SAMPLE_RATE_HZ)
+        max_numbers = int(self.settings.longest_s * SAMPLE_RATE_HZ)
         if self.config.model_type not in WAVEFORM:
-            most //= 2  # a second of their input is 8,000 numbers
-        parts = [self._inputs(clip) for clip in batch]
-        given = [array for clip in parts for array, _ in clip]
-        found = iter(in_equal_batches(given, most, self._layer, self.device))
-        return [np.concatenate([next(found)[:frames] for _, frames in clip]) for clip in parts]
+            max_numbers //= 2  # a second of their input is 8,000 numbers
+        inputs_of_clips = [self._inputs(clip) for clip in batch]
+        inputs = [array for clip in inputs_of_clips for array, _ in clip]
+        outputs = iter(in_equal_batches(inputs, max_numbers, self._layer, self.device))
+        return [np.concatenate([next(outputs)[:frames] for _, frames in clip]) for clip in inputs_of_clips]
 
     def fit(self, clips: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Learn byte pairs of units from at most 640 training clips, and the units unless centroids are given."""

@@ -23,7 +23,7 @@ from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.quantize import Codebook
 from dmlm.weights import published
 
-SIDE, SEEN = 96, 88  # side, in pixels, of the mouth region, and of its centre, which the network reads
+SIDE, CENTRE = 96, 88  # side, in pixels, of the mouth region, and of its centre, which the network reads
 MEAN, DEVIATION = 0.421, 0.165  # of grey levels 0..1, from AV-HuBERT's settings
 FPS = 25
 CONTEXT = 25  # frames before and after a piece of a long clip that are read with it
@@ -165,16 +165,16 @@ class LipUnits(Tokenizer):
         from dmlm.weights.frozen import in_equal_batches
 
         longest = int(self.settings.longest_s * FPS)
-        parts: list[np.ndarray] = []  # frames that are read together
-        inner: list[list[slice]] = []  # for each clip: which features of its parts are kept
+        windows: list[np.ndarray] = []  # frames that the network reads together, with context on both sides
+        inner_slices: list[list[slice]] = []  # for each clip and window: the features without those of the context
         for clip in map(centred, batch):
-            inner.append([])
+            inner_slices.append([])
             for start in range(0, len(clip), longest):
                 first = max(0, start - CONTEXT)
-                parts.append(clip[first : start + longest + CONTEXT])
-                inner[-1].append(slice(start - first, start - first + longest))
-        found = iter(in_equal_batches(parts, longest * SEEN * SEEN, self.network, self.device))
-        return [np.concatenate([next(found)[kept] for kept in slices]) for slices in inner]
+                windows.append(clip[first : start + longest + CONTEXT])
+                inner_slices[-1].append(slice(start - first, start - first + longest))
+        outputs = iter(in_equal_batches(windows, longest * CENTRE * CENTRE, self.network, self.device))
+        return [np.concatenate([next(outputs)[inner] for inner in slices]) for slices in inner_slices]
 
 
 def centred(clip: np.ndarray) -> np.ndarray:
@@ -183,8 +183,8 @@ def centred(clip: np.ndarray) -> np.ndarray:
         import cv2
 
         clip = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in clip])
-    edge = (SIDE - SEEN) // 2
-    return clip[:, edge : edge + SEEN, edge : edge + SEEN]
+    edge = (SIDE - CENTRE) // 2
+    return clip[:, edge : edge + CENTRE, edge : edge + CENTRE]
 
 
 def renamed(checkpoint: Any, where: str) -> dict[str, Any]:
