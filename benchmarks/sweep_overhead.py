@@ -32,7 +32,8 @@ from dmlm.plan.grid import read_grid_file
 from dmlm.results.grid import write_grid
 from dmlm.results.records import TrialResult, UtteranceResult
 from dmlm.sweep.api import index_of
-from dmlm.sweep.materials import Materials, check, prepare
+from dmlm.sweep.materials import Materials, prepare
+from dmlm.sweep.requirements import check
 from dmlm.sweep.schedule import missing_cells, run_trials
 from dmlm.sweep.trial import Evaluation, Trial, trial_of
 

@@ -24,7 +24,7 @@ from dmlm.corpus import media
 from dmlm.corpus.manifest import read_corpus
 from dmlm.errors import UserError
 from dmlm.plan.cell import CorpusChoice
-from dmlm.sweep.materials import open_corpus
+from dmlm.sweep.parts import open_corpus
 from dmlm.tokens.encoder import Reader, Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import Codebook

@@ -15,8 +15,8 @@ from dmlm.corpus.noise import Placement
 from dmlm.plan.cell import Cell
 from dmlm.plan.grid import Grid, read_grid_file
 from dmlm.sequence.template import Template
-from dmlm.sweep.materials import missing_requirements
 from dmlm.sweep.preview import describe
+from dmlm.sweep.requirements import missing_requirements
 from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.shards import TokenSource

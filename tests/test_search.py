@@ -18,7 +18,7 @@ from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
 from dmlm.plan.cell import CorpusChoice
 from dmlm.plan.grid import Grid, read_grid_file
-from dmlm.sweep.materials import corpus_folder
+from dmlm.sweep.parts import corpus_folder
 from dmlm.sweep.search import CellSearch, Sampler, SearchPoint, run_searches, val_wer
 from dmlm.sweep.trial import Evaluation, Trial
 

@@ -7,7 +7,8 @@ from small_corpus import KINDS, in_this_process, small_cell, write_tones
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.noise import NoiseBank, NoiseSettings
 from dmlm.plan.cell import Cell
-from dmlm.sweep.materials import group_by_materials, open_corpus, prepare
+from dmlm.sweep.materials import group_by_materials, prepare
+from dmlm.sweep.parts import open_corpus
 from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.quantize import Codebook, learn_codebook
 from dmlm.tokens.shards import TokenSource

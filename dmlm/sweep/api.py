@@ -34,7 +34,8 @@ from dmlm.results.grid import (
 )
 from dmlm.score.wer import NORMALISER
 from dmlm.sweep import tasks
-from dmlm.sweep.materials import Materials, check, drop_failed, prepare_under_lease
+from dmlm.sweep.materials import Materials, drop_failed, prepare_under_lease
+from dmlm.sweep.requirements import check
 from dmlm.sweep.schedule import missing_cells, run_trials
 from dmlm.sweep.trial import SCHEMA, Trial, trial_of
 

@@ -10,20 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dmlm import paths, processes, recipes
+from dmlm import paths, processes
 from dmlm.corpus.condition import Condition
 from dmlm.corpus.manifest import Corpus, read_corpus
-from dmlm.corpus.noise import NoiseBank, NoiseSettings
 from dmlm.engines.lease import Leases
-from dmlm.errors import UserError, did_you_mean
-from dmlm.model import pretrained
-from dmlm.plan.cell import Cell, CorpusChoice, TextSettings, TokenizerChoice, validated
+from dmlm.errors import UserError
+from dmlm.plan.cell import Cell, CorpusChoice, TokenizerChoice
 from dmlm.plan.grid import Grid
-from dmlm.plan.identity import identity
+from dmlm.sweep.parts import conditions, corpus_folder, open_corpus, open_text, text_path
 from dmlm.tokens.encoder import Tokenizer
 from dmlm.tokens.shards import Map, TokenSource
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
-from dmlm.training.loggers import check_installed
 
 
 @dataclass
@@ -79,118 +76,6 @@ class Materials:
         return items, encoded["A"].snr_db_measured if "A" in encoded else {}
 
 
-def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
-    """Return the folder of a corpus with these settings, its recipe and its validated settings.
-
-    Raises:
-        UserError: unknown recipe, preset or setting.
-    """
-    recipe = recipes.load("datasets", choice.recipe)
-    if choice.preset not in recipe.PRESETS:
-        raise UserError(
-            f"Corpus {choice.recipe} has no preset {choice.preset!r}; {did_you_mean(choice.preset, recipe.PRESETS)}."
-        )
-    values = recipe.PRESETS[choice.preset].model_dump() | choice.settings
-    settings = validated(recipe.Settings, values, f"corpus.settings of {choice.recipe}")
-    key = identity({"settings": settings.model_dump(mode="json"), "recipe": recipes.digest(recipe.__name__)}, 8)
-    return paths.home() / "corpora" / f"{Path(choice.recipe).stem}-{choice.preset}-{key}", recipe, settings
-
-
-def open_corpus(choice: CorpusChoice) -> Corpus:
-    """Read a corpus; prepare it first if needed, continuing an interrupted preparation."""
-    folder, recipe, settings = corpus_folder(choice)
-    return read_corpus(folder) if (folder / "corpus.json").is_file() else recipe.prepare(settings, folder)
-
-
-def open_bank(noise: NoiseSettings) -> NoiseBank:
-    """Open the noise files: the built-in bank, which is made on first use, or a folder of the user.
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    if noise.set != "builtin":
-        folder = Path(noise.set).expanduser().resolve()
-        if not folder.is_dir():
-            raise UserError(
-                f"noise.set: there is no folder {folder}; give `builtin` or a folder with one sub-folder per kind."
-            )
-    else:
-        from dmlm.synthesis.bank import build_bank
-
-        folder = paths.noise_bank()
-        if not (folder / "bank.json").is_file():
-            build_bank(folder)
-    return NoiseBank.open(folder, noise.kinds)
-
-
-def text_path(corpus: Corpus, settings: TextSettings) -> Path:
-    """Return the path of the text vocabulary of a corpus."""
-    name = pretrained.digest(settings.tokenizer)[:8] if settings.tokenizer else f"bpe{settings.vocab_size}"
-    return paths.home() / "tokens" / corpus.label / f"text-{name}.json"
-
-
-def open_text(corpus: Corpus, settings: TextSettings) -> TextVocabulary:
-    """Open the text vocabulary of a corpus; on first use, learn it on the training transcripts or copy a pretrained one."""
-    path = text_path(corpus, settings)
-    if not path.is_file():
-        if settings.tokenizer:
-            TextVocabulary.of_model(pretrained.folder(settings.tokenizer)).save(path)
-        else:
-            TextVocabulary.learn((u.text for u in corpus.split("train")), settings.vocab_size).save(path)
-    return TextVocabulary.load(path)
-
-
-def conditions(cell: Cell, draws: int) -> tuple[list[Condition], dict[float, Condition]]:
-    """Return the training conditions of a cell, one per noise draw, and its test conditions by SNR in dB."""
-    bank = open_bank(cell.noise)
-    return (
-        [Condition.of(cell.snr_db.train, draw, cell.noise, bank) for draw in range(draws)],
-        {snr_db: Condition.of((snr_db,), 0, cell.noise, bank) for snr_db in cell.snr_db.test},
-    )
-
-
-def check(cells: Sequence[Cell]) -> None:
-    """Check all settings, and that every tokenizer has its packages and weights, before any work is done.
-
-    Raises:
-        UserError: the first problem, in one sentence.
-    """
-    check_settings(cells)
-    if sentences := missing_requirements(cells):
-        raise UserError(sentences[0])
-
-
-def missing_requirements(cells: Sequence[Cell]) -> list[str]:
-    """List what the cells' tokenizers need and this machine lacks: a sentence each, with the command that installs it."""
-    choices = {f"{k} {c.tokenizers[k].model_dump_json()}": (k, c.tokenizers[k]) for c in cells for k in c.letters}
-    sentences: dict[str, None] = {}
-    for letter, choice in choices.values():
-        try:
-            TokenSource.check(letter, choice.recipe, choice.settings).require()
-        except UserError as error:
-            sentences[str(error)] = None
-    return list(sentences)
-
-
-def check_settings(cells: Sequence[Cell]) -> None:
-    """Check corpora, tokenizers, pretrained backbones, noise folders and loggers; makes nothing.
-
-    Raises:
-        UserError: the first problem, in one sentence.
-    """
-    check_installed(list(dict.fromkeys(name for cell in cells for name in cell.execution.loggers)))
-    for indices in group_by_materials(cells):
-        first = cells[indices[0]]
-        corpus_folder(first.corpus)
-        for name in {cells[n].backbone for n in indices if pretrained.is_named(cells[n].backbone)}:
-            pretrained.digest(name)
-        for letter in _letters(cells, indices):
-            choice = first.tokenizers[letter]
-            TokenSource.check(letter, choice.recipe, choice.settings)
-        if first.noise.set != "builtin":
-            open_bank(first.noise)
-
-
 def group_by_materials(cells: Sequence[Cell]) -> list[list[int]]:
     """Group the indices of cells that have equal corpus, tokenizers, text, noise and SNRs: they share their materials."""
     groups: dict[str, list[int]] = {}
@@ -204,7 +89,7 @@ def materials_key(cell: Cell) -> str:
     return cell.model_dump_json(include={"corpus", "tokenizers", "text", "noise", "snr_db", "split"})
 
 
-def _letters(cells: Sequence[Cell], indices: Sequence[int]) -> list[str]:
+def letters_of(cells: Sequence[Cell], indices: Sequence[int]) -> list[str]:
     """Return the input modalities of the cells at these indices, each once."""
     return list(dict.fromkeys(letter for index in indices for letter in cells[index].letters))
 
@@ -261,7 +146,7 @@ def prepare(
         corpus = opened.corpus(first.corpus)
         train, test = conditions(first, max(cells[n].train.draws for n in indices))
         sources = {}
-        for letter in _letters(cells, indices):
+        for letter in letters_of(cells, indices):
             choice, device = first.tokenizers[letter], first.execution.token_device
             try:
                 source = opened.source(corpus, choice, train[0], device).learn()
@@ -342,7 +227,7 @@ def find_prepared(cells: Sequence[Cell]) -> dict[int, Materials]:
             continue
         train, test = conditions(first, max(cells[n].train.draws for n in indices))
         sources = {}
-        for letter in _letters(cells, indices):
+        for letter in letters_of(cells, indices):
             choice = first.tokenizers[letter]
             sources[letter] = TokenSource(corpus, choice.recipe, choice.settings, train[0])
         if all(source.is_learned for source in sources.values()):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from dmlm import paths
 from dmlm.plan.grid import Grid
 from dmlm.results.folders import trial_folders
-from dmlm.sweep.materials import check_settings, clips_to_encode, find_prepared, missing_requirements
+from dmlm.sweep.materials import clips_to_encode, find_prepared
+from dmlm.sweep.requirements import check_settings, missing_requirements
 from dmlm.sweep.trial import trial_of
 
 Kind = tuple[str, str, int]  # backbone, template, batch size
