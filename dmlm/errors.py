@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake that the user can fix. The message says in one sentence what is wrong, where, and what to do."""
 
 
+class BrokenRecipe(UserError):
+    """The file of a recipe cannot be loaded; the message names the file and the line."""
+
+
 class NotFinite(UserError):
     """The training loss became NaN or infinite."""
 

@@ -2,13 +2,14 @@
 
 import hashlib
 import sys
+import traceback
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 from dmlm import paths
-from dmlm.errors import UserError, did_you_mean
+from dmlm.errors import BrokenRecipe, UserError, did_you_mean
 
 T = TypeVar("T")
 DIGEST = "__digest__"  # attribute of a recipe's module: SHA-256 of the source that was executed
@@ -49,7 +50,7 @@ def _files(kind: str) -> dict[str, Path]:
 @cache
 def _module(path: Path) -> ModuleType:
     """Execute a recipe once per process. Its module name has a prefix, so that it hides no installed package."""
-    name = f"dmlm_recipe.{path.parent.name}.{path.stem}"
+    name = f"dmlm_recipe.{hashlib.sha256(str(path).encode()).hexdigest()[:8]}.{path.stem}"
     source = path.read_bytes()
     module = ModuleType(name)
     module.__file__ = str(path)
@@ -57,14 +58,32 @@ def _module(path: Path) -> ModuleType:
     sys.modules[name] = module  # pydantic and dataclasses look up the module of a class
     try:
         exec(compile(source, path, "exec"), vars(module))
-    except BaseException:
+    except UserError:
         del sys.modules[name]
         raise
+    except Exception as error:
+        del sys.modules[name]
+        raise BrokenRecipe(located(path, error)) from error
     return module
 
 
+def located(path: Path, error: BaseException) -> str:
+    """A sentence about an error that arose in a recipe, or in what it called: file, line and message.
+
+    >>> located(Path("mine.py"), ValueError("no"))
+    'mine.py: ValueError: no'
+    """
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}"
+
+
 def load(kind: str, name: str) -> ModuleType:
-    """Load the module of a recipe."""
+    """Load the module of a recipe.
+
+    Raises:
+        UserError: there is no such recipe, or its file cannot be loaded.
+    """
     return _module(find(kind, name))
 
 

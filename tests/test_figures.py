@@ -39,6 +39,9 @@ def grid(tmp_path):
         ("results.no_such_thing", "line 5: AttributeError"),
         ("return 3", "not a dmlm.results.exhibit.Exhibit"),
         ("raise ValueError('two\\nlines')", "line 5: ValueError: two"),
+        ("raise SystemExit(3)", "line 5: SystemExit: 3"),
+        ("pass\n\ndraw = None\ndel draw", "defines no function draw"),
+        ("pass\n\nORDER = 'first'", "ValueError"),
     ],
 )
 def test_a_broken_figure_costs_one_figure_and_is_named_with_its_line(grid, tmp_path, body, words):

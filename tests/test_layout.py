@@ -121,6 +121,28 @@ def test_the_command_line_starts_without_torch():
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+def test_a_recipe_that_does_not_load_is_named_with_its_line(tmp_path):
+    for name, code, complaint in (
+        ("typo", "x = 1\ndef", r"audio_typo\.py, line 2: SyntaxError"),
+        ("wish", "\n\nimport nowhere", r"audio_wish\.py, line 3: ModuleNotFoundError: No module named 'nowhere'"),
+    ):
+        path = tmp_path / f"audio_{name}.py"
+        path.write_text(code)
+        with pytest.raises(UserError, match=complaint):
+            recipes.load("tokenizers", str(path))
+
+
+def test_recipes_of_one_name_in_folders_of_one_name_are_kept_apart(tmp_path):
+    modules = []
+    for number in (1, 2):
+        path = tmp_path / str(number) / "mine" / "audio_mine.py"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"NUMBER = {number}")
+        modules.append(recipes.load("tokenizers", str(path)))
+    assert [module.NUMBER for module in modules] == [1, 2]
+    assert len({recipes.digest(module.__name__) for module in modules}) == 2
+
+
 def test_doctor_goes_on_after_a_recipe_that_does_not_load(tmp_path) -> None:
     for name, code in (("audio_typo", "def"), ("audio_wish", "import nowhere")):
         (tmp_path / f"{name}.py").write_text(code)

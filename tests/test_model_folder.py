@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -70,9 +71,7 @@ def test_the_code_of_the_model_card_decodes_one_utterance_with_transformers_alon
     _, code = re.findall(r"```python\n(.*?)```", card, flags=re.S)
     assert "dmlm" not in code
     example = json.loads((folder / "example.json").read_text())
-    done = subprocess.run(
-        [sys.executable, "-c", f"folder = {str(folder)!r}\n{code}"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     reference, hypothesis = (line.partition(":")[2].strip() for line in done.stdout.splitlines())
     assert reference == example["reference"]
     assert " ".join(hypothesis.lower().split()) == transcripts(folder)[example["id"]]
@@ -117,3 +116,22 @@ def test_what_a_recogniser_lacks_is_one_sentence(moved, tmp_path):
     (folder / "dmlm.json").write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         Recogniser.load(folder)
+
+
+def test_a_clip_that_is_not_what_the_model_reads_is_one_sentence(moved, corpus):
+    recogniser = Recogniser.load(moved("A+L"))
+    utterance = corpus.split("test")[0]
+    audio, lips = read_audio(corpus.media(utterance, "audio")), read_video(corpus.media(utterance, "lips"))
+    for inputs, complaint in (
+        ({"audio": "nowhere.wav", "lips": lips}, r"There is no file nowhere\.wav"),
+        ({"audio": audio, "lips": "nowhere.mp4"}, r"There is no file nowhere\.mp4"),
+        ({"audio": list(audio), "lips": lips}, r"audio: give a file, or floats \(samples,\)"),
+        ({"audio": np.stack([audio, audio]), "lips": lips}, r"audio: give a file, or floats \(samples,\)"),
+        ({"audio": audio * np.nan, "lips": lips}, "audio holds NaN"),
+        ({"audio": audio[:200], "lips": lips}, "audio has 200 samples; at least 0.05 s"),
+        ({"audio": audio, "lips": lips / 255}, r"lips: give a file, or uint8 \(T, H, W\)"),
+        ({"audio": audio, "lips": lips[:0]}, r"lips: give a file, or uint8 \(T, H, W\)"),
+        ({"audio": np.tile(audio, 20), "lips": lips}, r"The clip makes \d+ tokens; OPT A\+L reads at most 512"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            recogniser.transcribe(**inputs)

@@ -6,7 +6,7 @@ import sys
 from importlib import metadata
 
 from dmlm import paths, recipes
-from dmlm.errors import UserError
+from dmlm.errors import BrokenRecipe, UserError
 from dmlm.tokens.encoder import Encoder
 
 PACKAGES = (
@@ -55,6 +55,8 @@ def state(recipe: str) -> str:
         kind = recipes.load_class("tokenizers", recipe, Encoder)
         encoder = kind(kind.Settings())
         encoder.require()
+    except BrokenRecipe as error:
+        return f"does not load: {error}".replace("\n", " ")
     except UserError as error:
         return str(error).removeprefix(f"{recipe}: ")
     except Exception as error:  # in a recipe under development; the others are still reported

@@ -12,6 +12,11 @@ FRAMES_OFF_HZ = 0.1  # accepted deviation of the frame rate, such as 24.999
 FULL_RANGE = 2  # FFmpeg's colour range: grey levels 0..255, not 16..235
 
 
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+
+
 def read_audio(path: Path) -> np.ndarray:
     """Read speech as mono float32 (samples,) at 16 kHz. Other rates are resampled, channels are averaged.
 
@@ -21,6 +26,7 @@ def read_audio(path: Path) -> np.ndarray:
     import soundfile
     from scipy.signal import resample_poly
 
+    _check_exists(path)
     try:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
@@ -44,6 +50,7 @@ def read_video(path: Path) -> np.ndarray:
     """
     import av
 
+    _check_exists(path)
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -102,6 +109,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    _check_exists(path)
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)

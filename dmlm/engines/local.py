@@ -54,7 +54,10 @@ class Local(Engine):
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
                 pool.shutdown(wait=False)
-                error = LostWorker("its process was killed, perhaps because the machine ran out of memory")
+                error = LostWorker(
+                    "its process was killed, perhaps because the machine ran out of memory; or it could not begin: a script"
+                    ' that runs a grid needs a file of its own and `if __name__ == "__main__":`'
+                )
             else:
                 self._pools[slot].append(pool)
             self._free.append(slot)

@@ -121,7 +121,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     Raises:
         UserError: not YAML, or not a mapping.
     """
-    text = path.read_text("utf-8")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     try:
         values, lines = yaml.safe_load(text), Lines(yaml.compose(text, yaml.SafeLoader))
     except yaml.YAMLError as error:

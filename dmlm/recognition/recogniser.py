@@ -1,6 +1,7 @@
 """The recogniser: a trained model that transcribes new clips, from its folder alone."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,24 @@ from transformers import PreTrainedModel
 from dmlm.corpus import media
 from dmlm.corpus.noise import mix
 from dmlm.errors import UserError
-from dmlm.modalities import FIELDS, INPUTS
+from dmlm.modalities import FIELDS, INPUTS, SAMPLE_RATE_HZ
 from dmlm.model import backbones
 from dmlm.recognition.device import device
 from dmlm.recognition.model_folder import EncoderDescription, ModelDescription, read_description
 from dmlm.recognition.transcribe import Reading, transcribe
 from dmlm.score.wer import normalise
-from dmlm.sequence.template import Template
+from dmlm.sequence.template import Template, pack
 from dmlm.snr import CLEAN_DB
 from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
-from dmlm.tokens.encoding import EncoderSpec
+from dmlm.tokens.encoding import SHORTEST_S, EncoderSpec
 from dmlm.tokens.vocabulary import TextVocabulary
+
+CONTENTS: dict[str | None, tuple[Any, int, str]] = {  # by kind of file: dtype, dimensions, and both in words
+    "audio": (np.floating, 1, "floats (samples,) at 16 kHz"),
+    "video": (np.uint8, 3, "uint8 (T, H, W) at 25 Hz"),
+    "image": (np.uint8, 3, "uint8 (H, W, 3)"),
+    None: (str, 0, "a string"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,23 @@ class Recogniser:
                 (T, H, W) at 25 Hz, `image` uint8 (H, W, 3), `ocr` a string.
 
         Raises:
-            UserError: an input that the model needs is missing, or there is one that it does not use.
+            UserError: an input that the model needs is missing, or there is one that it does not use; an input is not
+                what it should be; or the clip is too long for the model.
         """
         streams = self.tokens(first_pass=first_pass, **inputs)
-        return normalise(transcribe(self.model, [streams], self.reading)[0])
+        return normalise(transcribe(self.model, [streams], self._reading_of(streams))[0])
+
+    def _reading_of(self, streams: Mapping[str, np.ndarray]) -> Reading:
+        """How this clip is read: its transcript may be as long as the model's context has room for."""
+        reading, context = self.reading, int(self.description.trial["model"]["context"])
+        prompt = pack(reading.template, streams, reading.vocabulary, reading.rates_hz, with_target=False)
+        if len(prompt) >= context:
+            raise UserError(
+                f"The clip makes {len(prompt)} tokens; {self.description.label} reads at most {context}, its transcript"
+                " included. Cut the clip."
+            )
+        room = min(reading.decoding.max_new_tokens, context - len(prompt))
+        return replace(reading, decoding=reading.decoding.model_copy(update={"max_new_tokens": room}))
 
     def tokens(self, *, first_pass: str | None = None, **inputs: Any) -> dict[str, np.ndarray]:
         """Return the token IDs (T,) of one clip by modality letter; arguments and errors are those of `transcribe`."""
@@ -89,6 +110,7 @@ class Recogniser:
         kind = FIELDS[encoder.media].file
         name = str(source) if isinstance(source, str | Path) else INPUTS[letter].name
         content = media.READERS[kind](Path(source).expanduser()) if kind and isinstance(source, str | Path) else source
+        _check_content(content, kind, name)
         if encoder.media == "audio":
             content = mix(content, np.zeros(0, np.float32), [], CLEAN_DB, name).audio  # the loudness of training
         if isinstance(encoder, Reader):
@@ -98,6 +120,26 @@ class Recogniser:
             return self.reading.text.encode(encoder.read([content], heard)[0])
         assert isinstance(encoder, Tokenizer)
         return np.asarray(encoder.encode([content])[0])
+
+
+def _check_content(content: Any, kind: str | None, name: str) -> None:
+    """Refuse an array that is not what an encoder reads.
+
+    Raises:
+        UserError: another type, shape or length, or audio with NaN or infinite samples.
+    """
+    dtype, dimensions, description = CONTENTS[kind]
+    if kind is None:
+        fits = isinstance(content, str)
+    else:
+        fits = isinstance(content, np.ndarray) and np.issubdtype(content.dtype, dtype) and content.ndim == dimensions
+        fits = fits and content.size > 0 and (kind != "image" or content.shape[2] == 3)
+    if not fits:
+        raise UserError(f"{name}: give a file, or {description}.")
+    if kind == "audio" and not np.isfinite(content).all():
+        raise UserError(f"{name} holds NaN or infinite samples; replace it.")
+    if kind == "audio" and len(content) < SHORTEST_S * SAMPLE_RATE_HZ:
+        raise UserError(f"{name} has {len(content)} samples; at least {SHORTEST_S} s of audio are needed.")
 
 
 def _open_encoder(letter: str, description: EncoderDescription, folder: Path) -> Encoder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmlm import recipes
-from dmlm.errors import UserError
+from dmlm.errors import BrokenRecipe, UserError
 from dmlm.results.exhibit import Exhibit
 from dmlm.results.grid import GridResults
 
@@ -28,18 +28,19 @@ def make_figures(results: GridResults, more: Sequence[str] = ()) -> Figures:
     Raises:
         UserError: stored results are inconsistent, which is not the fault of a figure; or `more` names no recipe.
     """
-    paths = [recipes.find("analysis", name) for name in (*recipes.names("analysis"), *more)]
-    exhibits: list[tuple[int, Exhibit]] = []
+    requested = {recipes.find("analysis", name) for name in more}
+    shipped = [recipes.find("analysis", name) for name in recipes.names("analysis")]
+    exhibits: list[tuple[float, Exhibit]] = []
     failures: list[str] = []
-    for path in dict.fromkeys(paths):
+    for path in (*shipped, *sorted(requested.difference(shipped))):
         try:
             recipe = recipes.load("analysis", str(path))
-            if hasattr(recipe, "draw"):
-                exhibits.append((getattr(recipe, "ORDER", LAST), _draw(recipe, results)))
-        except Exception as error:
-            if isinstance(error, UserError) and not _raised_by(path, error):
+            if hasattr(recipe, "draw") or path in requested:
+                exhibits.append((float(getattr(recipe, "ORDER", LAST)), _draw(recipe, results)))
+        except (Exception, SystemExit) as error:
+            if isinstance(error, UserError) and not isinstance(error, BrokenRecipe) and not _raised_by(path, error):
                 raise
-            failures.append(_sentence(path, error))
+            failures.append(str(error) if isinstance(error, BrokenRecipe) else recipes.located(path, error))
             exhibits.append((LAST, Exhibit(title=path.stem, caption=f"This figure failed. {failures[-1]}")))
     exhibits.sort(key=lambda item: item[0])
     files = [file for _, exhibit in exhibits for file in exhibit.files]
@@ -47,24 +48,19 @@ def make_figures(results: GridResults, more: Sequence[str] = ()) -> Figures:
         write = recipes.load("analysis", "report").write
         files.append(write(results, results.folder / "report.html", [exhibit for _, exhibit in exhibits]))
     except Exception as error:
-        failures.append(_sentence(recipes.find("analysis", "report"), error))
+        failures.append(recipes.located(recipes.find("analysis", "report"), error))
     return Figures(tuple(files), tuple(failures))
 
 
 def _draw(recipe: Any, results: GridResults) -> Exhibit:
+    if not hasattr(recipe, "draw"):
+        raise AttributeError("it defines no function draw(results, folder)")
     exhibit = recipe.draw(results, results.folder / "figures")
     if not isinstance(exhibit, Exhibit):
         raise TypeError(f"draw gave a {type(exhibit).__name__}, not a dmlm.results.exhibit.Exhibit")
     return exhibit
 
 
-def _raised_by(path: Path, error: Exception) -> bool:
+def _raised_by(path: Path, error: BaseException) -> bool:
     """Whether an error was raised by the recipe's own code, not by a function that it called."""
     return traceback.extract_tb(error.__traceback__)[-1].filename == str(path)
-
-
-def _sentence(path: Path, error: Exception) -> str:
-    """Return a sentence with the file and line of an error in a recipe, and its message."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    return f"{path}{f', line {line}' if line else ''}: {type(error).__name__}: {error}"

@@ -50,6 +50,7 @@ With dmlm, on a new clip (nothing else is needed: no grid, corpus or token cache
 ```python
 from dmlm.recognition.recogniser import Recogniser
 
+folder = "."  # where this file is
 recogniser = Recogniser.load(folder)
 print(recogniser.transcribe({arguments}))
 ```
@@ -63,6 +64,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+folder = "."  # where this file is
 example = json.loads((Path(folder) / "example.json").read_text())
 model = AutoModelForCausalLM.from_pretrained(folder)
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -72,7 +74,7 @@ print("said:      ", example["reference"])
 print("recognised:", tokenizer.decode(written, skip_special_tokens=True).strip())
 ```
 
-`folder` is the folder of this file. Its settings, encoders and training are in `dmlm.json`.
+Its settings, encoders and training are in `dmlm.json`.
 """
 
 

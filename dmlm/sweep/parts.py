@@ -21,6 +21,11 @@ def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
         UserError: unknown recipe, preset or setting.
     """
     recipe = recipes.load("datasets", choice.recipe)
+    for name in ("Settings", "PRESETS", "prepare"):
+        if not hasattr(recipe, name):
+            raise UserError(
+                f"{recipe.__file__} defines no {name}; see docs/extending.md for what a corpus recipe defines."
+            )
     if choice.preset not in recipe.PRESETS:
         raise UserError(
             f"Corpus {choice.recipe} has no preset {choice.preset!r}; {did_you_mean(choice.preset, recipe.PRESETS)}."

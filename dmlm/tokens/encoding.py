@@ -150,6 +150,8 @@ def encode_shard(job: EncodingJob) -> int:
             assert isinstance(encoder, Tokenizer)
             with _located(job, utterances):
                 ids = encoder.encode(items)
+            if len(ids) != len(items):
+                raise UserError(f"Tokenizer {job.spec.recipe} gave {len(ids)} results for {len(items)} items.")
             parts += [_checked(encoder, job, *each) for each in zip(utterances, items, ids, strict=True)]
         levels += measured
     arrays = {
