@@ -44,7 +44,11 @@ def _files(kind: str) -> dict[str, Path]:
     """Paths of the recipes of a kind, by name. Those of `analysis` may also lie in sub-folders, one per paper."""
     pattern = f"{'**/' if kind == 'analysis' else ''}*{SUFFIXES[kind]}"
     recipe_paths = sorted(paths.recipe_folder(kind).glob(pattern))
-    return {path.stem: path for path in recipe_paths if path.stem not in PROGRAMS}
+    files: dict[str, Path] = {}
+    for path in recipe_paths:
+        if path.stem not in PROGRAMS and files.setdefault(path.stem, path) != path:
+            raise UserError(f"{kind}: {files[path.stem]} and {path} have one name; rename one of them.")
+    return files
 
 
 @cache

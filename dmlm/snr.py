@@ -3,9 +3,10 @@
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 
 CLEAN_DB = math.inf
+CLEAN_NAMES = ("clean", "Infinity")  # the second as settings are written in JSON
 TOLERANCE_DB = 0.1  # largest allowed difference between a measured SNR and the requested one
 
 
@@ -18,8 +19,12 @@ def parse(value: Any) -> float:
     >>> parse("clean"), parse(-5), parse("-0")
     (inf, -5.0, 0.0)
     """
-    snr_db = CLEAN_DB if value == "clean" else float(value)
-    if not snr_db > -math.inf:
+    try:
+        snr_db = CLEAN_DB if value in CLEAN_NAMES else float(value)
+    except (TypeError, OverflowError, ValueError):
+        snr_db = math.nan
+    overflown = snr_db == CLEAN_DB and value != CLEAN_DB and value not in CLEAN_NAMES  # "1e400" is no clean speech
+    if isinstance(value, bool) or overflown or not snr_db > -math.inf:
         raise ValueError("an SNR is a number of dB, or `clean`")
     return snr_db + 0.0  # turns -0.0 into 0.0
 
@@ -56,8 +61,4 @@ def agrees(measured_db: float, snr_db: float) -> bool:
     return measured_db == snr_db or (noisy(snr_db) and abs(measured_db - snr_db) <= TOLERANCE_DB)
 
 
-def _number(value: Any) -> Any:
-    return CLEAN_DB if value == "clean" else value
-
-
-Snr = Annotated[float, BeforeValidator(_number), AfterValidator(parse)]  # settings field: a number of dB, or `clean`
+Snr = Annotated[float, BeforeValidator(parse)]  # settings field: a number of dB, or `clean`

@@ -4,6 +4,7 @@ import pytest
 from small_corpus import small_cell, write_tones
 
 from dmlm.errors import UserError
+from dmlm.plan.cell import PerceptualChoice
 from dmlm.plan.grid import Grid
 from dmlm.results.folders import trial_folder
 from dmlm.sweep import api
@@ -49,11 +50,14 @@ def test_finished_trials_of_an_earlier_version_are_named_once(grid, tmp_path):
     older = trial_folder(api.paths.runs(), "opt-nano_A_seed0-0123456789ab")
     older.write_spec({**trial.spec, "schema": 3})
     (older.path / "result.json").write_text('{"parameters": 1, "steps": 1, "train_s": 1.0}')
+    (older.path.parent / ".DS_Store").write_text("")
+    (older.path.parent / "odd").mkdir()
+    (older.path.parent / "odd" / "result.json").write_text('{"parameters": 1, "steps": 1, "train_s": 1.0}')
     lines: list[str] = []
     run = api.run_grid(grid, workers=1, say=lines.append)
     assert not run.missing, "also where DMLM_HOME was another one when this process started its first worker"
     (line,) = (line for line in lines if line.startswith("earlier"))
-    assert "1 finished trials of an earlier version are not reused" in line
+    assert "2 finished trials of an earlier version are not reused" in line
 
 
 def test_mistakes_are_user_errors(grid):
@@ -61,3 +65,13 @@ def test_mistakes_are_user_errors(grid):
         api.run_grid(grid, engine="locl")
     with pytest.raises(UserError, match="There is no grid 'nothing'"):
         api.load_results("nothing")
+
+
+def test_a_trial_knows_what_it_is_measured_against(grid):
+    trial, _ = api.prepare(
+        grid.cells[0].model_copy(update={"perceptual": PerceptualChoice(snr_db=("clean",))}), "L -> T"
+    )
+    assert any(evaluation.permuted == "A" for evaluation in trial.evaluations)
+    api.train(trial)
+    api.evaluate(trial)
+    assert not trial.pending

@@ -39,6 +39,12 @@ def grid(tmp_path):
         ("results.no_such_thing", "line 5: AttributeError"),
         ("return 3", "not a dmlm.results.exhibit.Exhibit"),
         ("raise ValueError('two\\nlines')", "line 5: ValueError: two"),
+        (
+            "return Exhibit(title='', caption='', files=(folder / 'none.png',))",
+            "is not the Path of a file that it wrote",
+        ),
+        ("return Exhibit(title='', caption='', tables=('a',))", "tables has a str"),
+        ("from dmlm import recipes; recipes.find('analysis', 'nothing')", "UserError: analysis: no recipe is named"),
         ("raise SystemExit(3)", "line 5: SystemExit: 3"),
         ("pass\n\ndraw = None\ndel draw", "defines no function draw"),
         ("pass\n\nORDER = 'first'", "ValueError"),

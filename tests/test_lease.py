@@ -159,3 +159,14 @@ def test_a_holder_that_lost_its_lease_does_not_take_the_new_one_away(tmp_path):
         time.sleep(0.05)
         assert json.loads(path.read_text())["token"] == "theirs"
     assert json.loads(path.read_text())["token"] == "theirs"
+
+
+@pytest.mark.parametrize("content", ["", "{", "5", "[1]", '{"pid": 1}'])
+def test_a_lease_that_a_loss_of_power_has_emptied_or_torn_is_abandoned_after_the_grace(tmp_path, content):
+    path = tmp_path / "x.lease"
+    path.write_text(content)
+    leases = Leases(grace_s=0.0)
+    leases.is_abandoned(path)  # seen for the first time
+    assert leases.is_abandoned(path)
+    with leases.hold(path):
+        assert "token" in path.read_text()

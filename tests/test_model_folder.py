@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from small_models import CPU, VOCABULARY, prompts, tiny
 from transformers import AutoTokenizer
 
 from dmlm.corpus.manifest import read_corpus
 from dmlm.corpus.media import read_audio, read_video
 from dmlm.errors import UserError
-from dmlm.recognition.model_folder import read_description
+from dmlm.recognition.decode import decode
+from dmlm.recognition.model_folder import generation_config, read_description
 from dmlm.recognition.recogniser import Recogniser
+from dmlm.recognition.settings import DecodeSettings
 from dmlm.sequence.template import pack
+from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,10 @@ def test_what_a_recogniser_lacks_is_one_sentence(moved, tmp_path):
     (folder / "dmlm.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="audio_mfcc of modality A is not the one"):
         Recogniser.load(folder)
+    (codebook,) = (folder / "encoders").glob("A-codebook.safetensors")
+    codebook.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"A-codebook\.safetensors is missing; copy"):
+        Recogniser.load(folder)
     (folder / "dmlm.json").write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         Recogniser.load(folder)
@@ -135,3 +144,40 @@ def test_a_clip_that_is_not_what_the_model_reads_is_one_sentence(moved, corpus):
     ):
         with pytest.raises(UserError, match=complaint):
             recogniser.transcribe(**inputs)
+
+
+def test_a_folder_whose_network_is_cut_is_one_sentence(moved):
+    folder = moved("A+L")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"The network of .* cannot be opened"):
+        Recogniser.load(folder)
+
+
+@pytest.mark.parametrize("family", ["opt-nano", "mamba-nano"])
+def test_beams_of_transformers_are_ours(family):
+    """As long as no hypothesis ends early: there `generate` searches on with another beam, ours does not."""
+    model, inputs = tiny(family, seed=2), prompts([9, 12, 17])
+    units = slice(VOCABULARY.text_size, VOCABULARY.special("<pad>"))
+    model.get_output_embeddings().weight.data[units] *= 30  # likely, and not allowed: text alone shares the probability
+    settings = DecodeSettings(beams=3, max_new_tokens=12)
+    ours = decode(model, inputs, VOCABULARY, settings, CPU)
+    model.generation_config = generation_config(VOCABULARY, settings)
+    for prompt, expected in zip(inputs, ours, strict=True):
+        ids = torch.from_numpy(prompt.ids).unsqueeze(0)
+        output = model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :].tolist()
+        ends = [n for n, token in enumerate(output) if token == VOCABULARY.special("<eos>")]
+        assert output[: ends[0] if ends else None] == expected.tolist()
+
+
+def test_the_id_space_of_a_model_that_was_trained_from_a_trained_one(tmp_path):
+    """Its text tokenizer has tokens that are named like units, even like renamed units."""
+    vocabulary = Vocabulary(300, {"A": 4})
+    text = TextVocabulary.learn(["one two three"] * 9, 300)
+    for generation in range(3):
+        vocabulary = Vocabulary(text.size, {"A": 4})
+        text.save_with_units(tmp_path / str(generation), vocabulary)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / str(generation))
+        assert len(tokenizer) == vocabulary.size
+        assert tokenizer.eos_token_id == vocabulary.special("<eos>")
+        text = TextVocabulary.of_model(tmp_path / str(generation))

@@ -57,7 +57,7 @@ class Leases:
 
     def __init__(self, grace_s: float = GRACE_S, beat_s: float = BEAT_S) -> None:
         self.grace_s, self.beat_s = grace_s, beat_s
-        self._seen: dict[Path, tuple[str, float]] = {}  # content, and when this content was first seen
+        self._seen: dict[Path, tuple[str | None, float]] = {}  # content, and when this content was first seen
 
     @contextmanager
     def hold(self, path: Path) -> Iterator[None]:
@@ -112,7 +112,7 @@ class Leases:
         if (alive := _alive(_read(path))) is not None:
             return not alive
         now = time.monotonic()
-        seen, since = self._seen.get(path, ("", now))
+        seen, since = self._seen.get(path, (None, now))  # an empty file, as a loss of power leaves it, is a content too
         if content != seen:
             self._seen[path] = content, now
             return False
@@ -173,7 +173,7 @@ def live(path: Path) -> bool:
 def holder(path: Path) -> str:
     """Describe the process that holds a lease, for messages."""
     record = _read(path)
-    return f"process {record['pid']} on {record['host']}" if record else "another process"
+    return f"process {record['pid']} on {record['host']}" if {"pid", "host"} <= record.keys() else "another process"
 
 
 def _record(token: str, beat: int) -> str:
@@ -204,7 +204,7 @@ def _alive(record: dict) -> bool | None:
         return None
     try:
         os.kill(int(str(record.get("pid"))), 0)
-    except (ProcessLookupError, ValueError):
+    except (ProcessLookupError, ValueError, OverflowError):
         return False
     except PermissionError:
         pass
@@ -230,6 +230,7 @@ def _text(path: Path) -> str | None:
 
 def _read(path: Path) -> dict:
     try:
-        return dict(json.loads(_text(path) or "{}"))
+        record = json.loads(_text(path) or "{}")
     except ValueError:
         return {}
+    return record if isinstance(record, dict) else {}

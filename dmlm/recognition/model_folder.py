@@ -76,18 +76,7 @@ def write_model_folder(
         learned: files to copy into `encoders/`, by name without suffix, such as `A-codebook`.
     """
     vocabulary, decode = description.vocabulary, description.decode
-    model.generation_config = GenerationConfig(
-        bos_token_id=vocabulary.special("<bos>"),
-        eos_token_id=vocabulary.special("<eos>"),
-        pad_token_id=vocabulary.special("<pad>"),
-        max_new_tokens=decode.max_new_tokens,
-        do_sample=False,
-        num_beams=decode.beams,
-        length_penalty=decode.length_penalty if decode.beams > 1 else 1.0,
-        suppress_tokens=[  # only text and <eos> are generated
-            token for token in range(vocabulary.text_size, vocabulary.size) if token != vocabulary.special("<eos>")
-        ],
-    )
+    model.generation_config = generation_config(vocabulary, decode)
     model.save_pretrained(folder)
     text.save_with_units(folder, vocabulary)
     for name, source in learned.items():
@@ -96,6 +85,23 @@ def write_model_folder(
         shutil.copyfile(source, target)
         files.seal(target)
     files.write_text(folder / FILE, description.model_dump_json(indent=1) + "\n")
+
+
+def generation_config(vocabulary: Vocabulary, decode: DecodeSettings) -> GenerationConfig:
+    """Return the settings with which `generate` of `transformers` writes what `dmlm.recognition.decode` writes."""
+    return GenerationConfig(
+        bos_token_id=vocabulary.special("<bos>"),
+        eos_token_id=vocabulary.special("<eos>"),
+        pad_token_id=vocabulary.special("<pad>"),
+        max_new_tokens=decode.max_new_tokens,
+        do_sample=False,
+        num_beams=decode.beams,
+        length_penalty=decode.length_penalty if decode.beams > 1 else 1.0,
+        renormalize_logits=True,  # over what may be written, as in `dmlm.recognition.decode`
+        suppress_tokens=[  # only text and <eos> are generated
+            token for token in range(vocabulary.text_size, vocabulary.size) if token != vocabulary.special("<eos>")
+        ],
+    )
 
 
 def read_description(folder: Path) -> ModelDescription:

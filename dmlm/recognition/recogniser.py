@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from dmlm.corpus import media
@@ -63,7 +64,12 @@ class Recogniser:
             description.decode,
             device(),
         )
-        return cls(description, encoders, backbones.load(folder), reading)
+        try:
+            model = backbones.load(folder)
+        except (OSError, ValueError, SafetensorError) as error:
+            why = str(error).splitlines()[0]
+            raise UserError(f"The network of {folder} cannot be opened ({why}); copy the folder again.") from None
+        return cls(description, encoders, model, reading)
 
     def transcribe(self, *, first_pass: str | None = None, **inputs: Any) -> str:
         """Return the transcript of one clip.
@@ -100,6 +106,8 @@ class Recogniser:
                 raise UserError(f"{self.description.label} reads {' and '.join(needed)}; give {name}=...")
         if unused := sorted(set(inputs) - set(needed)):
             raise UserError(f"{self.description.label} reads {' and '.join(needed)}; leave {unused[0]} out.")
+        if first_pass is not None and not any(isinstance(e, Reader) and e.first_pass for e in self.encoders.values()):
+            raise UserError(f"{self.description.label} uses no first pass; leave first_pass out.")
         return {
             letter: self._encode(letter, inputs[encoder.media], first_pass) for letter, encoder in self.encoders.items()
         }
@@ -149,6 +157,9 @@ def _open_encoder(letter: str, description: EncoderDescription, folder: Path) ->
         UserError: it cannot be opened on this machine, or is not the encoder that the model was trained with.
     """
     network, codebook = (folder / name if name else None for name in (description.network, description.codebook))
+    for path in (network, codebook):
+        if path is not None and not path.is_file():
+            raise UserError(f"{path} is missing; copy the model's folder again.")
     encoder = EncoderSpec(description.recipe, description.settings, network, codebook).build()
     if isinstance(encoder, Reader) and encoder.first_pass is not None:
         # its fingerprint depends on the first-pass transcripts of the corpus, so it is not comparable for a new clip

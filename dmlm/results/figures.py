@@ -1,15 +1,15 @@
 """Draw every figure and table of a grid with the recipes of `analysis/`; one that fails does not stop the others."""
 
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dmlm import recipes
-from dmlm.errors import BrokenRecipe, UserError
-from dmlm.results.exhibit import Exhibit
+from dmlm.errors import BrokenRecipe
+from dmlm.results.exhibit import Exhibit, Table
 from dmlm.results.grid import GridResults
+from dmlm.results.tables import terminal_tables
 
 LAST = 1000  # position of a figure without ORDER
 
@@ -28,6 +28,7 @@ def make_figures(results: GridResults, more: Sequence[str] = ()) -> Figures:
     Raises:
         UserError: stored results are inconsistent, which is not the fault of a figure; or `more` names no recipe.
     """
+    terminal_tables(results)  # raises if stored results are inconsistent; a figure that fails afterwards fails alone
     requested = {recipes.find("analysis", name) for name in more}
     shipped = [recipes.find("analysis", name) for name in recipes.names("analysis")]
     exhibits: list[tuple[float, Exhibit]] = []
@@ -38,8 +39,6 @@ def make_figures(results: GridResults, more: Sequence[str] = ()) -> Figures:
             if hasattr(recipe, "draw") or path in requested:
                 exhibits.append((float(getattr(recipe, "ORDER", LAST)), _draw(recipe, results)))
         except (Exception, SystemExit) as error:
-            if isinstance(error, UserError) and not isinstance(error, BrokenRecipe) and not _raised_by(path, error):
-                raise
             failures.append(str(error) if isinstance(error, BrokenRecipe) else recipes.located(path, error))
             exhibits.append((LAST, Exhibit(title=path.stem, caption=f"This figure failed. {failures[-1]}")))
     exhibits.sort(key=lambda item: item[0])
@@ -58,9 +57,8 @@ def _draw(recipe: Any, results: GridResults) -> Exhibit:
     exhibit = recipe.draw(results, results.folder / "figures")
     if not isinstance(exhibit, Exhibit):
         raise TypeError(f"draw gave a {type(exhibit).__name__}, not a dmlm.results.exhibit.Exhibit")
+    if absent := [file for file in exhibit.files if not (isinstance(file, Path) and file.is_file())]:
+        raise TypeError(f"files names {absent[0]!r}, which is not the Path of a file that it wrote")
+    if strange := [table for table in exhibit.tables if not isinstance(table, Table)]:
+        raise TypeError(f"tables has a {type(strange[0]).__name__}, not a dmlm.results.exhibit.Table")
     return exhibit
-
-
-def _raised_by(path: Path, error: BaseException) -> bool:
-    """Whether an error was raised by the recipe's own code, not by a function that it called."""
-    return traceback.extract_tb(error.__traceback__)[-1].filename == str(path)

@@ -113,6 +113,11 @@ class TrialFolder:
         """The settings that determine the weights."""
         return dict(read_object(self.path / SPEC))
 
+    @property
+    def spec_if_written(self) -> dict[str, Any]:
+        """The same; empty if it is missing or damaged."""
+        return read_object_if_written(self.path / SPEC) or {}
+
     def write_spec(self, spec: dict[str, Any]) -> None:
         """Write `spec.json`."""
         write_object(self.path / SPEC, spec)
@@ -202,4 +207,4 @@ def trial_folder(runs: Path, name: str) -> TrialFolder:
 
 def trial_folders(runs: Path) -> Iterator[TrialFolder]:
     """Iterate over the folders of all trials that were started."""
-    return map(TrialFolder, sorted((runs / "trials").glob("*")))
+    return map(TrialFolder, sorted(path for path in (runs / "trials").glob("*") if path.is_dir()))

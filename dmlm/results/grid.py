@@ -35,6 +35,14 @@ class CorpusCard:
     digest: str
     utterances: dict[str, int]  # by split
 
+    @classmethod
+    def of(cls, card: dict[str, Any]) -> "CorpusCard":
+        """Take these facts from the card of a corpus; what it lacks is not recorded."""
+        return cls(
+            **{key: card.get(key, "not recorded") for key in ("name", "version", "licence", "digest")},
+            utterances=card["utterances"],
+        )
+
     @property
     def label(self) -> str:
         """A readable and unique name: `name-digest8`."""
@@ -254,7 +262,7 @@ def read_grid(folder: Path) -> GridResults:
         return GridResults(folder=path.parent, cells=cells, about=about, **{name: grid[name] for name in names})
     except KeyError as error:
         raise UserError(f"{path}: the field {error} is missing; restore the file or run the grid again.") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} is not a grid file ({error}); restore it or run the grid again.") from None
 
 
@@ -284,7 +292,7 @@ def _cells(records: Iterable[dict[str, Any]], folder: Path) -> tuple[GridCell, .
                 seed=int(record["seed"]),
                 label=record["label"],
                 variant=f"{variant} setting {number}".strip() if number > 1 else variant,
-                corpus=CorpusCard(**record["corpus"]),
+                corpus=CorpusCard.of(record["corpus"]),
                 tokenizers=record["tokenizers"],
                 noise=record["noise"],
                 steps=record.get("steps"),

@@ -130,7 +130,11 @@ def _report_older_trials(trials: Sequence[Trial], say: Say) -> None:
     """Say that finished trials of an earlier version are not reused, if there are any and work is left to do."""
     if all(trial.trained for trial in trials):
         return
-    older = [folder for folder in trial_folders(paths.runs()) if folder.result and folder.spec.get("schema") != SCHEMA]
+    older = [
+        folder
+        for folder in trial_folders(paths.runs())
+        if folder.result and folder.spec_if_written.get("schema") != SCHEMA
+    ]
     if older:
         say(
             f"earlier  {len(older)} finished trials of an earlier version are not reused, because its recipes had other"
@@ -151,7 +155,7 @@ def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]
                 seed=cell.seed,
                 label=cell.label,
                 variant=variant,
-                corpus=CorpusCard(**{key: card.get(key, "not recorded") for key in CorpusCard.__dataclass_fields__}),
+                corpus=CorpusCard.of(card),
                 tokenizers={letter: cell.tokenizers[letter].recipe for letter in cell.letters},
                 noise=cell.noise.model_dump(mode="json"),
                 steps=cell.train.steps,
@@ -192,14 +196,14 @@ def train(trial: Trial, checkpoint_every_s: float = 30.0) -> None:
     tasks.train(tasks.task_of(trial, "A -> T", (), checkpoint_every_s))
 
 
-def evaluate(trial: Trial, baseline: str = "A -> T") -> None:
+def evaluate(trial: Trial) -> None:
     """Run the missing evaluations of a trained trial in this process.
 
     Raises:
         Busy: another process is running some of them.
     """
     names = tuple(trial.name_of(evaluation) for evaluation in trial.pending)
-    tasks.evaluate(tasks.task_of(trial, baseline, names, 30.0))
+    tasks.evaluate(tasks.task_of(trial, trial.baseline, names, 30.0))
 
 
 def load_results(name: str) -> GridResults:

@@ -1,17 +1,19 @@
 """The model card of a trained model (README.md): its training, its scores and how to use it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from dmlm import __version__, files, recipes, snr
 from dmlm.model.pretrained import family_of
 from dmlm.recognition.model_folder import EncoderDescription, ModelDescription
+from dmlm.recognition.settings import DecodeSettings
 from dmlm.recognition.transcribe import Reading
 from dmlm.sequence.template import pack
 from dmlm.sweep.materials import Materials
 from dmlm.sweep.trial import Trial
-from dmlm.tokens.encoder import Tokenizer
+from dmlm.tokens.encoder import Reader, Tokenizer
 
 CARD = """---
 library_name: transformers
@@ -55,7 +57,7 @@ recogniser = Recogniser.load(folder)
 print(recogniser.transcribe({arguments}))
 ```
 
-With plain `transformers`, on the tokens of one test utterance that lie beside this file:
+With plain `transformers`, on the tokens of one test utterance that lie beside this file{difference}:
 
 ```python
 import json
@@ -107,6 +109,20 @@ def description_of(trial: Trial, materials: Materials) -> ModelDescription:
     )
 
 
+def _difference(decode: DecodeSettings) -> str:
+    """How the text that plain `transformers` writes can differ from the text that was scored."""
+    if decode.max_repeats:
+        return " (it does not stop at a loop, as `decode.max_repeats` does)"
+    return " (its beam search goes on differently where a hypothesis ends early)" if decode.beams > 1 else ""
+
+
+def _inputs(materials: Materials, letters: Sequence[str]) -> list[str]:
+    """What a recogniser is given: media by name, each once, and what a first pass heard where a reader uses it."""
+    encoders = [materials.sources[letter].encoder for letter in letters]
+    first_pass = any(isinstance(encoder, Reader) and encoder.first_pass for encoder in encoders)
+    return [*dict.fromkeys(encoder.media for encoder in encoders), *(["first_pass"] if first_pass else [])]
+
+
 def _recipe(name: str) -> str:
     """A recipe's name, or the absolute path of its file, which another working directory finds too."""
     return name if name in recipes.names("tokenizers") else str(recipes.find("tokenizers", name))
@@ -152,7 +168,8 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
         device=result.device,
         torch=result.torch,
         scores="\n".join(rows),
-        arguments=", ".join(f'{materials.sources[k].encoder.media}="..."' for k in cell.letters),
+        arguments=", ".join(f'{name}="..."' for name in _inputs(materials, cell.letters)),
+        difference=_difference(cell.decode),
     )
     files.write_text(trial.stored.model / "README.md", text)
     example = _example(trial, materials, reading)

@@ -81,10 +81,9 @@ def _past_trials() -> dict[Kind, _Past]:
     """Return the costs of all finished trials in the home folder, by kind."""
     past_of_kind: dict[Kind, _Past] = defaultdict(_Past)
     for trial in trial_folders(paths.runs()):
-        result = trial.result
-        if result is None:
+        result, spec = trial.result, trial.spec_if_written
+        if result is None or not result.steps or not {"backbone", "template", "train"} <= spec.keys():
             continue
-        spec = trial.spec
         past = past_of_kind[spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"]]
         past.step_s.append(result.train_s / result.steps)
         past.evaluation_s += [evaluation.result.decode_s for evaluation in trial.evaluations() if evaluation.done]

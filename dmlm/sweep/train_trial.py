@@ -18,8 +18,9 @@ from dmlm.results.training_log import TrainingLog
 from dmlm.sequence.batches import check_context
 from dmlm.sequence.template import Packed, Template, pack
 from dmlm.sweep.controls import exchanged_with, permute
+from dmlm.sweep.evaluate_trial import reading_of
 from dmlm.sweep.materials import Materials
-from dmlm.sweep.model_card import description_of
+from dmlm.sweep.model_card import description_of, write_card
 from dmlm.sweep.trial import Trial
 from dmlm.tokens.encoder import Tokenizer
 from dmlm.training import checkpoint
@@ -65,6 +66,7 @@ def train_trial(trial: Trial, materials: Materials, checkpoint_every_s: float) -
             lease.confirm()
             _write_model(model, trial, materials)
             trial.stored.write_result(_result(model, trial, report))
+            write_card(trial, materials, reading_of(cell, materials))  # evaluations add their scores
             checkpoint.clear(trial.stored.checkpoints)
 
 

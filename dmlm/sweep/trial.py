@@ -67,6 +67,7 @@ class Trial:
     spec: dict[str, Any]
     folder: Path
     evaluations: tuple[Evaluation, ...]
+    baseline: str = "A -> T"  # template that results are measured against; the modalities it lacks are permuted
 
     @property
     def id(self) -> str:
@@ -157,4 +158,4 @@ def trial_of(cell: Cell, materials: Materials, baseline: str) -> Trial:
     conditions = materials.train_conditions[: cell.train.draws] if hears_noise else []
     spec = training_spec(cell, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions)
     evaluations = evaluations_of(cell, baseline, materials.test_conditions)
-    return Trial(cell, spec, trial_folder(paths.runs(), trial_name(cell, spec)).path, evaluations)
+    return Trial(cell, spec, trial_folder(paths.runs(), trial_name(cell, spec)).path, evaluations, baseline)

@@ -46,7 +46,13 @@ class TextVocabulary:
         """Open the text tokenizer of a pretrained model; `encode` does not add its special tokens."""
         from transformers import AutoTokenizer
 
-        return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer)
+        text = cls(AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer)
+        if (largest := max(text._bpe.get_vocab(with_added_tokens=True).values())) != text.size - 1:
+            raise UserError(
+                f"The text tokenizer of {folder} has {text.size} tokens, but its largest ID is {largest}: IDs with gaps"
+                " leave no place for the IDs of other modalities; give another text.tokenizer."
+            )
+        return text
 
     @classmethod
     def load(cls, path: Path) -> "TextVocabulary":
@@ -79,7 +85,9 @@ class TextVocabulary:
         values["post_processor"] = None  # the template packs a sequence; the tokenizer must add nothing
         extended = hf_tokenizers.Tokenizer.from_str(json.dumps(values))
         text_tokens = extended.get_vocab(with_added_tokens=True)
-        names = [name if name not in text_tokens else f"<dmlm:{name.strip('<>')}>" for name in vocabulary.names()]
+        names = vocabulary.names()
+        while clash := text_tokens.keys() & set(names):  # as in a text tokenizer of a model that was trained here
+            names = [f"<dmlm:{name.strip('<>')}>" if name in clash else name for name in names]
         extended.add_special_tokens([hf_tokenizers.AddedToken(name, normalized=False) for name in names])
         expected_ids = list(range(vocabulary.text_size, vocabulary.size))
         if [extended.token_to_id(name) for name in names] != expected_ids:
