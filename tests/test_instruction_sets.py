@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the switches are those of x86"),
 ]
 ROOT = Path(__file__).resolve().parent.parent
+PYTHONPATH = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
 SETS = {
     "SSE4": {
         "ATEN_CPU_CAPABILITY": "default",
@@ -54,10 +55,10 @@ print(json.dumps({"losses": losses, "torch": torch.backends.cpu.get_cpu_capabili
 def narrowed(name: str | None) -> dict[str, str]:
     """The environment in which libraries use no wider instructions than those of the set; None: as the machine has them."""
     if name is None:
-        return {**os.environ, "PYTHONPATH": str(ROOT)}
+        return {**os.environ, "PYTHONPATH": PYTHONPATH}
     kept = {"X86_V2", "X86_V3"} if name == "AVX2" else {"X86_V2"}
     beyond = [each for each in __cpu_dispatch__ if __cpu_features__.get(each) and each not in kept]
-    return {**os.environ, **SETS[name], "NPY_DISABLE_CPU_FEATURES": " ".join(beyond), "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **SETS[name], "NPY_DISABLE_CPU_FEATURES": " ".join(beyond), "PYTHONPATH": PYTHONPATH}
 
 
 def trained(name: str | None) -> dict:
