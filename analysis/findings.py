@@ -9,7 +9,7 @@ from dmlm.results import measures
 from dmlm.results.exhibit import Exhibit
 from dmlm.results.grid import GridResults
 from dmlm.results.measures import System
-from dmlm.results.tables import percent
+from dmlm.results.tables import has_learned, percent
 from dmlm.score.intervals import Estimate, wer_difference
 from dmlm.score.wer import mean_over_runs
 from dmlm.snr import CLEAN_DB
@@ -18,6 +18,7 @@ ORDER = 0
 NAME = "findings"
 LOUD_DB = 0.0  # loud noise is this SNR and below
 UNTRAINED = 1.0  # WER
+UNTRAINED_PAIR = "it or the baseline never beats writing nothing: not trained enough to read an effect into it"
 
 
 def _at(snr_db: float) -> str:
@@ -92,6 +93,11 @@ def _use(results: GridResults, system: System) -> list[str]:
     return sentences
 
 
+def _measured(results: GridResults, system: System) -> bool:
+    """Whether a system has a WER at any SNR."""
+    return any(measures.wer_point(results, system, snr_db).estimate for snr_db in results.snrs_db)
+
+
 def draw(results: GridResults, folder: Path) -> Exhibit:
     """Write the sentences. What is not measured is left out or reported as not measured."""
     notes: list[str] = []
@@ -108,6 +114,10 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
             elif system in baselines:
                 baseline = baselines[system]
                 name = f"{system.name} over {baseline.name}" if several and baseline else system.name
+                pair = [each for each in (system, baseline) if each]
+                if any(_measured(results, each) and not has_learned(results, each) for each in pair):
+                    notes.append(f"{model}, {name}: {UNTRAINED_PAIR}.")
+                    continue
                 parts = [_gain(results, system), _best(results, system), *_use(results, system)]
                 notes.append(f"{model}, {name}: {'; '.join(part for part in parts if part) or 'not measured yet'}.")
             else:

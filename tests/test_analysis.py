@@ -104,6 +104,8 @@ def test_a_model_worse_than_silence_is_not_read_as_a_finding(tmp_path):
     make_figures(read_grid(folder))
     said = (folder / "figures" / "findings.md").read_text()
     assert said.count("has not learned to transcribe, so read no effect into it") == 1  # told once, of the baseline
+    assert "opt-tiny, A+L: it or the baseline never beats writing nothing" in said
+    assert "lowers WER" not in said
 
 
 def test_settings_that_differ_in_more_than_the_seed_are_never_pooled(grid):
