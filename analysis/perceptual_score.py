@@ -74,6 +74,8 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         note_missing(axis, panel_points)
         snr_axis(axis, snrs_db)
         per_cent_axis(axis, "perceptual score (points of WER)", signed=True)
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(low, -1), max(high, 1))  # a score of zero is drawn as zero, not as rounding
     legend(figure, columns)
     files, svg = save(figure, folder, NAME)
     head = (
