@@ -300,3 +300,13 @@ def test_only_added_modalities_are_permuted():
     assert [(e.permuted, e.draw) for e in lips if e.permuted] == [("L", 0), ("L", 1), ("L", 2)]
     names = [e.name(grid.cells[1]) for e in lips]
     assert len(set(names)) == len(names)
+
+
+def test_several_values_where_one_belongs_are_pointed_to_axes():
+    with pytest.raises(UserError, match=r"On the command line, seed=0/1: .* Several values are an axis: axes\.seed="):
+        read_grid_file("smoke", ["seed=[0, 1]"])
+
+
+def test_the_override_is_named_where_it_and_the_file_do_not_fit():
+    with pytest.raises(UserError, match=r"On the command line, permute=I: permute: 'I' is no input modality"):
+        read_grid_file("smoke", ["permute=I"])

@@ -29,6 +29,7 @@ from dmlm.sequence.template import Template
 Settings = dict[str, Any]  # of one cell, nested, not validated
 AxisValues = Annotated[list[Any], Field(min_length=1)]
 MAX_NAME_BYTES = 200  # a file system has room for 255
+COMMAND_LINE = "On the command line"
 GRID_KEYS = ("name", "about", "baseline")  # keys of the whole grid that an override may set
 
 
@@ -106,7 +107,7 @@ def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
         key = ".".join(keys)
         for override, value in overrides.items():
             if key == override or key.startswith(f"{override}.") or override.startswith(f"{key}."):
-                return f"On the command line, {override}={_format(value)}"
+                return f"{COMMAND_LINE}, {override}={_format(value)}"
         return f"{path}{lines.locate(keys)}"
 
     grid = _build_grid(file, grid_name, cell_settings, sorted(_varied_keys(block)), where)
@@ -250,10 +251,14 @@ def _build_grid(
             cell = Cell(**settings)
         except ValidationError as error:
             key_path, sentence = first_problem(Cell, error)
-            raise UserError(f"{where(key_path)}: {sentence}") from None
+            key = ".".join(key_path)
+            several = isinstance(value_at(settings, key), list) and bool(value_at(settings, key))
+            hint = f" Several values are an axis: axes.{key}=[...]" if several else ""
+            raise UserError(f"{where(key_path)}: {sentence}{hint}") from None
         except UserError as error:
-            key_path = [key for key in ("backbone", "template", "permute") if repr(settings.get(key)) in str(error)]
-            raise UserError(f"{where(key_path)}: {error}") from None
+            keys = [key for key in ("backbone", "template", "permute") if repr(settings.get(key)) in str(error)]
+            overridden = next((key for key in reversed(keys) if where([key]).startswith(COMMAND_LINE)), None)
+            raise UserError(f"{where([overridden] if overridden else keys)}: {error}") from None
         if index_by_json.setdefault(cell.model_dump_json(), len(cells)) == len(cells):
             cells.append(cell)
             settings_of_cells.append(settings)
