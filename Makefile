@@ -31,7 +31,7 @@ test: install
 
 test-slow: install
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,ray]"
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n logical --dist loadgroup
 
 check: install
 	$(BIN)/ruff format --check .

@@ -11,7 +11,7 @@ import pytest
 from grids import ONE, run_grid, start_grid
 from test_survival import HANGS_S, LONG, newest_checkpoint, steps, texts, trial_of, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one cluster at a time
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 BLOCKER = "import sys; sys.modules['ray'] = None"  # no such package
 
