@@ -2,9 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from dmlm.results.drawing import INK, legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
+from dmlm.results.drawing import (
+    INK,
+    draw_systems,
+    legend,
+    panels,
+    per_cent_axis,
+    save,
+)
 from dmlm.results.exhibit import Exhibit, write_points
 from dmlm.results.grid import GridResults
 from dmlm.results.measures import Point, benefit_point, compared_systems
@@ -32,23 +40,14 @@ def _range(estimates: Sequence[Estimate]) -> tuple[float, float]:
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
     """Draw RB(M | A) = (WER_A - WER_A+M) / WER_A and write its numbers."""
-    snrs_db, models = results.snrs_db, [model for model in results.models if compared_systems(results, model)]
+    models = [model for model in results.models if compared_systems(results, model)]
     if not models:
         return Exhibit(title=TITLE, caption=f"Not measured: no model has {results.baseline} and reads more beside it.")
     figure, columns = panels(models)
     all_points: list[Point] = []
     for model, (axis,) in zip(models, columns, strict=True):
         axis.axhline(0, color=INK, linewidth=1.0)
-        panel_systems = compared_systems(results, model)
-        panel_points: list[Point] = []
-        for index, system in enumerate(panel_systems):
-            points = [benefit_point(results, system, snr_db) for snr_db in snrs_db]
-            shift = index - (len(panel_systems) - 1) / 2
-            snr_line(axis, points, snrs_db, style_of(results, system), system.name, shift)
-            panel_points += points
-        all_points += panel_points
-        note_missing(axis, panel_points)
-        snr_axis(axis, snrs_db)
+        all_points += draw_systems(axis, results, compared_systems(results, model), partial(benefit_point, results))
         per_cent_axis(axis, f"relative benefit over {results.baseline.removesuffix(' -> T')} (%)", signed=True)
     columns[0][0].set_ylim(*_range([point.estimate for point in all_points if point.estimate]))
     legend(figure, columns)

@@ -1,8 +1,15 @@
 """Word error rate against SNR: one panel per backbone, one line per template."""
 
+from functools import partial
 from pathlib import Path
 
-from dmlm.results.drawing import legend, note_missing, panels, per_cent_axis, save, snr_axis, snr_line, style_of
+from dmlm.results.drawing import (
+    draw_systems,
+    legend,
+    panels,
+    per_cent_axis,
+    save,
+)
 from dmlm.results.exhibit import Exhibit, write_points
 from dmlm.results.grid import GridResults
 from dmlm.results.measures import Point, systems, wer_point
@@ -14,20 +21,10 @@ NAME = "wer_by_snr"
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
     """Draw the curves and write their numbers."""
-    snrs_db = results.snrs_db
     figure, columns = panels(results.models)
     all_points: list[Point] = []
     for model, (axis,) in zip(results.models, columns, strict=True):
-        panel_systems = systems(results, model)
-        panel_points: list[Point] = []
-        for index, system in enumerate(panel_systems):
-            points = [wer_point(results, system, snr_db) for snr_db in snrs_db]
-            shift = index - (len(panel_systems) - 1) / 2
-            snr_line(axis, points, snrs_db, style_of(results, system), system.name, shift)
-            panel_points += points
-        all_points += panel_points
-        note_missing(axis, panel_points)
-        snr_axis(axis, snrs_db)
+        all_points += draw_systems(axis, results, systems(results, model), partial(wer_point, results))
         per_cent_axis(axis, "WER (%)")
     top = max(5.0, columns[0][0].get_ylim()[1])
     columns[0][0].set_ylim(-0.015 * top, top)

@@ -106,7 +106,7 @@ def run_grid(path: Path, engine: Engine) -> None:
         materials = prepare(grid.cells, run=engine.map)
         trials = [trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, materials, strict=True)]
         write_grid(index_of(grid, materials, trials))
-        failures = run_trials(grid, trials, engine, [].append, 30.0)
+        failures = run_trials(trials, engine, [].append, 30.0)
     if missing := missing_cells(trials, failures):
         raise RuntimeError("\n".join(missing))
 

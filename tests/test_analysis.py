@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from dmlm import paths, recipes
 from dmlm.errors import UserError
+from dmlm.results.export import write_table
 from dmlm.results.figures import make_figures
 from dmlm.results.grid import read_grid
 from dmlm.results.measures import System, benefit_point, compared_systems, systems, wer_point
@@ -140,6 +141,24 @@ def test_a_missing_evaluation_is_shown_as_missing(grid):
     assert (
         benefit_point(results, System("opt-tiny", "A+L -> T", corpus="three_equations-abababab"), 0.0).estimate is None
     )
+
+
+def test_the_exported_table_has_a_line_per_evaluation_and_counts_the_missing(grid, tmp_path):
+    (evaluation(grid, "A+L -> T", 0.0) / "result.json").unlink()
+    table = tmp_path / "table.csv"
+    assert write_table(grid, table, parquet=False) == (8, 1)
+    lines = {(row["template"], row["snr_db"], row["permuted"], row["draw"]): row for row in rows(table)}
+    assert len(lines) == 8
+    missing = lines["A+L -> T", "0", "", "0"]
+    assert (missing["status"], missing["wer"]) == ("missing", "")
+    measured = [row for row in lines.values() if row["status"] == "measured"]
+    assert len(measured) == 7
+    assert all(row["wer"] for row in measured)
+
+
+def test_a_folder_given_for_the_exported_table_is_refused(grid, tmp_path):
+    with pytest.raises(UserError, match="is a folder; give a file"):
+        write_table(grid, tmp_path, parquet=False)
 
 
 def test_a_grid_without_any_result_still_has_a_report(grid):

@@ -61,7 +61,7 @@ def test_a_damaged_trial_is_made_again_with_the_same_transcripts(finished, home,
 
     def run() -> list[str]:
         engine = Direct()
-        assert not run_trials(grid, [trial], engine, [].append, 30.0)
+        assert not run_trials([trial], engine, [].append, 30.0)
         return [name for name, _ in engine.done]
 
     assert run() == ["train", "evaluate"]

@@ -38,7 +38,7 @@ def sweep(finished, home, monkeypatch):
             for trial in self.trials:
                 shutil.rmtree(trial.folder, ignore_errors=True)
             self.engine, self.said = Direct(), []
-            self.go = lambda: run_trials(grid, self.trials, self.engine, self.said.append, 30.0, deadline)
+            self.go = lambda: run_trials(self.trials, self.engine, self.said.append, 30.0, deadline)
 
     return Swept
 
@@ -215,7 +215,7 @@ def test_what_another_process_evaluates_is_left_to_it_and_what_it_has_evaluated_
     assert not swept.go()
     (trial,) = swept.trials
     clean, noisy = (trial.folder_of(evaluation).path for evaluation in trial.evaluations)
-    job = tasks.task_of(trial, "A -> T", (clean.name, noisy.name), 30.0)
+    job = tasks.task_of(trial, (clean.name, noisy.name), 30.0)
     for folder in (clean, noisy):
         shutil.rmtree(folder)
     with lease.Leases().hold(trial.folder / f"{noisy.name}.lease"), pytest.raises(lease.Busy):
@@ -325,7 +325,7 @@ def test_r18_an_edited_grid_runs_only_what_is_new(sweep):
     trials = [trial_of(c, m, grid.baseline) for c, m in zip(grid.cells, prepare(grid.cells), strict=True)]
     shutil.rmtree(trials[2].folder, ignore_errors=True)
     engine = Direct()
-    assert not run_trials(grid, trials, engine, print, 30.0)
+    assert not run_trials(trials, engine, print, 30.0)
     done = [(name, trial) for name, trial in engine.done]
     assert [trial for name, trial in done if name == "train"] == [trials[2].id]
     assert sorted(trial for name, trial in done if name == "evaluate") == sorted(trial.id for trial in trials)

@@ -212,7 +212,7 @@ def test_a_grid_with_two_noise_draws_trains_on_them_in_turn(finished, home, monk
         return modality_loss(model, ids, *rest)
 
     monkeypatch.setattr("dmlm.training.objectives.next_token.modality_loss", spy)
-    assert not run_trials(grid, [trial], Direct(), print, 30.0, None)
+    assert not run_trials([trial], Direct(), print, 30.0, None)
     assert trial.trained
     assert sorted(met[: len(first)]) == sorted(first)
     assert sorted(met[len(first) :]) == sorted(second)

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,21 @@ def snr_line(
     noisy = [index for index, point in enumerate(points) if snr.noisy(point.snr_db)]
     axis.plot([xs[index] for index in noisy], [ys[index] for index in noisy], linewidth=1.4, **look)
     axis.plot([], [], label=label, linewidth=1.4, **look)
+
+
+def draw_systems(
+    axis: Axes, results: GridResults, systems: Sequence[System], point_of: Callable[[System, float], Point]
+) -> list[Point]:
+    """Draw one line per system over all SNRs, and note what is missing; returns the points."""
+    all_points: list[Point] = []
+    for index, system in enumerate(systems):
+        points = [point_of(system, snr_db) for snr_db in results.snrs_db]
+        shift = index - (len(systems) - 1) / 2
+        snr_line(axis, points, results.snrs_db, style_of(results, system), system.name, shift)
+        all_points += points
+    note_missing(axis, all_points)
+    snr_axis(axis, results.snrs_db)
+    return all_points
 
 
 def note_missing(axis: Axes, points: Sequence[Point]) -> None:

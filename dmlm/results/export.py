@@ -58,8 +58,10 @@ def write_table(folder: Path, path: Path, parquet: bool) -> tuple[int, int]:
     """Write the table as CSV or Parquet; return the number of rows, and how many of them are missing.
 
     Raises:
-        UserError: pyarrow, which Parquet needs, is not installed.
+        UserError: pyarrow, which Parquet needs, is not installed; or `path` is a folder.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give a file.")
     records = rows(folder)
     columns = list(dict.fromkeys(key for record in records for key in record))
     if parquet:

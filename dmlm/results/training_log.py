@@ -3,19 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from dmlm import files
-
-
-class Loggers(Protocol):
-    """Experiment trackers that receive the same steps."""
-
-    def start(self, resumed_step: int) -> None:
-        """Begin at step 0, or continue after the step of a checkpoint."""
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the values of a step."""
+from dmlm.training.loggers import Loggers
 
 
 class TrainingLog:

@@ -106,7 +106,7 @@ def run_grid(
         _report_older_trials(trials, say)
         results = index_of(grid, materials, trials)
         write_grid(results)
-        failures = run_all(grid, trials)
+        failures = run_all(trials)
     is_mistake = [failure.kind == "user_error" for failure in failures.values()]
     is_mistake += [isinstance(error, UserError) for error in preparation_errors.values()]
     missing = (*search_failures, *preparation_failures, *missing_cells(trials, failures))
@@ -116,7 +116,7 @@ def run_grid(
 
 
 def _run_search(
-    grid: Grid, run_all: Callable[[Grid, Sequence[Trial]], dict[str, Failure]], engine: Engine, say: Say
+    grid: Grid, run_all: Callable[[Sequence[Trial]], dict[str, Failure]], engine: Engine, say: Say
 ) -> tuple[Grid, list[str]]:
     """Run the search of a grid, if it has one. Return the grid with the best points as cells, and a line per failed search."""
     if not grid.search:
@@ -193,7 +193,7 @@ def train(trial: Trial, checkpoint_every_s: float = 30.0) -> None:
     Raises:
         Busy: another process is training it.
     """
-    tasks.train(tasks.task_of(trial, "A -> T", (), checkpoint_every_s))
+    tasks.train(tasks.task_of(trial, (), checkpoint_every_s))
 
 
 def evaluate(trial: Trial) -> None:
@@ -203,7 +203,7 @@ def evaluate(trial: Trial) -> None:
         Busy: another process is running some of them.
     """
     names = tuple(trial.name_of(evaluation) for evaluation in trial.pending)
-    tasks.evaluate(tasks.task_of(trial, trial.baseline, names, 30.0))
+    tasks.evaluate(tasks.task_of(trial, names, 30.0))
 
 
 def load_results(name: str) -> GridResults:

@@ -142,7 +142,7 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
     ranges = [
         f", {k} {vocabulary.offset(k)}..{vocabulary.offset(k) + size - 1}" for k, size in vocabulary.sizes.items()
     ]
-    recipes = {letter: cell.tokenizers[letter].recipe for letter in cell.letters}
+    recipe_names = {letter: cell.tokenizers[letter].recipe for letter in cell.letters}
     facts = {"language": corpus.card.get("language"), "license": str(corpus.card.get("licence", "")).lower()}
     text = CARD.format(
         metadata="".join(f"{key}: {value}\n" for key, value in facts.items() if value),
@@ -153,7 +153,7 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
         backbone=cell.backbone,
         parameters=result.parameters,
         corpus=f"{corpus.label}, licence {corpus.card.get('licence', 'not recorded')}",
-        tokenizers=", ".join(f"{letter} `{recipe}`" for letter, recipe in recipes.items()),
+        tokenizers=", ".join(f"{letter} `{recipe}`" for letter, recipe in recipe_names.items()),
         last_text=vocabulary.text_size - 1,
         ranges="".join(ranges),
         noise=f"{cell.noise.set}, {cell.noise.placement}",
@@ -162,7 +162,7 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
         batch=cell.train.batch_size,
         lr=cell.train.lr,
         precision=cell.train.precision,
-        lambdas=", ".join(f"{k} {v:g}" for k, v in cell.train.lambdas if k in (*recipes, "T")),
+        lambdas=", ".join(f"{k} {v:g}" for k, v in cell.train.lambdas if k in (*recipe_names, "T")),
         seed=cell.seed,
         split=cell.split,
         device=result.device,

@@ -14,7 +14,6 @@ from dmlm.engines.lease import Busy
 from dmlm.errors import OutOfMemory
 from dmlm.model.pretrained import family_of
 from dmlm.plan.cell import Cell
-from dmlm.plan.grid import Grid
 from dmlm.results.failures import Failure, record_failure
 from dmlm.sweep import tasks
 from dmlm.sweep.failure_kinds import failure_kind
@@ -56,8 +55,8 @@ class _Task:
 class Sweep:
     """The queue of tasks of one run of a grid, and its failures."""
 
-    def __init__(self, grid: Grid, trials: Sequence[Trial], engine: Engine, say: Callable[[str], None]) -> None:
-        self.grid, self.engine, self.say = grid, engine, say
+    def __init__(self, trials: Sequence[Trial], engine: Engine, say: Callable[[str], None]) -> None:
+        self.engine, self.say = engine, say
         self.failures: dict[str, Failure] = {}  # see `run_trials`
         self._trials_by_id: dict[str, list[Trial]] = {}  # cells that differ only in tests share an id
         self._waiting: list[_Task] = []
@@ -106,7 +105,7 @@ class Sweep:
             if task.done():
                 self._enqueue_evaluations(task)
                 continue
-            job = tasks.task_of(task.trial, self.grid.baseline, task.evaluations, checkpoint_every_s, task.micro_tokens)
+            job = tasks.task_of(task.trial, task.evaluations, checkpoint_every_s, task.micro_tokens)
             self._running[self.engine.submit(tasks.evaluate if task.evaluations else tasks.train, job)] = task
 
     def _enqueue_evaluations(self, task: _Task) -> None:
@@ -148,7 +147,6 @@ class Sweep:
 
 
 def run_trials(
-    grid: Grid,
     trials: Sequence[Trial],
     engine: Engine,
     say: Callable[[str], None],
@@ -170,7 +168,7 @@ def run_trials(
         say(f"model    {trial.cell.label:<12} {'to do' if to_do else 'done '}  {trial.folder}")
     if not unfinished:
         return {}
-    sweep = Sweep(grid, unfinished, engine, say)
+    sweep = Sweep(unfinished, engine, say)
     with Watch(unfinished):
         sweep.run(checkpoint_every_s, deadline)
     return sweep.failures

@@ -29,7 +29,7 @@ from dmlm.sweep.trial import Trial, trial_of
 
 Values = dict[str, Any]  # by dotted setting
 Candidate = tuple[Cell, Values]  # a cell with the values of a point, and those values
-Runner = Callable[[Grid, Sequence[Trial]], dict[str, Failure]]  # `run_trials` with its other arguments bound
+Runner = Callable[[Sequence[Trial]], dict[str, Failure]]  # `run_trials` with its other arguments bound
 Say = Callable[[str], None]
 DIGITS = 6  # significant digits of a proposed number, so that rounding errors of a machine give no other trial
 
@@ -161,7 +161,7 @@ def search_grid(grid: Grid, search: Search, run: Runner, engine: Engine, say: Sa
 
     def evaluate(candidates: list[Candidate]) -> list[SearchPoint]:
         on_val = {"split": "val", "snr_db.test": search.snr_db}
-        return _evaluate(grid, [(with_settings(cell, on_val), values) for cell, values in candidates], run, engine)
+        return _evaluate([(with_settings(cell, on_val), values) for cell, values in candidates], run, engine)
 
     run_searches(searches, evaluate, lambda: _report(searches, search, paths.runs() / grid.name, say))
     subject = "λ" if all(key.startswith("train.lambdas.") for key in search.space) else ", ".join(search.space)
@@ -184,7 +184,7 @@ def _joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _evaluate(grid: Grid, candidates: list[Candidate], run: Runner, engine: Engine) -> list[SearchPoint]:
+def _evaluate(candidates: list[Candidate], run: Runner, engine: Engine) -> list[SearchPoint]:
     """Train and evaluate candidates, whose cells are set to split val.
 
     Raises:
@@ -192,17 +192,17 @@ def _evaluate(grid: Grid, candidates: list[Candidate], run: Runner, engine: Engi
     """
     cells = tuple(cell for cell, _ in candidates)
     letters = "+".join(dict.fromkeys(letter for cell in cells for letter in cell.letters))
-    batch = replace(grid, cells=cells, baseline=f"{letters} -> T")  # a baseline of all modalities: nothing is permuted
+    baseline = f"{letters} -> T"  # of all modalities: nothing is permuted
     materials = prepare_under_lease(cells, lambda line: None, engine.map)
     for corpus in (cell_materials.corpus for cell_materials in materials):
         if not corpus.split("val"):
             raise UserError(f"{corpus.folder} has no utterance of split val, which a search is read on; add some.")
-    trials = [trial_of(cell, m, batch.baseline) for cell, m in zip(cells, materials, strict=True)]
+    trials = [trial_of(cell, m, baseline) for cell, m in zip(cells, materials, strict=True)]
     last_failures = {trial.id: read_failures(trial.folder)[-1:] for trial in trials if not trial.trained}
     # a point that diverged would diverge again
     reasons = {id_: f.message for id_, failures in last_failures.items() for f in failures if f.kind == "not_finite"}
     to_run = [trial for trial in trials if trial.id not in reasons]
-    reasons |= {id_: failure.message for id_, failure in run(batch, to_run).items()}
+    reasons |= {id_: failure.message for id_, failure in run(to_run).items()}
     return [
         SearchPoint(values, trial.id, val_wer(trial), reasons.get(trial.id, ""))
         for (_, values), trial in zip(candidates, trials, strict=True)

@@ -18,7 +18,6 @@ _last_materials: dict[str, Materials] = {}  # of the previous task only, by the 
 
 def task_of(
     trial: Trial,
-    baseline: str,
     evaluations: tuple[str, ...],
     checkpoint_every_s: float,
     micro_tokens: int | None = None,
@@ -34,7 +33,7 @@ def task_of(
         cell = cell.model_copy(update={"execution": cell.execution.model_copy(update={"micro_tokens": micro_tokens})})
     return {
         "cell": cell.model_dump_json(),
-        "baseline": baseline,
+        "baseline": trial.baseline,
         "trial": trial.id,
         "evaluations": evaluations,
         "checkpoint_every_s": checkpoint_every_s,

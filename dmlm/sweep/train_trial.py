@@ -66,8 +66,8 @@ def train_trial(trial: Trial, materials: Materials, checkpoint_every_s: float) -
             lease.confirm()
             _write_model(model, trial, materials)
             trial.stored.write_result(_result(model, trial, report))
-            write_card(trial, materials, reading_of(cell, materials))  # evaluations add their scores
             checkpoint.clear(trial.stored.checkpoints)
+            write_card(trial, materials, reading_of(cell, materials))  # evaluations add their scores
 
 
 def packed_draws(trial: Trial, materials: Materials) -> list[list[Packed]]:
