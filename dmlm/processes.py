@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
-
 from dmlm.errors import UserError
 
 J = TypeVar("J")
@@ -42,6 +40,8 @@ def _initialise_worker(gpus: str, environment: dict[str, str]) -> None:
     Every core has a worker, hence one thread. The environment variables apply to libraries that are loaded later;
     `threadpool_limits` applies to those that the fork server has loaded already.
     """
+    from threadpoolctl import threadpool_limits  # here: a training that starts no workers runs without the package
+
     os.environ.clear()  # that of the fork server is as old as its first worker
     os.environ.update(environment)
     for number in (signal.SIGINT, signal.SIGUSR1):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import asdict
 from functools import cache
 from typing import Any, get_args
 
@@ -145,7 +146,7 @@ def test_paper_grids_have_the_sizes_of_the_paper(name):
         for letter, rate_hz in (("A", 50), ("L", 25)):
             choice = cell.tokenizers[letter]
             assert EncoderSpec(choice.recipe, choice.settings).build().rate_hz == rate_hz
-    lambdas = [cell.train.lambdas.model_dump() for cell in grid(name).cells]
+    lambdas = [asdict(cell.train.lambdas) for cell in grid(name).cells]
     assert {"A": 0.3, "L": 0.5, "I": 0.5, "O": 0.5, "T": 0.5} in lambdas
     assert grid(name).search or {cell.seed for cell in baselines(grid(name))} == {0, 1, 2}
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_the_loss_falls(tmp_path):
     fit(
         model(dropout=0.0),
         tmp_path,
-        SETTINGS.model_copy(update={"steps": 80}),
+        replace(SETTINGS, steps=80),
         on_step=lambda step, loss: seen.append(loss),
     )
     assert np.mean(seen[-10:]) < 0.6 * np.mean(seen[:10])
@@ -100,7 +101,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
 
 
 def test_only_two_checkpoints_are_kept(tmp_path):
-    fit(model(), tmp_path, SETTINGS.model_copy(update={"steps": 4}), checkpoint_every_s=0.0)
+    fit(model(), tmp_path, replace(SETTINGS, steps=4), checkpoint_every_s=0.0)
     assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 2
     checkpoint.clear(tmp_path / "checkpoints")
     assert not (tmp_path / "checkpoints").exists()
@@ -145,7 +146,7 @@ if Peers.join().first:
 def in_sevens(folder):
     """Losses, and the sum of the weights, with batches of 7: the last of an epoch has 5 items, so the shares differ."""
     losses, net = [], model(dropout=0.0)
-    fit(net, folder, SETTINGS.model_copy(update={"batch_size": 7}), on_step=lambda step, loss: losses.append(loss))
+    fit(net, folder, replace(SETTINGS, batch_size=7), on_step=lambda step, loss: losses.append(loss))
     return {"losses": losses, "weights": weights(net).double().sum().item()}
 
 
@@ -178,7 +179,7 @@ def test_a_batch_in_parts_trains_the_same_model(tmp_path):
 @pytest.mark.parametrize("name", ["opt-nano", "mamba-nano"])
 def test_half_precision_learns_too(name, tmp_path):
     seen = []
-    settings = SETTINGS.model_copy(update={"steps": 60, "precision": "bf16", "dropout": 0.0})
+    settings = replace(SETTINGS, steps=60, precision="bf16", dropout=0.0)
     net = model(name, dropout=0.0)
     fit(net, tmp_path, settings, on_step=lambda step, loss: seen.append(loss))
     assert np.mean(seen[-10:]) < 0.7 * np.mean(seen[:5])

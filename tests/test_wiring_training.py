@@ -1,6 +1,7 @@
 """What reaches the model in training: noise draws, loss weights, masks, dropout, clipping, clocks, and where it starts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from dmlm.training.settings import Lambdas, TrainSettings
 
 VOCABULARY = Vocabulary(270, {"A": 12, "L": 10, "I": 8})  # fits into that of `tiny`
 STILL = TrainSettings(steps=6, batch_size=4, lr=1e-30, warmup_steps=0, dropout=0.0)  # the weights stay as they are
-MOVING = STILL.model_copy(update={"lr": 3e-3})
+MOVING = replace(STILL, lr=3e-3)
 
 
 def items(count: int, notation: str = "A -> T", seed: int = 0, length: int = 20):
@@ -79,7 +80,7 @@ def test_every_epoch_reads_the_next_draw(tmp_path):
 @pytest.mark.parametrize("silenced", ["A", "L", "I"])
 def test_a_loss_weight_belongs_to_the_modality_of_its_name(silenced, tmp_path):
     lambdas = Lambdas(**{"A": 0.2, "L": 0.3, "I": 0.4, silenced: 0.0})
-    settings = STILL.model_copy(update={"lambdas": lambdas, "batch_size": 1, "steps": 1})
+    settings = replace(STILL, lambdas=lambdas, batch_size=1, steps=1)
     (loss,) = losses([items(1, "A+L+I -> T")], settings, tmp_path)
     (line,) = (tmp_path / "train.jsonl").read_text().splitlines()
     means = json.loads(line)["loss_by_modality"]
@@ -91,13 +92,13 @@ def test_every_step_hides_other_tokens_of_the_prompt(tmp_path):
     """One sequence over and over: without a mask every step has the same loss."""
     draws = [items(1) * 8]
     assert len(set(losses(draws, STILL, tmp_path / "plain"))) == 1
-    masked = STILL.model_copy(update={"input_mask": 0.3, "batch_size": 1})
+    masked = replace(STILL, input_mask=0.3, batch_size=1)
     assert len(set(losses(draws, masked, tmp_path / "masked"))) == STILL.steps
 
 
 def test_dropout_is_active_in_training_and_in_no_other_use(tmp_path):
     model, ids = tiny("opt-nano", dropout=0.3), torch.arange(20)
-    dropping = STILL.model_copy(update={"dropout": 0.3})
+    dropping = replace(STILL, dropout=0.3)
     assert len(set(losses([items(1) * 8], dropping, tmp_path, model))) == STILL.steps
     in_training = [family(model).hidden_states(model.train(), ids, Layout([20])) for _ in range(2)]
     assert not torch.equal(*in_training)
@@ -113,7 +114,7 @@ def test_no_gradient_is_longer_than_the_clip_norm(tmp_path):
         parts = [parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]
         lengths.append(torch.stack(parts).norm().item())
 
-    settings = MOVING.model_copy(update={"clip_norm": 1e-3})
+    settings = replace(MOVING, clip_norm=1e-3)
     train_here(model, [items(8)], settings, tmp_path, VOCABULARY.special("<pad>"), on_step=measure)
     assert lengths == pytest.approx([1e-3] * settings.steps, rel=1e-3)
 

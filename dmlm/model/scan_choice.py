@@ -48,29 +48,44 @@ def fastest_scan(device_type: str) -> tuple[str, Scan]:
     raise RuntimeError(f"no scan computes what it should on {device_type}: this PyTorch is broken")
 
 
-def deviation(function: Scan, device: torch.device) -> float:
-    """Return the largest relative difference between a scan and the reference on a small random batch.
+def deviation(
+    function: Scan,
+    device: torch.device,
+    shape: tuple[int, int, int, int] = (37, 3, 40, 8),
+    inputs: torch.dtype = torch.float32,
+    state: bool = False,
+) -> float:
+    """Return the largest relative difference between a scan in fp32 and the reference on a random batch.
 
     Compared are outputs, last state and gradients, each relative to its largest value; infinite if one is NaN.
+
+    Args:
+        function: the scan.
+        device: where both compute.
+        shape: L, B, D and N.
+        inputs: the values are rounded to this precision first, as those of a model in bf16 are.
+        state: start from a random state instead of zeros.
     """
     generator = torch.Generator().manual_seed(0)
-    length, batch, channels, states = 37, 3, 40, 8
+    length, batch, channels, states = shape
 
     def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator).to(device)
+        return torch.randn(*shape, generator=generator).to(device).to(inputs).float()
 
     u, dt, A = draw(length, batch, channels), draw(length, batch, channels).abs(), -draw(states, channels).abs()
     arguments = u, dt, A, draw(length, batch, states), draw(length, batch, states)
-    weights = draw(length, batch, channels)
+    weights, start = draw(length, batch, channels), draw(batch, states, channels) if state else None
 
     def results(scan_function: Scan) -> list[torch.Tensor]:
         leaves = [argument.clone().requires_grad_() for argument in arguments]
-        output, last = scan_function(*leaves)
+        output, last = scan_function(*leaves, start)
         (output * weights).sum().backward()
         return [output.detach(), last.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
     pairs = zip(results(function), results(scan.reference), strict=True)
-    errors = [((actual - expected).abs().max() / expected.abs().max()).item() for actual, expected in pairs]
+    errors = [
+        ((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item() for actual, expected in pairs
+    ]
     return float("inf") if any(math.isnan(error) for error in errors) else max(errors)
 
 

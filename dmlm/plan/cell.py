@@ -1,6 +1,7 @@
 """A cell: all settings that one model is trained and tested with, as validated plain data with every default filled in."""
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -149,7 +150,7 @@ def first_problem(kind: type[BaseModel], error: ValidationError) -> tuple[list[s
     """Return the key path of the first invalid value, and a sentence about it."""
     first = min(error.errors(), key=lambda e: e["type"] == "missing")  # last: a misspelt key also makes one missing
     path = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
         near = did_you_mean(path[-1], _known_keys(kind, path[:-1]))
         return path, f"there is no key {'.'.join(path)!r}; {near}."
     if first["type"] == "missing":
@@ -160,10 +161,14 @@ def first_problem(kind: type[BaseModel], error: ValidationError) -> tuple[list[s
 def _known_keys(kind: Any, path: Sequence[str]) -> list[str]:
     """Return the keys of the section at a validation path."""
     for part in path:
-        fields = getattr(kind, "model_fields", {})
-        annotations = {field.alias or name: field.annotation for name, field in fields.items()}
-        if part in annotations:
-            kind = annotations[part]
-        while (arguments := getattr(kind, "__args__", None)) and not hasattr(kind, "model_fields"):
-            kind = next((a for a in reversed(arguments) if hasattr(a, "model_fields")), None)
-    return [field.alias or name for name, field in getattr(kind, "model_fields", {}).items()]
+        kind = _annotations(kind).get(part, kind)
+        while (arguments := getattr(kind, "__args__", None)) and not _annotations(kind):
+            kind = next((argument for argument in reversed(arguments) if _annotations(argument)), None)
+    return list(_annotations(kind))
+
+
+def _annotations(kind: Any) -> dict[str, Any]:
+    """Return the type of each key of a section, which is a pydantic model or a dataclass; empty for any other type."""
+    if is_dataclass(kind):
+        return {field.name: field.type for field in fields(kind)}
+    return {field.alias or name: field.annotation for name, field in getattr(kind, "model_fields", {}).items()}

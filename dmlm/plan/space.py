@@ -8,10 +8,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from dmlm.errors import UserError
+from dmlm.modalities import MODALITIES
 from dmlm.plan.cell import Cell, Section, Snrs, first_problem, validated
 from dmlm.plan.dotted import assign
 from dmlm.snr import CLEAN_DB
-from dmlm.training.settings import Lambdas
 
 
 class Span(Section):
@@ -87,7 +87,7 @@ class Search(Section):
 
     def space_of(self, cell: Cell) -> dict[str, Span]:
         """Return the space of a cell, without the loss weights of modalities that the cell does not read."""
-        unread = {f"train.lambdas.{letter}" for letter in Lambdas.model_fields if letter not in (*cell.letters, "T")}
+        unread = {f"train.lambdas.{letter}" for letter in MODALITIES if letter not in (*cell.letters, "T")}
         return {key: span for key, span in self.space.items() if key not in unread}
 
     def point_count(self, cell: Cell) -> int:

@@ -96,7 +96,7 @@ class Recogniser:
                 " included. Cut the clip."
             )
         room = min(reading.decoding.max_new_tokens, context - len(prompt))
-        return replace(reading, decoding=reading.decoding.model_copy(update={"max_new_tokens": room}))
+        return replace(reading, decoding=replace(reading.decoding, max_new_tokens=room))
 
     def tokens(self, *, first_pass: str | None = None, **inputs: Any) -> dict[str, np.ndarray]:
         """Return the token IDs (T,) of one clip by modality letter; arguments and errors are those of `transcribe`."""

@@ -1,25 +1,25 @@
-"""The settings of decoding. This file does not import torch."""
+"""The settings of decoding. This file imports neither torch nor pydantic."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-
-
-def _never_or_twice(count: int) -> int:
-    if count == 1:
-        raise ValueError("every phrase occurs once; give 0 (never stop) or at least 2")
-    return count
+from dmlm.limits import FORBID_UNKNOWN, Limits
 
 
-class DecodeSettings(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class DecodeSettings:
     """How a model generates transcripts. Every field changes the result."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
-    max_new_tokens: int = Field(default=64, ge=1, description="a transcript that does not end is cut here")
-    beams: int = Field(default=1, ge=1, description="1 is greedy")
-    length_penalty: float = Field(default=1.0, ge=0, description="log p is divided by length to this power; beams only")
-    max_repeats: Annotated[int, AfterValidator(_never_or_twice)] = Field(
-        default=0, ge=0, description="greedy decoding stops when a phrase has occurred so often in a row; 0: never"
+    max_new_tokens: Annotated[int, Limits(ge=1)] = 64  # a transcript that does not end is cut here
+    beams: Annotated[int, Limits(ge=1)] = 1  # 1 is greedy
+    length_penalty: Annotated[float, Limits(ge=0)] = 1.0  # log p is divided by length to this power; beams only
+    max_repeats: Annotated[int, Limits(ge=0)] = (
+        0  # greedy decoding stops when a phrase occurred so often in a row; 0: never
     )
-    longest_loop: int = Field(default=8, ge=1, description="longest such phrase, in tokens")
+    longest_loop: Annotated[int, Limits(ge=1)] = 8  # longest such phrase, in tokens
+
+    def __post_init__(self) -> None:
+        if self.max_repeats == 1:
+            raise ValueError("max_repeats=1: every phrase occurs once; give 0 (never stop) or at least 2")

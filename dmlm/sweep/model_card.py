@@ -162,7 +162,7 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
         batch=cell.train.batch_size,
         lr=cell.train.lr,
         precision=cell.train.precision,
-        lambdas=", ".join(f"{k} {v:g}" for k, v in cell.train.lambdas if k in (*recipe_names, "T")),
+        lambdas=", ".join(f"{k} {v:g}" for k, v in asdict(cell.train.lambdas).items() if k in (*recipe_names, "T")),
         seed=cell.seed,
         split=cell.split,
         device=result.device,

@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from dmlm.engines.lease import Busy, Leases
@@ -30,7 +31,7 @@ def task_of(
     """
     cell = trial.cell
     if micro_tokens is not None:
-        cell = cell.model_copy(update={"execution": cell.execution.model_copy(update={"micro_tokens": micro_tokens})})
+        cell = cell.model_copy(update={"execution": replace(cell.execution, micro_tokens=micro_tokens)})
     return {
         "cell": cell.model_dump_json(),
         "baseline": trial.baseline,

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import asdict
 from statistics import fmean
 
 import torch
@@ -134,6 +135,6 @@ def _result(model: PreTrainedModel, trial: Trial, report: TrainReport) -> TrialR
         device=torch.cuda.get_device_name() if on_cuda else f"cpu, {torch.get_num_threads()} threads",
         torch=torch.__version__,
         precision=trial.cell.train.precision,
-        execution=trial.cell.execution.model_dump(),
+        execution=asdict(trial.cell.execution),
         scan=scan_choice.fastest_scan(device().type)[0] if needs_scan else None,
     )

@@ -1,6 +1,7 @@
 """A first pass: the transcripts of a trained model for every utterance, in each of its training and test conditions."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from dmlm import files, progress
@@ -27,7 +28,7 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
         raise UserError(
             f"{trial.cell.label} has no trained model yet; first: dmlm grid run, with the same grid and changes."
         )
-    card = {"trial": trial.id, "corpus": materials.corpus.label, "decode": trial.cell.decode.model_dump()}
+    card = {"trial": trial.id, "corpus": materials.corpus.label, "decode": asdict(trial.cell.decode)}
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder.")
     if folder.is_dir() and any(folder.iterdir()) and first_pass.read_card(folder) != card:

@@ -4,7 +4,7 @@ A new test SNR evaluates an existing model and trains nothing. A changed default
 are never reused for it. Settings that cannot change a result (device, workers, intervals) are not hashed.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Evaluation:
             "condition": self.condition.key,
             "permuted": self.permuted,
             "draw": self.draw,
-            "decode": cell.decode.model_dump(),
+            "decode": asdict(cell.decode),
         }
 
     def title(self, cell: Cell) -> str:
@@ -111,7 +111,7 @@ def training_spec(
         conditions: the noise conditions of training; empty if no encoder of the cell depends on the noise.
     """
     is_pretrained = pretrained.is_named(cell.backbone)
-    lambdas = cell.train.lambdas.model_dump().items()  # only those of the cell's modalities matter, see below
+    lambdas = asdict(cell.train.lambdas).items()  # only those of the cell's modalities matter, see below
     size = {"weights": pretrained.digest(cell.backbone)} if is_pretrained else SIZES[cell.backbone].sizes[cell.backbone]
     return {
         "schema": SCHEMA,
@@ -124,7 +124,7 @@ def training_spec(
         "backbone": {"name": cell.backbone, **size},
         "model": cell.model.model_dump(),
         "seed": cell.seed,
-        "train": cell.train.model_dump() | {"lambdas": {k: v for k, v in lambdas if k in (*cell.letters, "T")}},
+        "train": asdict(cell.train) | {"lambdas": {k: v for k, v in lambdas if k in (*cell.letters, "T")}},
     }
 
 
