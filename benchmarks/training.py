@@ -30,8 +30,12 @@ from dmlm.training.settings import DEFAULT_EXECUTION, Execution, TrainSettings
 
 SIZES = {  # vocabulary, and timed steps on a CPU; ten times as many on CUDA
     "opt-tiny": (VOCABULARY, 16),
-    "mamba-tiny": (VOCABULARY, 2),
+    "mamba-tiny": (VOCABULARY, 8),
+    "opt-mini": (VOCABULARY, 4),
+    "mamba-mini": (VOCABULARY, 4),
+    "opt-small": (VOCABULARY, 4),
     "opt-125m": (FULL, 2),
+    "mamba-130m": (FULL, 2),
 }
 WARM = 2  # steps before the clock starts
 IGNORED = -100  # label of tokens that are not scored
@@ -102,7 +106,7 @@ def theirs(
     return sum(collate.counts[warm : warm + steps]) / clock.seconds
 
 
-def ours(
+def steps_of(
     net: PreTrainedModel,
     sequences: Sequence[Packed],
     vocabulary: Vocabulary,
@@ -110,19 +114,26 @@ def ours(
     steps: int,
     warm: int = WARM,
     execution: Execution = DEFAULT_EXECUTION,
-) -> float:
-    """Return tokens a second of `dmlm.training.loop`."""
+    precision: str = "",
+    on_warm: Callable[[], object] = lambda: None,
+) -> tuple[int, float]:
+    """Train by `dmlm.training.loop`; return tokens and seconds of the steps after the first `warm`.
+
+    `on_warm` is called after those. Without a `precision`, it is bf16 on CUDA and fp32 on a CPU.
+    """
     step_ends = []
 
     def on_step(step: int, loss: float) -> None:
         synchronise()
         step_ends.append(time.perf_counter())
+        if step == warm:
+            on_warm()
 
     settings = TrainSettings(
         steps=warm + steps,
         batch_size=batch_size,
         dropout=0.0,
-        precision="bf16" if torch.cuda.is_available() else "fp32",
+        precision=precision or ("bf16" if torch.cuda.is_available() else "fp32"),
     )
     objective = NextToken(settings.lambdas, vocabulary.special("<pad>"), settings.input_mask)
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +148,13 @@ def ours(
         train(net, [sequences], settings, 0, objective, session)
     lengths = np.array([len(sequence) for sequence in sequences])
     timed = itertools.islice(stream(lengths, batch_size, 0), warm, warm + steps)
-    return sum(int(lengths[indices].sum()) for _, indices in timed) / (step_ends[-1] - step_ends[warm - 1])
+    return sum(int(lengths[indices].sum()) for _, indices in timed), step_ends[-1] - step_ends[warm - 1]
+
+
+def ours(*arguments: Any, **options: Any) -> float:
+    """Return tokens a second of `steps_of`."""
+    tokens, seconds = steps_of(*arguments, **options)
+    return tokens / seconds
 
 
 def contestant(side: str, case: str) -> Callable[[], float]:

@@ -155,3 +155,19 @@ for ours, right in zip(selective_scan(u, dt, A, B, C, state), reference(u, dt, A
     root = Path(__file__).resolve().parent.parent
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, cwd=root)
+
+
+def test_the_scan_can_be_chosen_by_a_training_that_recomputes():
+    """The choice takes gradients, which it must not do inside the checkpoint of a layer."""
+    program = """
+import torch
+from small_models import tiny
+from dmlm.model.layout import Layout
+from dmlm.model.mamba import hidden_states
+hidden_states(tiny("mamba-nano"), torch.arange(9), Layout([9]), recompute=True).sum().backward()
+"""
+    root = Path(__file__).resolve().parent.parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "fails here" not in done.stderr

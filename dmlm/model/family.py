@@ -53,6 +53,7 @@ OPT = Family(
     sizes={
         "opt-nano": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 256},
         "opt-tiny": {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 512},
+        "opt-mini": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "ffn_dim": 1024},
         "opt-small": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "ffn_dim": 1536},
         "opt-125m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072},
     },
@@ -64,6 +65,7 @@ MAMBA = Family(
     sizes={
         "mamba-nano": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},
         "mamba-tiny": {"hidden_size": 172, "num_hidden_layers": 3, "state_size": 8},
+        "mamba-mini": {"hidden_size": 256, "num_hidden_layers": 11, "state_size": 16},
         "mamba-small": {"hidden_size": 384, "num_hidden_layers": 11, "state_size": 16},
         "mamba-130m": {"hidden_size": 768, "num_hidden_layers": 24, "state_size": 16},
     },

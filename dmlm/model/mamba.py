@@ -16,7 +16,7 @@ from transformers.models.mamba.modeling_mamba import MambaBlock, MambaMixer, Mam
 
 from dmlm.model.family import BackboneSpec
 from dmlm.model.layout import Layout
-from dmlm.model.scan_choice import selective_scan
+from dmlm.model.scan_choice import fastest_scan, selective_scan
 
 
 def new_model(spec: BackboneSpec, config: dict[str, Any]) -> MambaForCausalLM:
@@ -96,6 +96,7 @@ def _block(block: MambaBlock, x: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 def hidden_states(model: MambaForCausalLM, ids: torch.Tensor, layout: Layout, recompute: bool = False) -> torch.Tensor:
     """Return the final hidden states (T, M) of flat `ids` (T,); `recompute` saves memory by gradient checkpointing."""
+    fastest_scan(ids.device.type)  # chosen before a checkpoint begins, inside which its test of gradients would fail
     x = embedding(ids, model.backbone.embeddings.weight)
     for block in _blocks(model):
         x = checkpoint(_block, block, x, layout, use_reentrant=False) if recompute else _block(block, x, layout)

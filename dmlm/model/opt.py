@@ -22,6 +22,7 @@ from transformers.models.opt.modeling_opt import OPTDecoderLayer
 from dmlm.errors import UserError
 from dmlm.model.family import BackboneSpec
 from dmlm.model.layout import Layout
+from dmlm.model.precision import attend_by_products, products_are_faster
 
 FIRST_POSITION = 2  # row of position 0 in the position embeddings: an offset peculiar to OPT
 
@@ -146,7 +147,10 @@ def hidden_states(model: OPTForCausalLM, ids: torch.Tensor, layout: Layout, reco
 
     def attend(qkv: torch.Tensor) -> torch.Tensor:
         q, k, v = layout.pad(qkv).unflatten(-1, (3, heads, -1)).permute(2, 1, 3, 0, 4)  # (B, H, N, d) each
-        attended = scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=attention_dropout)
+        if products_are_faster(qkv, layout.longest) and not attention_dropout:
+            attended = attend_by_products(q, k, v)
+        else:
+            attended = scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=attention_dropout)
         return layout.unpad(attended.permute(2, 0, 1, 3).flatten(2))
 
     x = _embed(model, ids, layout.positions)

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
 from dmlm.errors import UserError
+
+if TYPE_CHECKING:
+    import jiwer
 
 NORMALISER = "lower-whitespace/1"  # name and version; stored with every number that depends on it
 
@@ -42,12 +44,14 @@ class ErrorCounts:
         return self.errors / self.reference_words
 
 
-def _words(reference: str, hypothesis: str) -> jiwer.WordOutput:
+def _words(reference: str, hypothesis: str) -> "jiwer.WordOutput":
     """Normalise and align two texts by minimum edit distance.
 
     Raises:
         UserError: the reference has no word, so its error rate is undefined.
     """
+    import jiwer  # here: measures of counts need no alignment
+
     reference, hypothesis = normalise(reference), normalise(hypothesis)
     if not reference:
         raise UserError(

@@ -1,15 +1,17 @@
 """Controls: exchange a modality between utterances, in training or in a test."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dmlm.plan.cell import Cell
 from dmlm.score.perceptual import matched_derangement
 from dmlm.seeding import generator
-from dmlm.sweep.materials import Materials
+
+if TYPE_CHECKING:  # `permute` runs without pydantic
+    from dmlm.plan.cell import Cell
+    from dmlm.sweep.materials import Materials
 
 
-def exchanged_with(letter: str, cell: Cell, materials: Materials) -> list[str]:
+def exchanged_with(letter: str, cell: "Cell", materials: "Materials") -> list[str]:
     """Return the modalities to exchange together with `letter`: audio takes along encoders that use a first pass of it."""
     others = (
         [k for k in cell.letters if k != letter and materials.sources[k].encoder.depends_on_noise]

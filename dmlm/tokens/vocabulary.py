@@ -68,6 +68,16 @@ class TextVocabulary:
                 f"Text vocabulary {path} cannot be read ({error}); remove it and run the same command, which makes it again."
             ) from None
 
+    @classmethod
+    def of_json(cls, text: str) -> "TextVocabulary":
+        """The inverse of `json`."""
+        return cls(hf_tokenizers.Tokenizer.from_str(text))
+
+    @property
+    def json(self) -> str:
+        """The whole vocabulary, as `tokenizer.json` holds it."""
+        return str(self._bpe.to_str())
+
     def save(self, path: Path) -> None:
         files.write_text(path, self._bpe.to_str(pretty=True))
 

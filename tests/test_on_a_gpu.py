@@ -1,0 +1,138 @@
+"""`benchmarks/on_a_gpu.py`: every step runs at toy size, on a machine with few packages too; cells come back into a grid."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_THERE = (
+    "pydantic threadpoolctl jiwer rapidfuzz soundfile av cv2 kaldi_native_fbank espeakng_loader rapidocr tensorboardX"
+)
+LEFT_OUT = {"scan mamba-ssm", "memory that runs out", "peak memory", "compile", "tokenizer recipes"}
+
+
+def on_a_gpu(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "on_a_gpu.py"), *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+
+
+def shards(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu" / "shards.py"), *arguments]
+    done = subprocess.run(command, env=os.environ | {"DMLM_HOME": str(home)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory) -> Path:
+    """Every step, where packages that a GPU machine may lack cannot be imported."""
+    folder = tmp_path_factory.mktemp("few packages é")
+    blocked = f"""
+import builtins
+import_module = builtins.__import__
+
+def guarded(name, globals=None, *more, **options):
+    by = (globals or {{}}).get("__file__") or ""
+    if name.partition(".")[0] in {NOT_THERE.split()!r} and by.startswith({str(ROOT)!r}) and "site-packages" not in by:
+        raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    return import_module(name, globals, *more, **options)
+
+builtins.__import__ = guarded
+"""
+    (folder / "sitecustomize.py").write_text(blocked)
+    done = on_a_gpu("--rehearse", "--to", str(folder / "results"), PYTHONPATH=str(folder), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return folder / "results"
+
+
+def test_every_step_of_a_rehearsal_passes_without_most_packages(rehearsal):
+    steps = {}
+    for part in ("right", "fast", "useful"):
+        (found,) = json.loads((rehearsal / f"{part}.json").read_text()).values()
+        steps |= found
+    listed = [line.split(" s  ")[1] for line in on_a_gpu("--list").stdout.splitlines()]
+    assert set(listed) - set(steps) <= {"cells"}
+    assert {name for name, step in steps.items() if step["state"] != "passed"} <= LEFT_OUT | {"scan triton"}
+    assert all(row.get("ok", True) for step in steps.values() for row in step["rows"])
+    assert all(step["rows"] for step in steps.values() if step["state"] == "passed")
+    assert steps["model opt"]["machine"]["torch"]
+
+
+def test_steps_that_passed_are_not_repeated(rehearsal):
+    before = (rehearsal / "right.json").read_text()
+    done = on_a_gpu("--rehearse", "--only", "model", "--to", str(rehearsal))
+    assert "2 passed" in done.stdout
+    assert (rehearsal / "right.json").read_text() == before
+
+
+def test_a_step_that_fails_dies_or_takes_too_long_is_recorded_and_passed_over(tmp_path):
+    program = """
+import multiprocessing, os, time, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import on_a_gpu
+from gpu.steps import LeftOut, Step, check
+
+def wrong(toy):
+    yield check("one", 2.0, 1.0)
+def raises(toy):
+    yield check("one", 0.0, 1.0)
+    raise ValueError("broken")
+def dies(toy):
+    yield check("one", 0.0, 1.0)
+    os.abort()
+def hangs(toy):
+    yield check("one", float("nan"), 1.0)
+    time.sleep(1000)
+def lacks(toy):
+    raise LeftOut("no such thing")
+    yield
+on_a_gpu.GRACE_S = 1
+for run in (wrong, raises, dies, hangs, lacks):
+    entry = on_a_gpu.run_step(Step(run.__name__, "right", 2, run), True, 2, Path(sys.argv[2]), multiprocessing.get_context("fork"))
+    print(run.__name__, entry["state"], len(entry["rows"]), entry.get("error", "")[:40])
+"""
+    command = [sys.executable, "-c", program, str(ROOT / "benchmarks"), str(tmp_path / "log")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0].split()[:3] == ["wrong", "failed", "1"]
+    assert lines[1] == "raises failed 1 ValueError: broken"
+    assert lines[2].startswith("dies failed 1 its process died")
+    assert lines[3].startswith("hangs stopped 1 its time of 2 s was over")
+    assert lines[4] == "lacks left out 0 no such thing"
+
+
+def test_results_at_toy_size_need_a_folder_of_their_own():
+    done = on_a_gpu("--rehearse")
+    assert done.returncode == 2
+    assert "--rehearse needs --to FOLDER" in done.stderr
+
+
+def test_without_a_gpu_it_says_so():
+    done = on_a_gpu(CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    assert "there is no CUDA device here; --rehearse" in done.stderr
+
+
+def test_cells_trained_from_shards_are_the_cells_of_the_grid(finished, home, tmp_path):
+    """The same grid, run as usual and by way of shards: equal losses, transcripts and identities."""
+    made = shards("make", "smoke", "name=carried", "--to", str(tmp_path / "shards"), home=home)
+    assert "5 cells" in made.stdout
+    folder, elsewhere = tmp_path / "out", tmp_path / "home"
+    options = ["--shards", str(tmp_path / "shards"), "--to", str(folder)]
+    done = on_a_gpu("--rehearse", "--only", "cell", *options, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    collected = shards("collect", str(tmp_path / "shards"), str(folder), home=elsewhere)
+    assert collected.stdout.count("finished") == 5
+    trials = sorted(path.name for path in (elsewhere / "runs" / "trials").iterdir())
+    for name in trials:
+        mine, other = elsewhere / "runs" / "trials" / name, home / "runs" / "trials" / name
+        assert (mine / "spec.json").read_bytes() == (other / "spec.json").read_bytes()
+        evaluations = sorted(path.name for path in (other / "evals").iterdir())
+        assert evaluations == sorted(path.name for path in (mine / "evals").iterdir())
+        for evaluation in evaluations:
+            a, b = (f / "evals" / evaluation / "utterances.jsonl" for f in (mine, other))
+            assert a.read_text() == b.read_text()

@@ -1,0 +1,45 @@
+"""Attention by products on a CPU in bf16 against PyTorch's own, and when it is chosen."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from dmlm.model.precision import LONGEST_BY_PRODUCTS, attend_by_products, products_are_faster
+
+
+def inputs(length: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, length, 8, generator=generator).to(dtype).requires_grad_() for _ in range(3)]
+
+
+def outcome(function, tensors):
+    output = function(*tensors)
+    output.sin().sum().backward()
+    return [output.detach(), *(tensor.grad for tensor in tensors)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 37])
+def test_attention_by_products_is_causal_attention(length):
+    right = outcome(
+        lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True), inputs(length, torch.float32)
+    )
+    for ours, theirs in zip(outcome(attend_by_products, inputs(length, torch.float32)), right, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_in_bf16_it_is_no_less_exact_than_that_of_pytorch():
+    def flash(q, k, v):
+        return scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    right = outcome(flash, inputs(65, torch.float64))
+    ours, theirs = (outcome(function, inputs(65, torch.bfloat16)) for function in (attend_by_products, flash))
+    for mine, stock, exact in zip(ours, theirs, right, strict=True):
+        assert (mine - exact).norm() < 1.5 * (stock - exact).norm() + 1e-3 * exact.norm()
+
+
+def test_it_is_chosen_for_short_sequences_in_bf16_only():
+    tokens = torch.zeros(4, 6, dtype=torch.bfloat16)
+    assert products_are_faster(tokens, LONGEST_BY_PRODUCTS)
+    assert not products_are_faster(tokens, LONGEST_BY_PRODUCTS + 1)
+    assert not products_are_faster(tokens.float(), 10)
+    assert not products_are_faster(tokens.to("meta"), 10)
