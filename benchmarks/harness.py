@@ -34,16 +34,6 @@ RESULTS = ROOT / "docs" / "results" / "performance.json"
 VOCABULARY = Vocabulary(400, {"A": 400, "L": 100})  # as in the quickstart
 FULL = Vocabulary(50272, {"A": 10000, "L": 2000})  # OPT's own text, the tokenizers of arXiv 2406.06582
 ROUNDS = 5
-ON_A_GPU = "an NVIDIA GPU: not measured yet"
-WANTED_ON_A_GPU = {  # rows that stay empty until a benchmark has run on a GPU: unit and wanted ratio by name
-    "training opt-tiny, batches of 16, against Trainer": ("tokens/s", 2.0),
-    "training opt-125m, batches of 4, against Trainer": ("tokens/s", 2.0),
-    "mamba-tiny training step, 4 x 512 tokens, against transformers without kernels": ("s", 20.0),
-    "mamba-tiny training step, 4 x 512 tokens, against mamba-ssm kernels": ("s", 0.8),
-    **{f"decoding opt-tiny, batch {batch}, against generate": ("utt/s", 5.0) for batch in (1, 32, 256)},
-    "share of the matrix peak used by opt-125m training, batches of 8": ("GFLOP/s", 0.4),
-    "peak memory, opt-125m training step of 16 x 2,048 tokens": ("GiB", 2.0),
-}
 
 
 def device() -> torch.device:
@@ -168,14 +158,7 @@ def record(rows: Sequence[dict[str, object]]) -> None:
     """Print rows, and write them to the file of results in place of those of the same name and machine."""
     stored = json.loads(RESULTS.read_text()) if RESULTS.is_file() else []
     new = {(r["name"], r["machine"]) for r in rows}
-    others = [r for r in stored if (r["name"], r["machine"]) not in new and r["machine"] != ON_A_GPU]
-    measured = {r["name"] for r in (*others, *rows) if "CPU" not in str(r["machine"])}
-    empty = [
-        {"name": name, "ours": None, "theirs": None, "unit": unit, "ratio": None, "at_least": at_least}
-        | {"machine": ON_A_GPU, "note": ""}
-        for name, (unit, at_least) in WANTED_ON_A_GPU.items()
-        if name not in measured
-    ]
-    RESULTS.write_text(json.dumps([*others, *rows, *empty], indent=1) + "\n")
+    others = [r for r in stored if (r["name"], r["machine"]) not in new]
+    RESULTS.write_text(json.dumps([*others, *rows], indent=1) + "\n")
     for r in rows:
         print(f"{r['name']:<60} ours {r['ours']:<10} theirs {r['theirs']!s:<10} {r['unit']:<10} ratio {r['ratio']}")

@@ -50,6 +50,15 @@ class Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def operations(counts: Counter[Product]) -> float:
+    """Return the number of additions and multiplications of the products; masked halves are not counted."""
+    total = 0.0
+    for (kind, (left, right), _), count in counts.items():
+        batch = left[0] if kind != "mm" else 1
+        total += count * 2 * batch * left[-3] * left[-2] * right[-2] * (0.5 if kind == "half" else 1)
+    return total
+
+
 def repeated(counts: Counter[Product]) -> Callable[[], None]:
     """Return a function that computes the products."""
     jobs: list[tuple[Any, Any, Any, int]] = []
@@ -77,20 +86,28 @@ def _factor(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return tensor.transpose(-1, -2) if transposed else tensor
 
 
-def contestant(side: str, case: str) -> Callable[[], float]:
-    """Return a function that measures milliseconds a step: of training, or of its products alone."""
+def products_of(case: str) -> Counter[Product]:
+    """Return the products of the timed steps of a training."""
+    products = Products()
+    with products:
+        _train(case, on_warm=products.counts.clear)
+    return products.counts
+
+
+def _train(case: str, **more: Any) -> float:
+    """Train a few steps; return the seconds."""
     name, batch, precision = case.split()
     vocabulary, steps = training.SIZES[name]
     sequences, net = random_sequences(vocabulary, 1024), model(name, vocabulary)
+    return training.steps_of(net, sequences, vocabulary, int(batch), steps, precision=precision, **more)[1]
 
-    def ours(**more: Any) -> float:
-        return training.steps_of(net, sequences, vocabulary, int(batch), steps, precision=precision, **more)[1]
 
+def contestant(side: str, case: str) -> Callable[[], float]:
+    """Return a function that measures milliseconds a step: of training, or of its products alone."""
+    steps = training.SIZES[case.split()[0]][1]
     if side == "ours":
-        return lambda: 1e3 * ours() / steps
-    with Products() as products:
-        ours(on_warm=products.counts.clear)
-    run = repeated(products.counts)
+        return lambda: 1e3 * _train(case) / steps
+    run = repeated(products_of(case))
     return lambda: 1e3 * seconds(run) / steps
 
 

@@ -171,3 +171,20 @@ hidden_states(tiny("mamba-nano"), torch.arange(9), Layout([9]), recompute=True).
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "fails here" not in done.stderr
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="Triton is not installed")
+@pytest.mark.parametrize("capability", [80, 90])
+def test_the_triton_kernels_compile_for_a_gpu_that_is_not_here(capability, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from dmlm.model import scan_triton
+
+    tile = {"STEPS": scan_triton.STEPS, "CHANNELS": scan_triton.LANES // 16, "STATES": 16}
+    for kernel in (scan_triton._forward, scan_triton._backward):
+        kinds = {name: "i32" if name in ("L", "batch", "D", "N") else "*fp32" for name in kernel.arg_names}
+        source = ASTSource(fn=kernel, signature=kinds | dict.fromkeys(tile, "constexpr"), constexprs=tile)
+        compiled = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": scan_triton.WARPS})
+        assert compiled.asm["cubin"]

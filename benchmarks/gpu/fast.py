@@ -35,15 +35,20 @@ def in_turns(contestant: Contestant, case: str, sides: Sequence[str], rounds: in
     return [statistics.median(column) for column in zip(*values, strict=True)]
 
 
+def _highest(dtype: torch.dtype, size: int) -> float:
+    """Return the highest speed of products of square matrices up to this size, in operations a second."""
+    best = 0.0
+    for side in {max(256, size // 4), max(256, size // 2), size}:
+        a, b = torch.randn(2, side, side, device=device()).to(dtype)
+        best = max(best, *(2 * side**3 / seconds(lambda a=a, b=b: a @ b) for _ in range(6)))
+    return best
+
+
 def peaks(toy: bool) -> Iterator[Row]:
     """The highest speed of matrix products, and of copies in memory."""
-    sizes = (256,) if toy else (2048, 4096, 8192)
     for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, False), (torch.float32, True)):
         torch.backends.cuda.matmul.allow_tf32 = tf32
-        best = 0.0
-        for size in sizes:
-            a, b = torch.randn(2, size, size, device=device()).to(dtype)
-            best = max(best, *(2 * size**3 / seconds(lambda a=a, b=b: a @ b) for _ in range(6)))
+        best = _highest(dtype, 256 if toy else 8192)
         name = "TF32" if tf32 else str(dtype).removeprefix("torch.")
         yield row(f"matrix products, {name}", best / 1e12, None, "TFLOP/s", None)
     source = torch.empty(2**20 if toy else 2**30, dtype=torch.uint8, device=device())
@@ -89,12 +94,16 @@ def share_of_products_mamba(toy: bool) -> Iterator[Row]:
 
 
 def _shares(cases: Sequence[str]) -> Iterator[Row]:
+    highest = _highest(torch.float32 if "fp32" in cases[0] else torch.bfloat16, 256 if "nano" in cases[0] else 8192)
     for case in cases:
         name, batch, precision = case.split()
         training.SIZES.setdefault(name, (VOCABULARY, 2))  # the toy sizes
         step_ms, products_ms = in_turns(shares.contestant, case, ("ours", "theirs"), rounds=3)
+        done = shares.operations(shares.products_of(case)) / training.SIZES[name][1]
         title = f"training step of {name}, batches of {batch}, {precision}, against its matrix products alone"
         yield row(title, step_ms, products_ms, "ms", shares.TARGETS.get(name.partition("-")[2]))
+        label = f"products of {name} in training, {precision}, against the highest speed of a product"
+        yield row(label, done / step_ms / 1e9, highest / 1e12, "TFLOP/s", None)
 
 
 def decodings(toy: bool) -> Iterator[Row]:
@@ -151,6 +160,29 @@ def mamba_steps(toy: bool) -> Iterator[Row]:
             ours, theirs = in_turns(mamba_step.contestant, case, ("ours", rival), rounds=1 if toy else 3)
             title = f"{name} training step, {batch} x {tokens} tokens, against {description}"
             yield row(title, ours, theirs, "s", {"theirs": 20.0, "mamba-ssm": 0.8}.get(rival))
+
+
+def scan_tiles(toy: bool) -> Iterator[Row]:
+    """The Triton scan, forward and backward, by the size of its tiles; at the shapes of mamba-130m."""
+    if toy or not importlib.util.find_spec("triton"):
+        raise LeftOut("measures a GPU" if toy else "triton is not installed")
+    from dmlm.model import scan_triton
+
+    batch, tokens, channels, states = 16, 512, 1536, 16
+    u, dt = torch.randn(2, tokens, batch, channels, device=device())
+    B, C = torch.randn(2, tokens, batch, states, device=device())
+    A = -torch.rand(states, channels, device=device())
+    leaves = [tensor.requires_grad_() for tensor in (u, dt.abs(), A, B, C)]
+    chosen = scan_triton.STEPS, scan_triton.LANES, scan_triton.WARPS
+    for steps, lanes, warps in ((16, 256, 4), (16, 512, 8), (16, 512, 4), (16, 128, 4), (8, 512, 4), (32, 128, 4), (16, 256, 2), (32, 256, 8)):  # fmt: skip
+        scan_triton.STEPS, scan_triton.LANES, scan_triton.WARPS = steps, lanes, warps
+        forward_ms = _milliseconds(lambda: scan_triton.selective_scan(*leaves), 7)
+        both_ms = _milliseconds(lambda: scan_triton.selective_scan(*leaves)[0].sum().backward(), 7)
+        label = f"tiles of {steps} steps x {lanes} channels and states, {warps} warps"
+        yield fact(
+            f"scan by {label}: milliseconds forward, and with backward", [round(forward_ms, 3), round(both_ms, 3)]
+        )
+    scan_triton.STEPS, scan_triton.LANES, scan_triton.WARPS = chosen
 
 
 def _step_of(name: str, rows: int, tokens: int) -> tuple[Any, Callable[[], None]]:
@@ -258,6 +290,7 @@ STEPS = [
     Step("speed of decoding", "fast", 150, decodings),
     Step("peak memory", "fast", 90, memories),
     Step("speed of a mamba step", "fast", 60, mamba_steps),
+    Step("scan tiles", "fast", 90, scan_tiles),
     Step("graphs", "fast", 60, graphs),
     Step("profiles", "fast", 40, profiles),
     Step("compile", "fast", 120, compiled),

@@ -68,7 +68,12 @@ def triton_scan(toy: bool) -> Iterator[Row]:
         raise LeftOut("triton is not installed")
     from dmlm.model import scan_triton
 
-    yield from _scan("Triton", lambda: scan_triton.selective_scan, toy)
+    try:
+        yield from _scan("Triton", lambda: scan_triton.selective_scan, toy)
+    except Exception as error:
+        if toy and type(error).__name__ == "InterpreterError":  # that of Triton 3.6 does not run with numpy 2.4
+            raise LeftOut(f"the interpreter of this Triton fails here ({error})") from None
+        raise
     if not toy:
         yield fact("scan that this machine chooses", scan_choice.fastest_scan("cuda")[0])
 

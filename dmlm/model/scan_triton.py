@@ -1,6 +1,7 @@
 """Mamba's selective scan as Triton kernels for NVIDIA GPUs. Imported only where Triton is installed.
 
-A program processes one sequence and a few channels. It goes through time in tiles. Inside a tile a parallel scan in
+A program processes one sequence and a few channels. It goes through time in tiles, which are as large as the registers of a
+program on Hopper hold: twice the channels would spill in the backward pass (ptxas -v). Inside a tile a parallel scan in
 registers combines all steps at once; the state is carried from tile to tile. The forward pass stores the state before
 each tile, and the backward pass computes the tile again from it: no tensor of length x states x channels exists.
 
@@ -13,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-STEPS, CHANNELS = 16, 32  # of a tile
+STEPS, LANES, WARPS = 16, 256, 4  # of a tile: time steps; channels x states; warps of a program
+MOST_CHANNELS = 32
 
 # parameters of kernels are annotated with `tl.tensor`, because Triton resolves annotations and rejects `typing.Any`
 
@@ -117,8 +119,10 @@ class _Scan(torch.autograd.Function):
         start: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         (length, batch, channels), states = u.shape, len(A)
-        grid = batch, triton.cdiv(channels, CHANNELS)
-        tile = {"STEPS": STEPS, "CHANNELS": CHANNELS, "STATES": triton.next_power_of_2(states)}
+        padded_states = triton.next_power_of_2(states)
+        tile_channels = max(1, min(MOST_CHANNELS, LANES // padded_states))
+        grid = batch, triton.cdiv(channels, tile_channels)
+        tile = {"STEPS": STEPS, "CHANNELS": tile_channels, "STATES": padded_states, "num_warps": WARPS}
         y, last = torch.empty_like(u), torch.empty_like(start)
         tile_starts = u.new_empty(triton.cdiv(length, STEPS), batch, states, channels)
         _forward[grid](u, dt, A, B, C, start, y, tile_starts, last, length, batch, channels, states, **tile)

@@ -21,7 +21,7 @@ from dmlm.recognition.settings import DecodeSettings
 from dmlm.sequence.template import Packed
 from dmlm.tokens.vocabulary import Vocabulary
 
-BATCH_TOKENS = 1 << 14  # padded prompt tokens of a batch
+BATCH_TOKENS = 1 << 14  # padded prompt tokens of a batch; on a GPU up to 16 times as many, as its memory allows
 COMPACT_BELOW = 0.75  # finished rows are removed when the share of unfinished rows falls below this
 
 
@@ -32,7 +32,7 @@ def decode(
     vocabulary: Vocabulary,
     settings: DecodeSettings,
     device: torch.device,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[np.ndarray]:
     """Return the text IDs that the model generates after each prompt, without <eos>, in the order of the prompts.
 
@@ -41,10 +41,18 @@ def decode(
     model.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
     decoder = _Decoder(model, vocabulary, settings, device)
     outputs: list[np.ndarray] = [np.empty(0, np.int64)] * len(prompts)
-    for indices in _batches([prompt.ids for prompt in prompts], batch_tokens):
+    for indices in _batches([prompt.ids for prompt in prompts], batch_tokens or _batch_tokens(model, device)):
         for index, output in zip(indices, decoder.decode([prompts[i].ids for i in indices]), strict=True):
             outputs[index] = output
     return outputs
+
+
+def _batch_tokens(model: PreTrainedModel, device: torch.device) -> int:
+    """Return the padded prompt tokens of a batch: on a GPU as many as keys and values in a quarter of its free memory."""
+    if device.type != "cuda":
+        return BATCH_TOKENS
+    bytes_per_token = 8 * model.config.num_hidden_layers * model.config.hidden_size
+    return max(BATCH_TOKENS, min(16 * BATCH_TOKENS, torch.cuda.mem_get_info(device)[0] // 4 // bytes_per_token))
 
 
 def _batches(prompts: Sequence[np.ndarray], batch_tokens: int) -> list[list[int]]:
