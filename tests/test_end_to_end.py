@@ -3,6 +3,7 @@
 import json
 import operator
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,24 @@ def test_a_dry_run_says_what_is_done(finished, home):
     more = run_here(home, "--dry-run", "template=A -> T", "snr_db.test=[clean, 0, -20, -15]").stdout
     assert "2 cells; 0 trainings and 2 evaluations to do" in more
     assert "tokens to encode: 16 clips" in more
+
+
+def test_a_probe_measures_and_a_device_is_an_estimate(finished, home):
+    """New kinds of cells, on the corpus and the tokens of the finished grid."""
+    changes = ["train.batch_size=3"]
+    before = len(list((home / "runs" / "trials").iterdir()))
+    unknown = run_here(home, "--dry-run", *changes).stdout
+    assert "5 cells; 5 trainings and 21 evaluations to do" in unknown
+    assert "time left: not known yet" in unknown
+    assert re.search(r"OPT A +158 k  3\.\d+ k +\d+", unknown), "parameters, tokens and operations are known without a probe"
+    probed = run_here(home, "--dry-run", "--probe", *changes).stdout
+    assert probed.count("ms a step") == 5
+    assert "of one worker (measured: ten steps" in probed
+    estimated = run_here(home, "--dry-run", "--on", "a100", *changes).stdout
+    assert "ESTIMATES for one a100" in estimated
+    assert len(list((home / "runs" / "trials").iterdir())) == before, "a preview trains nothing that stays"
+    wrong = run_here(home, "--dry-run", "--on", "a10", *changes)
+    assert (wrong.returncode, "did you mean 'a100'?" in wrong.stderr) == (2, True)
 
 
 def test_figures_come_from_stored_results_alone(finished, home, tmp_path):

@@ -32,6 +32,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the cells, which are done, and how long the rest takes.")
     ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Before that, prepare corpus and tokens and measure ten steps of each kind.")
+    ] = False,
+    on: Annotated[
+        str | None, typer.Option(help="With --dry-run: estimate the time on a GPU, such as h100.", metavar="GPU")
+    ] = None,
     engine: Annotated[str, typer.Option(help="local: this machine; ray: a Ray cluster.")] = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time; default: one per GPU, or one per core.")
@@ -58,8 +64,8 @@ def run(
     selected = _read(overrides, grid)
     for path in figure or []:
         recipes.find("analysis", path)
-    if dry_run:
-        print(describe(selected))
+    if dry_run or probe or on:
+        print(describe(selected, probe, on, print))
         return
     try:
         outcome = run_grid(

@@ -6,12 +6,14 @@ embeddings (within 5 %, tested).
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from dmlm.errors import UserError, did_you_mean
+from dmlm.model import cost
+from dmlm.model.cost import Cost
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Family:
     label: str  # its name in tables
     module: str  # dotted name of its module, which has the same functions as `dmlm.model.opt`
     sizes: Mapping[str, Mapping[str, int]]  # dimensions by name of the size
+    cost: Callable[[Mapping[str, int], int, int], Cost]  # of dimensions, vocabulary and context
     needs_scan: bool = False
     relative_cost: int = 1  # of a training step on a CPU; used to order tasks
     required: Mapping[str, Any] = field(default_factory=dict)  # values that config.json of a pretrained model must have
@@ -50,6 +53,7 @@ OPT = Family(
     model_type="opt",
     label="OPT",
     module="dmlm.model.opt",
+    cost=cost.opt,
     sizes={
         "opt-nano": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 256},
         "opt-tiny": {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 512},
@@ -62,6 +66,7 @@ MAMBA = Family(
     model_type="mamba",
     label="Mamba",
     module="dmlm.model.mamba",
+    cost=cost.mamba,
     sizes={
         "mamba-nano": {"hidden_size": 64, "num_hidden_layers": 3, "state_size": 8},
         "mamba-tiny": {"hidden_size": 172, "num_hidden_layers": 3, "state_size": 8},

@@ -1,80 +1,215 @@
-"""Preview a grid without running it: its cells, what is finished, and what the rest costs in time, tokens and disk."""
+"""Preview a grid without running it: its cells, what is finished, and what the rest costs: operations, memory, time, disk."""
 
 import shutil
 import statistics
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dmlm import paths
+from dmlm.corpus.condition import Condition
+from dmlm.errors import UserError, did_you_mean
+from dmlm.plan.cell import Cell
 from dmlm.plan.grid import Grid
 from dmlm.results.folders import trial_folders
-from dmlm.sweep.materials import clips_to_encode, find_prepared
-from dmlm.sweep.requirements import check_settings, missing_requirements
-from dmlm.sweep.trial import trial_of
+from dmlm.sweep import devices
+from dmlm.sweep.materials import Materials, clips_to_encode, find_prepared, prepare_under_lease
+from dmlm.sweep.probe import Probe, probe_all
+from dmlm.sweep.requirements import check, check_settings, missing_requirements
+from dmlm.sweep.sizes import Size, size_of
+from dmlm.sweep.trial import Trial, evaluations_of, trial_of
 
 Kind = tuple[str, str, int]  # backbone, template, batch size
+NOT_KNOWN = "–"
 
 
 @dataclass
 class _Past:
-    """Measured costs of finished trials of one kind, one item per step time, evaluation or folder."""
+    """Measured costs of finished trials of one kind, an item for each training and each evaluation."""
 
     step_s: list[float] = field(default_factory=list)
     evaluation_s: list[float] = field(default_factory=list)
-    bytes: list[int] = field(default_factory=list)
 
 
-def describe(grid: Grid) -> str:
+@dataclass
+class _Row:
+    """A cell in the preview."""
+
+    cell: Cell
+    label: str
+    trial: Trial | None
+    size: Size | None
+    new: bool  # no cell before it is the same trial
+    tests: int  # evaluations, done or not
+    train_s: float | None = None
+    test_s: float | None = None  # of one condition
+    memory_bytes: float | None = None
+
+    @property
+    def to_train(self) -> bool:
+        return not (self.trial and self.trial.trained)
+
+    @property
+    def pending(self) -> int:
+        return len(self.trial.pending) if self.trial else self.tests
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of what is left; None if it is not known."""
+        if self.to_train and self.train_s is None:
+            return None
+        return (self.train_s or 0.0 if self.to_train else 0.0) + self.pending * (self.test_s or 0.0)
+
+
+def describe(
+    grid: Grid, probe: bool = False, on: str | None = None, say: Callable[[str], None] = lambda line: None
+) -> str:
     """Return the preview as text: a line per cell, missing requirements, and totals.
 
-    Costs are medians of the finished trials of the same kind in this home folder.
+    Times are medians of the finished trials of the same kind in this home folder.
+
+    Args:
+        grid: the grid.
+        probe: prepare corpus and tokens, as a run does, and measure ten steps of each other kind of cell.
+        on: instead, estimate the times of a GPU of `dmlm.sweep.devices`.
+        say: called with lines of progress.
 
     Raises:
-        UserError: a wrong setting.
+        UserError: a wrong setting, an unknown device, or both ways to a time; with `probe` also something missing.
     """
+    if on is not None and on not in devices.PEAKS:
+        raise UserError(f"--on {on}: {did_you_mean(on, devices.PEAKS)}.")
+    if on and probe:
+        raise UserError(f"--probe measures here and --on {on} estimates another machine; give one of them.")
     check_settings(grid.cells)
-    requirements = missing_requirements(grid.cells)
-    materials = {} if requirements else find_prepared(grid.cells)
-    past_of_kind = _past_trials()
-    rows, seconds, size = [], 0.0, 0.0
-    trainings, evaluations, unknown = 0, 0, 0  # unknown: trainings without an estimate
+    if probe:
+        check(grid.cells)
+        materials = dict(enumerate(prepare_under_lease(grid.cells, say)))
+        requirements: list[str] = []
+    else:
+        requirements = missing_requirements(grid.cells)
+        materials = {} if requirements else find_prepared(grid.cells)
+    rows = _rows(grid, materials)
+    how = _add_estimates(rows, on) if on else _add_measurements(rows, probe, say)
+    return "\n".join([_head(grid, rows), *_table(rows), *_totals(grid, rows, materials, requirements, how)])
+
+
+def _rows(grid: Grid, materials: dict[int, Materials]) -> list[_Row]:
     counted: set[str] = set()
+    rows = []
     for number, (cell, variant) in enumerate(zip(grid.cells, grid.variants, strict=True)):
         trial = trial_of(cell, materials[number], grid.baseline) if number in materials else None
-        past = past_of_kind[cell.backbone, cell.template, cell.train.batch_size]
         new = trial is None or trial.id not in counted  # cells that differ in `execution` only are one trial
         counted |= {trial.id} if trial else set()
-        pending = len(trial.pending) if trial else len(cell.snr_db.test)
-        if trial and trial.trained:
-            state = f"trained; {len(trial.evaluations) - pending} of {len(trial.evaluations)} evaluations done"
-        elif past.step_s:
-            state = f"to train: {cell.train.steps:,} steps, about {_duration(_median(past.step_s) * cell.train.steps)}"
-            seconds += new * _median(past.step_s) * cell.train.steps
-            size += new * _median(past.bytes)
-        else:
-            state, unknown = f"to train: {cell.train.steps:,} steps, time not known yet", unknown + new
-        trainings += new and not (trial and trial.trained)
-        evaluations += new * pending
-        seconds += new * pending * (_median(past.evaluation_s) if past.evaluation_s else 0.0)
         label = cell.label if variant in cell.label else f"{cell.label} {variant}"
-        rows.append((label, state))
-    head = f"grid {grid.name}: {len(grid.cells)} cells; {trainings} trainings and {evaluations} evaluations to do"
+        levels_db = {snr_db: Condition(snr_db=snr_db) for snr_db in (*cell.snr_db.test, *cell.perceptual.snr_db)}
+        tests = len(evaluations_of(cell, grid.baseline, levels_db))
+        rows.append(_Row(cell, label, trial, size_of(cell, materials.get(number)), new, tests))
+        rows[-1].memory_bytes = rows[-1].size.memory_bytes if rows[-1].size and rows[-1].size.lengths else None
+    return rows
+
+
+def _kind(cell: Cell) -> Kind:
+    return cell.backbone, cell.template, cell.train.batch_size
+
+
+def _add_measurements(rows: Sequence[_Row], probe: bool, say: Callable[[str], None]) -> str:
+    """Add times measured here; return a sentence that says how."""
+    past_of_kind = _past_trials()
+    probes: dict[Kind, Probe] = {}
+    if probe:
+        kinds = {_kind(row.cell): row.trial for row in rows if row.trial}
+        probes = dict(zip(kinds, probe_all([trial for trial in kinds.values() if trial], say), strict=True))
+    for row in rows:
+        past = past_of_kind[_kind(row.cell)]
+        if found := probes.get(_kind(row.cell)):
+            row.train_s, row.memory_bytes = found.step_s * row.cell.train.steps, found.peak_bytes
+            row.test_s = found.utterance_s * (row.size.lengths.test_utterances if row.size and row.size.lengths else 0)
+        elif past.step_s:
+            row.train_s = _median(past.step_s) * row.cell.train.steps
+            row.test_s = _median(past.evaluation_s) if past.evaluation_s else 0.0
+    if probe:
+        return "measured: ten steps and a few transcripts of each kind of cell, in one worker of this machine"
+    return "medians of finished models of the same kind here; --probe measures ten steps first, --on h100 estimates"
+
+
+def _add_estimates(rows: Sequence[_Row], device: str) -> str:
+    """Add estimated times on a device; return a sentence that says how."""
+    for row in rows:
+        if row.size and (found := devices.estimate(row.size, row.cell.train.steps, device)):
+            row.train_s, row.test_s = found.train_s, found.test_s
+    peak = devices.PEAKS[device] / 1e12
+    return f"ESTIMATES for one {device}, from {peak:.0f} TFLOP/s of its data sheet and {devices.ASSUMPTIONS}"
+
+
+def _head(grid: Grid, rows: Sequence[_Row]) -> str:
+    trainings = sum(row.new and row.to_train for row in rows)
+    evaluations = sum(row.new * row.pending for row in rows)
+    return f"grid {grid.name}: {len(grid.cells)} cells; {trainings} trainings and {evaluations} evaluations to do"
+
+
+def _table(rows: Sequence[_Row]) -> list[str]:
+    head = ("cell", "parameters", "tokens", "FLOP train", "FLOP/test", "memory", "disk", "time", "state")
+    lines = [head, *((row.label, *_columns(row)) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return [
+        "  "
+        + "  ".join(
+            cell.ljust(width) if column in (0, len(head) - 1) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _columns(row: _Row) -> tuple[str, ...]:
+    size = row.size
+    known = size is not None and size.lengths is not None
+    if not row.to_train and row.trial:
+        done = len(row.trial.evaluations) - row.pending
+        state = f"trained; {done} of {len(row.trial.evaluations)} evaluations done"
+    else:
+        state = f"to train: {row.cell.train.steps:,} steps"
+    return (
+        _short(size.cost.parameters) if size else NOT_KNOWN,
+        _short(size.tokens) if size and known else NOT_KNOWN,
+        _short(size.train_operations) if size and known else NOT_KNOWN,
+        _short(size.test_operations) if size and known else NOT_KNOWN,
+        f"{row.memory_bytes / 2**30:.1f} GiB" if row.memory_bytes else NOT_KNOWN,
+        f"{size.disk_bytes / 2**20:,.0f} MiB" if size else NOT_KNOWN,
+        NOT_KNOWN if row.seconds is None else _duration(row.seconds),
+        state,
+    )
+
+
+def _totals(
+    grid: Grid, rows: Sequence[_Row], materials: dict[int, Materials], requirements: Sequence[str], how: str
+) -> list[str]:
+    left = [row for row in rows if row.new and (row.to_train or row.pending)]
+    known_s = sum(row.seconds for row in left if row.seconds is not None)
+    unknown = sum(row.seconds is None for row in left)
+    time = f"about {_duration(known_s)} of one worker" if known_s or not unknown else "not known yet"
+    if unknown and known_s:
+        time += f", and {unknown} cells of a kind whose time is not known"
     clips = clips_to_encode(grid.cells, materials)
     tokens = f"{clips:,} clips" if clips is not None else "not known before corpus and codebooks are made"
-    time = f"about {_duration(seconds)} of one core" if seconds or not unknown else "not known yet"
-    more = f", and {unknown} trainings of a kind that has not run here" if unknown and seconds else ""
-    models = f"about {size / 2**20:,.0f} MB more for models{more}" if size or not unknown else "models not known yet"
-    disk = f"{models}; {_free_gb():.0f} GB are free"
-    width = max(len(label) for label, _ in rows)
-    lines = [f"  {label:<{width}}  {state}" for label, state in rows]
-    needed = [f"needed first: {sentence}" for sentence in requirements]
-    totals = [f"tokens to encode: {tokens}", f"time left: {time}{more}", f"disk: {disk}"]
+    models = sum(row.size.disk_bytes for row in left if row.size and row.to_train) / 2**20
+    checkpoints = max((row.size.checkpoint_bytes for row in left if row.size and row.to_train), default=0) / 2**20
+    disk = f"about {models:,.0f} MiB more for models, {checkpoints:,.0f} MiB for the checkpoints of one worker"
+    lines = [
+        *(f"needed first: {sentence}" for sentence in requirements),
+        f"tokens to encode: {tokens}",
+        f"time left: {time} ({how})",
+        f"disk: {disk}; {_free_gb():.0f} GB are free",
+    ]
+    if any(row.size is None or row.size.lengths is None for row in rows):
+        lines.append(
+            f"{NOT_KNOWN}: known once corpus and tokens are made, which --probe does; or, with pretrained weights, never"
+        )
     if grid.search:
         points = " + ".join(str(grid.search.point_count(cell)) for cell in grid.cells)
-        totals.append(
-            f"search: before that, {points} models of other {', '.join(grid.search.space)}, read on split val"
-        )
-    return "\n".join([head, *lines, *needed, *totals])
+        lines.append(f"search: before that, {points} models of other {', '.join(grid.search.space)}, read on split val")
+    return lines
 
 
 def _past_trials() -> dict[Kind, _Past]:
@@ -87,15 +222,28 @@ def _past_trials() -> dict[Kind, _Past]:
         past = past_of_kind[spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"]]
         past.step_s.append(result.train_s / result.steps)
         past.evaluation_s += [evaluation.result.decode_s for evaluation in trial.evaluations() if evaluation.done]
-        past.bytes.append(trial.bytes)
     return past_of_kind
 
 
-def _median(values: list[float] | list[int]) -> float:
+def _median(values: list[float]) -> float:
     return float(statistics.median(values))
 
 
+def _short(value: float) -> str:
+    """Write a large number with a unit.
+
+    >>> [_short(n) for n in (950, 685_000, 12_300_000, 1.25e17)]
+    ['950', '685 k', '12.3 M', '125 P']
+    """
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
 def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 

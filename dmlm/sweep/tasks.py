@@ -49,7 +49,7 @@ def train(task: Task) -> None:
     """
     from dmlm.sweep.train_trial import train_trial  # torch is loaded only in the worker
 
-    trial, materials = _opened(task)
+    trial, materials = opened(task)
     with _leases.hold(trial.stored.training_lease):
         if trial.trained:
             return
@@ -67,7 +67,7 @@ def evaluate(task: Task) -> None:
     """
     from dmlm.sweep.evaluate_trial import evaluate_trial
 
-    trial, materials = _opened(task)
+    trial, materials = opened(task)
     leased, busy = set(), None
     with ExitStack() as leases:
         for evaluation in trial.pending:
@@ -124,13 +124,13 @@ def _train_share(task: Task) -> None:
     from dmlm.sweep.train_trial import train_trial
 
     def train() -> None:
-        trial, materials = _opened(task)
+        trial, materials = opened(task)
         train_trial(trial, materials, task["checkpoint_every_s"])
 
     record(train)()
 
 
-def _opened(task: Task) -> tuple[Trial, Materials]:
+def opened(task: Task) -> tuple[Trial, Materials]:
     """Return the trial of a task, and its materials.
 
     Raises:
