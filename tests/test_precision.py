@@ -3,8 +3,12 @@
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from typer.testing import CliRunner
 
+from dmlm.cli import main
+from dmlm.model import precision
 from dmlm.model.precision import LONGEST_BY_PRODUCTS, attend_by_products, products_are_faster
+from dmlm.plan.grid import read_grid_file
 
 
 def inputs(length: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -43,3 +47,21 @@ def test_it_is_chosen_for_short_sequences_in_bf16_only():
     assert not products_are_faster(tokens, LONGEST_BY_PRODUCTS + 1)
     assert not products_are_faster(tokens.float(), 10)
     assert not products_are_faster(tokens.to("meta"), 10)
+
+
+@pytest.mark.parametrize(("in_hardware", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_chosen_when_a_sweep_file_is_read_and_said(in_hardware, chosen, monkeypatch):
+    monkeypatch.setattr(precision, "fast_bf16", lambda device: in_hardware)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    changes = ["axes.train.precision=[auto, fp16]"]
+    grid = read_grid_file("smoke", changes)
+    assert [cell.train.precision for cell in grid.cells][:2] == [chosen, "fp16"]
+    (note,) = grid.notes
+    assert note.startswith(f"train.precision=auto: {chosen}, because the CPU of this machine")
+    assert note in CliRunner().invoke(main.app, ["grid", "show", "smoke", *changes]).stdout
+    assert not read_grid_file("smoke").notes
+
+
+def test_a_machine_multiplies_bf16_in_hardware_or_not():
+    assert precision.fast_bf16(torch.device("cpu")) in (True, False)
+    assert precision.chosen()[0] in ("bf16", "fp32")

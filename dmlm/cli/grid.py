@@ -64,6 +64,8 @@ def run(
     selected = _read(overrides, grid)
     for path in figure or []:
         recipes.find("analysis", path)
+    for note in selected.notes:
+        print(note)
     if dry_run or probe or on:
         print(describe(selected, probe, on, print))
         return
@@ -109,6 +111,8 @@ def show(
 
     grid = _read(overrides)
     print(f"{grid.name}: {len(grid.cells)} cells, baseline {grid.baseline}. {grid.about}")
+    for note in grid.notes:
+        print(note)
     if not any(cell.template == grid.baseline for cell in grid.cells):
         print(f"No cell has the baseline {grid.baseline}, so there will be no Relative Benefit.")
     for number, (cell, variant) in enumerate(zip(grid.cells, grid.variants, strict=True)):

@@ -10,6 +10,15 @@ def fast_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def chosen() -> tuple[str, str]:
+    """Return what `train.precision=auto` means on this machine, and a sentence that says why."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "the CPU of this machine"
+    if fast_bf16(device):
+        return "bf16", f"{name} multiplies bf16 in hardware"
+    return "fp32", f"{name} does not multiply bf16 in hardware"
+
+
 LONGEST_BY_PRODUCTS = 1024  # tokens: beyond that, all scores at once take more time to move than the products save
 
 

@@ -68,6 +68,7 @@ class Grid:
     cells: tuple[Cell, ...]
     variants: tuple[str, ...]  # per cell: what tells it from other cells of its backbone, template and seed
     search: Search | None = None
+    notes: tuple[str, ...] = ()  # what was chosen for this machine, and why
 
     def letters(self) -> Iterator[str]:
         """Yield the input modalities that any cell uses."""
@@ -102,6 +103,8 @@ def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
         for key, value in cell_overrides.items():
             assign(settings, key, value)
 
+    notes = _choose_precision(cell_settings)
+
     def where(keys: Sequence[str]) -> str:
         """Return the override that set a key path, or else the file and line."""
         key = ".".join(keys)
@@ -115,7 +118,20 @@ def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
         _check_exclusions(block, matched_rules, path, lines)
     if search:
         check_space(search, grid.cells, where)
-    return replace(grid, search=search)
+    return replace(grid, search=search, notes=notes)
+
+
+def _choose_precision(cell_settings: Sequence[Settings]) -> tuple[str, ...]:
+    """Replace `train.precision: auto` by what is fastest on this machine; return a sentence about it, if any has it."""
+    automatic = [settings for settings in cell_settings if value_at(settings, "train.precision") == "auto"]
+    if not automatic:
+        return ()
+    from dmlm.model.precision import chosen  # loads torch
+
+    precision, why = chosen()
+    for settings in automatic:
+        assign(settings, "train.precision", precision)
+    return (f"train.precision=auto: {precision}, because {why}.",)
 
 
 def _select_block(file: GridFile, block_name: str, path: Path) -> tuple[GridBlock, str]:

@@ -92,6 +92,8 @@ def run_grid(
     deadline = None if time_limit_s is None else started + time_limit_s
     if isinstance(grid, str):
         grid = read_grid_file(grid, overrides)
+        for note in grid.notes:
+            say(note)
     if engine not in ("local", "ray"):
         raise UserError(f"There is no engine {engine!r}; {did_you_mean(engine, ('local', 'ray'))}.")
     check(grid.cells)

@@ -41,7 +41,8 @@ class TrainSettings:
     clip_norm: Positive = 1.0
     dropout: Share = 0.1
     input_mask: Share = 0.0  # share of prompt tokens hidden from the model
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of matrix products; weights, optimizer and scan stay in fp32
+    # of matrix products; weights, optimizer and scan stay in fp32. In a sweep file also `auto`, see dmlm.plan.grid
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     draws: Count = 2  # versions of the training set, each with other noise
     objective: Literal["next_token"] = "next_token"  # a file of dmlm/training/objectives
     lambdas: Lambdas = Lambdas()
