@@ -172,7 +172,7 @@ def main() -> None:
         name, batch_size = case.split()
         result = alternate(__file__, case)
         note = f"A+L -> T, batches of {batch_size}, vocabulary {SIZES[name][0].size:,}"
-        record([row(f"training {name}, batches of {batch_size}, against Trainer", *result, "tokens/s", 2.0, note)])
+        record([row(f"training {name}, batches of {batch_size}, against Trainer", *result, "tokens/s", None, note)])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,3 +137,18 @@ def test_cells_trained_from_shards_are_the_cells_of_the_grid(finished, home, tmp
         for evaluation in evaluations:
             a, b = (f / "evals" / evaluation / "utterances.jsonl" for f in (mine, other))
             assert a.read_text() == b.read_text()
+
+
+def test_the_pages_are_those_that_the_report_writes(rehearsal, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import report
+
+    assert (ROOT / "docs" / "performance.md").read_text() == report.performance_page()
+    assert (ROOT / "docs" / "gpu.md").read_text() == report.gpu_page()
+    shutil.copytree(rehearsal, tmp_path / "results" / "gpu")
+    shutil.copy(ROOT / "docs" / "gpu-notes.md", tmp_path)
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    page = report.gpu_page()
+    assert "Not run on a GPU yet" not in page
+    assert "| opt-nano loss, fp32, against transformers |" in page
+    assert "*peak memory*: left out" in page

@@ -69,7 +69,7 @@ def trainings(toy: bool) -> Iterator[Row]:
         ours, *theirs = in_turns(contestant, case, sides, rounds=1 if toy or slow else 3)
         note = "" if len(theirs) else "accelerate is not installed" if not has_trainer else "their loop is too slow"
         title = f"training {name}, batches of {batch}, against Trainer"
-        yield row(title, ours, theirs[0] if theirs else None, "tokens/s", 2.0, note)
+        yield row(title, ours, theirs[0] if theirs else None, "tokens/s", None, note)
 
 
 def _training(side: str, case: str, toy: bool) -> Callable[[], float]:
