@@ -67,10 +67,10 @@ def random_sequences(
     return sequences
 
 
-def model(name: str, vocabulary: Vocabulary, context: int = 512) -> PreTrainedModel:
-    """Build a model without dropout."""
+def model(name: str, vocabulary: Vocabulary, context: int = 512, dropout: float = 0.0) -> PreTrainedModel:
+    """Build a model, by default without dropout."""
     special = [vocabulary.special(token) for token in ("<pad>", "<bos>", "<eos>")]
-    return build(BackboneSpec(name, vocabulary.text_size, vocabulary.size, context, *special, dropout=0.0), seed=0)
+    return build(BackboneSpec(name, vocabulary.text_size, vocabulary.size, context, *special, dropout=dropout), seed=0)
 
 
 def synchronise() -> None:

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "gpu"
 PACKAGES = ("torch", "transformers", "triton", "numpy", "safetensors", "accelerate", "mamba_ssm", "mambapy")
 PARTS = ("right", "fast", "useful")
-SHORTEST_S = 10.0  # no step begins with less time than this
+SHORTEST_S = 30.0  # no step begins with less time than this
 GRACE_S = 15.0  # after its time is over, a step is asked to end, and a training writes a checkpoint
 
 
@@ -109,8 +109,8 @@ def _child(run: Any, toy: bool, rows: Connection, log: Path) -> None:
         rows.send(None)
     except BaseException as error:
         traceback.print_exc()
-        kind = type(error).__name__
-        rows.send({"error": str(error) if kind == "LeftOut" else f"{kind}: {error}", "left_out": kind == "LeftOut"})
+        left_out = type(error).__name__ == "LeftOut"
+        rows.send({"error": str(error) if left_out else traceback.format_exc()[-1500:], "left_out": left_out})
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -219,7 +219,8 @@ def main() -> int:
     log = target / "last-step.log"
     print(", ".join(f"{key} {value}" for key, value in here.items() if value), f"code {digest}", flush=True)
     outcome = {"passed": 0, "failed": 0, "stopped": 0, "left out": 0, "not reached": 0}
-    for step in chosen:
+    never_run = [step for step in chosen if results.of(step.part).get(step.name, {}).get("code") != digest]
+    for step in [*never_run, *(step for step in chosen if step not in never_run)]:
         before = results.of(step.part).get(step.name, {})
         done = before.get("state") == "passed" and before.get("code") == digest
         left_s = arguments.minutes * 60 - GRACE_S - (time.monotonic() - started)
@@ -234,7 +235,10 @@ def main() -> int:
         }
         results.write(step.part, step.name, entry)
         outcome[entry["state"]] += 1
-        print(f"{entry['state']:<9} {entry['seconds']:>6.1f} s  {step.name}  {entry.get('error', '')}", flush=True)
+        print(
+            f"{entry['state']:<9} {entry['seconds']:>6.1f} s  {step.name}  {''.join(entry.get('error', '').splitlines()[-1:])}",
+            flush=True,
+        )
         print("".join(f"    {summary(row)}\n" for row in entry["rows"]), end="", flush=True)
     log.unlink(missing_ok=True)
     print(", ".join(f"{count} {state}" for state, count in outcome.items() if count))

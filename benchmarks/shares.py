@@ -35,11 +35,11 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function.overloadpacket.__name__
-        if name in ("mm", "bmm", "addmm"):
-            factors = args[1:] if name == "addmm" else args
+        if name in ("mm", "bmm", "addmm", "baddbmm"):
+            factors = args[1:3] if "add" in name else args
             # a transposed factor is repeated transposed: its memory is laid out as (columns, rows)
             shapes = tuple((*f.shape, int(f.stride(-1) != 1)) for f in factors)
-            self.counts["bmm" if name == "bmm" else "mm", shapes, factors[0].dtype] += 1
+            self.counts["bmm" if "bmm" in name else "mm", shapes, factors[0].dtype] += 1
         elif "scaled_dot_product" in name:
             q = args[1] if "backward" in name else args[0]
             *batch, length, width = q.shape

@@ -6,6 +6,7 @@ Both use the same model, data, batch size, precision and optimiser. Useful token
     python benchmarks/training.py "opt-125m 4"   # minutes on a CPU
 """
 
+import importlib.util
 import itertools
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers.trainer
 from harness import FULL, VOCABULARY, alternate, device, model, random_sequences, record, row, synchronise
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
@@ -38,6 +40,9 @@ SIZES = {  # vocabulary, and timed steps on a CPU; ten times as many on CUDA
     "mamba-130m": (FULL, 2),
 }
 WARM = 2  # steps before the clock starts
+if (datasets := importlib.util.find_spec("datasets")) and datasets.origin is None:
+    # the folder of recipes, not the package: the Trainer would take it for the package
+    transformers.trainer.is_datasets_available = lambda: False
 IGNORED = -100  # label of tokens that are not scored
 
 

@@ -95,7 +95,7 @@ def lacks(toy):
 on_a_gpu.GRACE_S = 1
 for run in (wrong, raises, dies, hangs, lacks):
     entry = on_a_gpu.run_step(Step(run.__name__, "right", 2, run), True, 2, Path(sys.argv[2]), multiprocessing.get_context("fork"))
-    print(run.__name__, entry["state"], len(entry["rows"]), entry.get("error", "")[:40])
+    print(run.__name__, entry["state"], len(entry["rows"]), entry.get("error", " ").splitlines()[-1][:40])
 """
     command = [sys.executable, "-c", program, str(ROOT / "benchmarks"), str(tmp_path / "log")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -116,7 +116,10 @@ def run_cell(toy: bool, shards_folder: Path, trial: str, results: Path) -> Itera
     work, target = paths.home() / "gpu" / trial, results / f"cell-{trial}.json"
     found: dict[str, Any] = json.loads(target.read_text()) if target.is_file() else {"evaluations": {}}
     log = TrainingLog(work / "train.jsonl", settings.steps, NO_LOGGERS)
-    if not (work / "model" / "trained").is_file():
+    trained = work / "model" / "trained.json"  # written last
+    if trained.is_file():
+        found = {**json.loads(trained.read_text()), **found}
+    else:
         session = Session(
             name=trial, checkpoints=work / "checkpoints", device=device(), log=log, checkpoint_every_s=45.0
         )
@@ -135,9 +138,9 @@ def run_cell(toy: bool, shards_folder: Path, trial: str, results: Path) -> Itera
             "scan": scan_choice.fastest_scan(device().type)[0] if SIZES[cell["backbone"]].needs_scan else None,
             "log": (work / "train.jsonl").read_text(),
         }
-        files.write_text(target, json.dumps(found))
         net.save_pretrained(work / "model")
-        (work / "model" / "trained").touch()
+        files.write_text(trained, json.dumps({**found, "evaluations": {}}))
+        files.write_text(target, json.dumps(found))
     net = backbones.load(work / "model")
     yield fact("steps", f"{found['steps']:,} in {found['train_s']:,.0f} s, {found['tokens_per_s'] or 0:,.0f} tokens/s")
     text = TextVocabulary.of_json(shards.description["text"])

@@ -61,11 +61,11 @@ class _WeightedSurprise(torch.autograd.Function):
         chunk_size = max(1, MAX_LOGITS // len(embeddings))
         for start in range(0, len(targets), chunk_size):
             chunk = slice(start, start + chunk_size)
-            logits, target = (hidden[chunk] @ cast.t()).float(), targets[chunk].unsqueeze(1)
-            log_sum = logits.logsumexp(-1, keepdim=True)
-            surprise[chunk] = (log_sum - logits.gather(1, target)).squeeze(1)
+            target = targets[chunk].unsqueeze(1)
+            log_p = (hidden[chunk] @ cast.t()).log_softmax(-1, dtype=torch.float32)
+            surprise[chunk] = -log_p.gather(1, target).squeeze(1)
             if needs_grad:
-                grad_logits = logits.sub_(log_sum).exp_()  # dL/dlogits: the probabilities, minus one at the target
+                grad_logits = log_p.exp_()  # dL/dlogits: the probabilities, minus one at the target
                 grad_logits.scatter_add_(1, target, grad_logits.new_full(target.shape, -1.0))
                 grad_logits = grad_logits.mul_((weights[chunk] / largest).unsqueeze(1)).to(hidden.dtype)
                 grad_hidden[chunk] = grad_logits @ cast

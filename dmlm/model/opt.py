@@ -24,6 +24,9 @@ from dmlm.model.family import BackboneSpec
 from dmlm.model.layout import Layout
 from dmlm.model.precision import attend_by_products, products_are_faster
 
+torch.backends.cuda.enable_cudnn_sdp(
+    False
+)  # it prepares every new shape of a batch anew, which takes longer than a step
 FIRST_POSITION = 2  # row of position 0 in the position embeddings: an offset peculiar to OPT
 
 Attend = Callable[[torch.Tensor], torch.Tensor]  # (T, 3 D) of queries, keys and values to (T, D)
