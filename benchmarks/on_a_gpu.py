@@ -13,6 +13,7 @@ docs/gpu.md says what is measured, and how token shards for the last part are ma
 
 import argparse
 import datetime
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import dmlm  # noqa: F401  # sets how idle threads wait; must come before torch
 from dmlm import files
+from dmlm.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results" / "gpu"
@@ -140,6 +142,10 @@ def run_step(step: Any, toy: bool, limit_s: float, log: Path, context: Any) -> d
                 state, error = ("left out" if row["left_out"] else "failed"), row["error"]
             else:
                 rows.append(row)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.join(GRACE_S)
+        raise
     except EOFError:
         process.join(5)
         state, error = "failed", f"its process died ({process.exitcode}); the end of its output: {_tail(log)}"
@@ -164,8 +170,9 @@ def summary(row: dict[str, Any]) -> str:
         return f"{'ok   ' if row['ok'] else 'WRONG'} {row['check']}: {row['value']} (at most {row['at_most']:g})"
     if "fact" in row:
         return f"      {row['fact']}: {row['value']}"
-    ratio = f", ratio {row['ratio']}" if row.get("ratio") is not None else ""
-    return f"      {row['name']}: {row['ours']} against {row['theirs']} {row['unit']}{ratio}"
+    if row["theirs"] is None:
+        return f"      {row['name']}: {row['ours']} {row['unit']}"
+    return f"      {row['name']}: {row['ours']} against {row['theirs']} {row['unit']}, ratio {row['ratio']}"
 
 
 def _processes() -> tuple[Any, dict[str, Any]]:
@@ -193,7 +200,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, metavar="FOLDER", default=None, help=f"for results; default: {RESULTS}")
     arguments = parser.parse_args()
     started = time.monotonic()
-    if arguments.rehearse and arguments.to is None:
+    if arguments.rehearse and arguments.to is None and not arguments.list:
         parser.error("--rehearse needs --to FOLDER: results at toy size do not belong to docs/results/gpu")
     target: Path = (arguments.to or RESULTS).resolve()
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asking for a GPU must not open one before a step is forked
@@ -202,34 +209,50 @@ def main() -> int:
 
     from gpu import fast, networks, right, useful  # loads torch and transformers once, for all steps
 
-    steps = [*right.STEPS, *networks.STEPS, *fast.STEPS, *useful.steps(arguments.shards, target, arguments.rehearse)]
-    if arguments.list:
-        print("\n".join(f"{step.part:<7} {step.limit_s:>4.0f} s  {step.name}" for step in steps))
-        return 0
+    if arguments.minutes <= 0:
+        parser.error(f"--minutes {arguments.minutes:g}: give a time above 0")
+    try:
+        cells = useful.steps(arguments.shards, target, arguments.rehearse and not arguments.list)
+    except UserError as error:
+        parser.error(f"--shards: {error}")
+    steps = [*right.STEPS, *networks.STEPS, *fast.STEPS, *cells]
     chosen = [step for step in steps if not arguments.only or step.name.startswith(tuple(arguments.only))]
     if not chosen:
         parser.error(f"no step begins with {arguments.only}; see --list")
+    if arguments.list:
+        print("\n".join(f"{step.part:<7} {step.limit_s:>4.0f} s  {step.name}" for step in chosen))
+        return 0
     import torch
 
     if not torch.cuda.is_available() and not arguments.rehearse:
         parser.error("there is no CUDA device here; --rehearse runs every step at toy size on a CPU")
     context, here = _processes()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--to {target}: {error.strerror}; give a folder")
     results, digest = Results(target, here["device"]), code_digest()
-    target.mkdir(parents=True, exist_ok=True)
     log = target / "last-step.log"
+    lock = (target / ".lock").open("w")  # held until this process ends
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        parser.error(f"another run writes to {target}; wait for it, or give another folder with --to")
     print(", ".join(f"{key} {value}" for key, value in here.items() if value), f"code {digest}", flush=True)
     outcome = {"passed": 0, "failed": 0, "stopped": 0, "left out": 0, "not reached": 0}
-    never_run = [step for step in chosen if results.of(step.part).get(step.name, {}).get("code") != digest]
+    never_run = [
+        step for step in chosen if results.of(step.part).get(step.name, {}).get("code") != digest + step.inputs
+    ]
     for step in [*never_run, *(step for step in chosen if step not in never_run)]:
         before = results.of(step.part).get(step.name, {})
-        done = before.get("state") == "passed" and before.get("code") == digest
+        done = before.get("state") == "passed" and before.get("code") == digest + step.inputs
         left_s = arguments.minutes * 60 - GRACE_S - (time.monotonic() - started)
         if (done and not arguments.again) or left_s < SHORTEST_S:
             outcome["passed" if done else "not reached"] += 1
             continue
         entry = run_step(step, arguments.rehearse, min(step.limit_s, left_s), log, context)
         entry |= {
-            "code": digest,
+            "code": digest + step.inputs,
             "when": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
             "machine": here,
         }
@@ -246,4 +269,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command continues from here.", file=sys.stderr)
+        sys.exit(130)

@@ -5,9 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from dmlm.errors import UserError
+from dmlm.plan.cell import SnrChoice
+from dmlm.plan.grid import read_grid_file
+from dmlm.sweep.api import prepare, train
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_THERE = (
@@ -55,7 +61,7 @@ def test_every_step_of_a_rehearsal_passes_without_most_packages(rehearsal):
     for part in ("right", "fast", "useful"):
         (found,) = json.loads((rehearsal / f"{part}.json").read_text()).values()
         steps |= found
-    listed = [line.split(" s  ")[1] for line in on_a_gpu("--list").stdout.splitlines()]
+    listed = [line.split(" s  ")[1] for line in on_a_gpu("--list", "--rehearse").stdout.splitlines()]
     assert set(listed) - set(steps) <= {"cells"}
     assert {name for name, step in steps.items() if step["state"] != "passed"} <= LEFT_OUT | {"scan triton"}
     assert all(row.get("ok", True) for step in steps.values() for row in step["rows"])
@@ -134,6 +140,7 @@ def test_cells_trained_from_shards_are_the_cells_of_the_grid(finished, home, tmp
         assert (mine / "spec.json").read_bytes() == (other / "spec.json").read_bytes()
         evaluations = sorted(path.name for path in (other / "evals").iterdir())
         assert evaluations == sorted(path.name for path in (mine / "evals").iterdir())
+        assert json.loads((mine / "result.json").read_text())["model_elsewhere"]
         for evaluation in evaluations:
             a, b = (f / "evals" / evaluation / "utterances.jsonl" for f in (mine, other))
             assert a.read_text() == b.read_text()
@@ -152,3 +159,38 @@ def test_the_pages_are_those_that_the_report_writes(rehearsal, tmp_path, monkeyp
     assert "Not run on a GPU yet" not in page
     assert "| opt-nano loss, fp32, against transformers |" in page
     assert "*peak memory*: left out" in page
+
+
+def test_a_collected_cell_is_not_trained_again_for_a_new_test(finished, home, tmp_path, monkeypatch):
+    """Its model is on another machine; a new one would be mixed with the old results."""
+    monkeypatch.setenv("DMLM_HOME", str(shutil.copytree(home, tmp_path / "home")))
+    cell = read_grid_file("smoke").cells[0]
+    trial, _ = prepare(cell)
+    trial.stored.write_result(replace(trial.stored.result, model_elsewhere=True))
+    shutil.rmtree(trial.stored.model)
+    more, _ = prepare(cell.model_copy(update={"snr_db": SnrChoice(train=cell.snr_db.train, test=(0, 5))}))
+    with pytest.raises(UserError, match="trained on another machine, and its model is not here"):
+        train(more)
+
+
+def test_mistakes_with_shards_are_sentences(tmp_path):
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from gpu.useful import Shards, own_shards
+
+    own_shards(tmp_path / "shards")
+    assert Shards(tmp_path / "shards").cells
+    arrays = tmp_path / "shards" / "shards.safetensors"
+    arrays.write_bytes(arrays.read_bytes()[:-1] + b"x")
+    for folder, sentence in (("nothere", "has no shards.json"), ("shards", "are damaged; copy them again")):
+        done = on_a_gpu("--list", "--shards", str(tmp_path / folder))
+        assert done.returncode == 2
+        assert sentence in done.stderr
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "gpu" / "shards.py"),
+        "collect",
+        str(tmp_path / "no"),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, "has no shards.json" in done.stderr) == (2, True)

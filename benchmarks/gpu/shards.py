@@ -119,10 +119,13 @@ class Collected:
 def make(
     grid: Annotated[str, typer.Argument(help="A grid, as in `dmlm grid run`.")],
     changes: Annotated[list[str] | None, typer.Argument(help="Changed settings, such as train.steps=6000.")] = None,
-    to: Annotated[Path, typer.Option(help="Folder for the shards.")] = Path("shards"),
+    *,
+    to: Annotated[Path, typer.Option(help="Folder for the shards.")],
 ) -> None:
     """Prepare corpus and tokens of a grid, and write its shards."""
     chosen = read_grid_file(grid, changes or [])
+    for note in chosen.notes:
+        print(f"{note} To choose for the GPU machine, write bf16 or fp32.")
     if any("/" in cell.backbone for cell in chosen.cells):
         raise UserError("Shards hold no pretrained weights; choose backbones that start from random weights.")
     check(chosen.cells)
@@ -152,15 +155,26 @@ def collect(
     results: Annotated[Path, typer.Argument(help="Folder that `on_a_gpu.py --to` wrote.")],
 ) -> None:
     """Score the transcripts of finished cells and store them as finished cells of the grid."""
-    opened = Shards(shards)
+    opened, left = Shards(shards), 0
+    paths_of = {cell["trial"]: results / f"cell-{cell['trial']}.json" for cell in opened.cells}
+    if not any(path.is_file() for path in paths_of.values()):
+        raise UserError(
+            f"{results} has no results of the cells of {shards}; give the folder that `on_a_gpu.py --to` wrote."
+        )
     for cell in opened.cells:
-        path = results / f"cell-{cell['trial']}.json"
-        found = json.loads(path.read_text()) if path.is_file() else {"evaluations": {}}
+        path = paths_of[cell["trial"]]
+        try:
+            found = json.loads(path.read_text()) if path.is_file() else {"evaluations": {}, "shards": opened.digest}
+        except ValueError:
+            raise UserError(f"{path} is damaged; copy it again.") from None
+        if found["shards"] != opened.digest:
+            raise UserError(f"{path} was made from other shards than those in {shards}; give the ones that were used.")
         missing = [e["name"] for e in cell["evaluations"] if e["name"] not in found["evaluations"]]
         if missing or "steps" not in found:
             print(
                 f"{cell['trial']}: {len(missing)} of {len(cell['evaluations'])} evaluations are missing; left as it is"
             )
+            left += 1
             continue
         folder = trial_folder(paths.runs(), cell["trial"])
         folder.write_spec(cell["spec"])
@@ -173,10 +187,12 @@ def collect(
             result = [UtteranceResult(**record) for record in records]
             folder.evaluation(evaluation["name"]).write(evaluation["spec"], result, written["decode_s"])
         known = {field.name for field in fields(TrialResult)}
-        folder.write_result(TrialResult(**{k: v for k, v in found.items() if k in known}))
+        folder.write_result(TrialResult(**{k: v for k, v in found.items() if k in known}, model_elsewhere=True))
         print(f"{cell['trial']}: finished")
     folder = paths.runs() / opened.description["grid"].replace(":", "_")
     print(f"Tables and figures: python analysis/make_figures.py {folder} --tables")
+    if left:
+        raise typer.Exit(1)
 
 
 class _Reference:

@@ -26,6 +26,7 @@ class Step:
     part: str  # right, fast or useful: the file of its results
     limit_s: float  # it is stopped after this time, and keeps the rows that it has yielded
     run: Callable[[bool], Iterator[Row]]  # its argument says whether to do it at toy size
+    inputs: str = ""  # digest of what it reads besides the code
 
 
 def check(what: str, value: float, at_most: float) -> Row:

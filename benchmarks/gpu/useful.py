@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from dmlm import files, paths
+from dmlm.errors import UserError
 from dmlm.model import backbones, scan_choice
 from dmlm.model.family import SIZES, BackboneSpec
 from dmlm.recognition.settings import DecodeSettings
@@ -48,16 +49,29 @@ def write_shards(folder: Path, description: Mapping[str, Any], streams: Mapping[
     folder.mkdir(parents=True, exist_ok=True)
     with files.atomic(folder / ARRAYS) as temporary:
         save_file(arrays, temporary)
-    stored = {**description, "centroids": list(description["centroids"])}
+    (folder / ARRAYS).chmod(0o644)
+    stored = {**description, "centroids": list(description["centroids"]), "digest": files.digest(folder / ARRAYS)}
     files.write_text(folder / DESCRIPTION, json.dumps(stored) + "\n")
 
 
 class Shards:
-    """Shards as they were written."""
+    """Shards as they were written.
+
+    Raises:
+        UserError: there are none in the folder, or they are damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
-        self.cells: list[dict[str, Any]] = self.description["cells"]
+        if not (folder / DESCRIPTION).is_file() or not (folder / ARRAYS).is_file():
+            raise UserError(f"{folder} has no {DESCRIPTION} and {ARRAYS}; give a folder that `shards.py make` wrote.")
+        try:
+            self.description = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+            self.cells: list[dict[str, Any]] = self.description["cells"]
+            self.digest: str = self.description["digest"]
+        except (ValueError, KeyError, TypeError):
+            self.digest = ""
+        if self.digest != files.digest(folder / ARRAYS):
+            raise UserError(f"The shards in {folder} are damaged; copy them again, or make them again.")
         self._arrays = safe_open(folder / ARRAYS, "np")
 
     def array(self, key: str) -> np.ndarray:
@@ -113,12 +127,16 @@ def run_cell(toy: bool, shards_folder: Path, trial: str, results: Path) -> Itera
     shards = Shards(shards_folder)
     cell = next(cell for cell in shards.cells if cell["trial"] == trial)
     settings, vocabulary = train_settings(cell["train"]), _vocabulary(cell)
-    work, target = paths.home() / "gpu" / trial, results / f"cell-{trial}.json"
-    found: dict[str, Any] = json.loads(target.read_text()) if target.is_file() else {"evaluations": {}}
+    work, target = paths.home() / "gpu" / f"{trial}-{shards.digest[:8]}", results / f"cell-{trial}.json"
+    new: dict[str, Any] = {"shards": shards.digest, "evaluations": {}}
+    found: dict[str, Any] = json.loads(target.read_text()) if target.is_file() else new
+    if found["shards"] != shards.digest:  # of shards that were here before
+        found = new
     log = TrainingLog(work / "train.jsonl", settings.steps, NO_LOGGERS)
     trained = work / "model" / "trained.json"  # written last
-    if trained.is_file():
-        found = {**json.loads(trained.read_text()), **found}
+    facts = json.loads(trained.read_text()) if trained.is_file() else {}
+    if facts.get("shards") == shards.digest:
+        found = {**facts, **found}
     else:
         session = Session(
             name=trial, checkpoints=work / "checkpoints", device=device(), log=log, checkpoint_every_s=45.0
@@ -217,13 +235,14 @@ def steps(shards: Path | None, results: Path, toy: bool) -> list[Step]:
         own_shards(shards)
     if shards is None:
         return [Step("cells", "useful", 10, _left_out)]
-    cells = json.loads((shards / DESCRIPTION).read_text("utf-8"))["cells"]
+    opened = Shards(shards)
     return [
         Step(
             f"cell {cell['trial']}",
             "useful",
             CELL_S,
             partial(run_cell, shards_folder=shards, trial=cell["trial"], results=results),
+            inputs=opened.digest[:8],
         )
-        for cell in cells
+        for cell in opened.cells
     ]

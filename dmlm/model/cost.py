@@ -20,22 +20,28 @@ class Cost:
     width: int
     layers: int
     parameters: int
+    head: int  # parameters of the output layer, which are those of the input embeddings
     multiplied: int  # parameters that every token is multiplied with: all but those that are looked up
     mixing: Callable[[float], float]  # operations of a forward pass for a token that attends to so many others
     stored: int  # numbers that training keeps of a token until the backward pass
     cached: int  # bytes that decoding keeps of a sequence for every token
     state: int  # bytes that decoding keeps of a sequence whatever its length
 
-    def train_operations(self, tokens: float, attended: float) -> float:
+    def train_operations(self, tokens: float, attended: float, recompute: bool = False) -> float:
         """Return the operations of a training on so many tokens that attend to `attended` others in the mean."""
-        return 3 * self.forward_operations(tokens, attended)
+        again = self.read_operations(tokens, attended) if recompute else 0.0
+        return 3 * self.forward_operations(tokens, attended) + again
 
     def forward_operations(self, tokens: float, attended: float) -> float:
-        """Return the operations of reading or writing so many tokens."""
+        """Return the operations of a forward pass that predicts what follows each of so many tokens."""
         return tokens * (2 * self.multiplied + self.mixing(attended))
 
+    def read_operations(self, tokens: float, attended: float) -> float:
+        """Return the operations of a forward pass without the output layer."""
+        return tokens * (2 * (self.multiplied - self.head) + self.mixing(attended))
+
     def train_bytes(self, tokens: float, recompute: bool = False) -> float:
-        """Return the estimated peak memory of a training with so many tokens at once (within a fifth, on a CPU)."""
+        """Return the estimated peak memory of a training with so many tokens at once: within a fifth of what fp32 takes."""
         stored = self.layers * self.width + self.stored / self.layers if recompute else self.stored
         return ADAMW_BYTES * self.parameters + STORED_BYTES * stored * tokens + LOGITS_BYTES
 
@@ -48,6 +54,7 @@ def opt(size: Mapping[str, int], vocabulary: int, context: int) -> Cost:
     return Cost(
         width=width,
         layers=layers,
+        head=embeddings,
         parameters=embeddings + (context + 2) * width + layers * layer + 2 * width,
         multiplied=embeddings + layers * (4 * width * width + 2 * width * inner),
         mixing=lambda attended: 4 * layers * width * attended,
@@ -66,6 +73,7 @@ def mamba(size: Mapping[str, int], vocabulary: int, context: int) -> Cost:
     return Cost(
         width=width,
         layers=layers,
+        head=vocabulary * width,
         parameters=vocabulary * width + layers * layer + width,
         multiplied=vocabulary * width + layers * products,
         mixing=lambda attended: layers * inner * (2 * taps + 6 * states),

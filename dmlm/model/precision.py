@@ -32,7 +32,11 @@ def products_are_faster(tokens: torch.Tensor, longest: int) -> bool:
 
 
 def attend_by_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Causal attention, softmax(q k^T / sqrt(d)) v, with all scores in memory; all tensors are (B, H, N, d)."""
+    """Causal attention, softmax(q k^T / sqrt(d)) v, with all scores in memory; all tensors are (B, H, N, d).
+
+    In bf16 the scores are rounded before the softmax, as in the plain attention of transformers. Where they are large, that
+    is less exact than PyTorch's blocks: the relative error of the output is 0.003 if the largest score is 6, and 0.016 if it is 93.
+    """
     rows, heads, length, width = q.shape
     q, k, v = (tensor.reshape(rows * heads, length, width) for tensor in (q, k, v))
     later = torch.full((length, length), -torch.inf, dtype=q.dtype, device=q.device).triu(1)

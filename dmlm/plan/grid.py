@@ -88,6 +88,7 @@ def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
     values, lines = read_yaml(path)
     overrides = dict(map(parse_override, assignments))
     values |= {key: overrides.pop(key) for key in GRID_KEYS if key in overrides}
+    notes = _choose_precision(values, overrides)
     try:
         file = GridFile(**values)
     except ValidationError as error:
@@ -102,8 +103,6 @@ def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
     for settings in cell_settings:
         for key, value in cell_overrides.items():
             assign(settings, key, value)
-
-    notes = _choose_precision(cell_settings)
 
     def where(keys: Sequence[str]) -> str:
         """Return the override that set a key path, or else the file and line."""
@@ -121,17 +120,27 @@ def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
     return replace(grid, search=search, notes=notes)
 
 
-def _choose_precision(cell_settings: Sequence[Settings]) -> tuple[str, ...]:
-    """Replace `train.precision: auto` by what is fastest on this machine; return a sentence about it, if any has it."""
-    automatic = [settings for settings in cell_settings if value_at(settings, "train.precision") == "auto"]
-    if not automatic:
+def _choose_precision(*trees: Any) -> tuple[str, ...]:
+    """Replace `train.precision: auto` by what is fastest on this machine; return a sentence about it, if it occurs."""
+    found = [place for tree in trees for place in _automatic(tree, ())]
+    if not found:
         return ()
     from dmlm.model.precision import chosen  # loads torch
 
     precision, why = chosen()
-    for settings in automatic:
-        assign(settings, "train.precision", precision)
+    for container, key in found:
+        container[key] = precision
     return (f"train.precision=auto: {precision}, because {why}.",)
+
+
+def _automatic(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[Any, Any]]:
+    """Yield container and key of each `auto` below a `train.precision`, in nested or dotted keys."""
+    is_precision = ("train", "precision") in itertools.pairwise(path)
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        inner = (*path, *key.split(".")) if isinstance(key, str) else path
+        if value == "auto" and (is_precision or inner[-2:] == ("train", "precision")):
+            yield tree, key
+        yield from _automatic(value, inner)
 
 
 def _select_block(file: GridFile, block_name: str, path: Path) -> tuple[GridBlock, str]:

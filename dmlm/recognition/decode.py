@@ -7,7 +7,7 @@ computed.
 Shapes: B rows of the batch, P prompts, K beams of a prompt, D model width, W text IDs and <eos>.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from dmlm.recognition.settings import DecodeSettings
 from dmlm.sequence.template import Packed
 from dmlm.tokens.vocabulary import Vocabulary
 
-BATCH_TOKENS = 1 << 14  # padded prompt tokens of a batch; on a GPU up to 16 times as many, as its memory allows
+BATCH_TOKENS = 1 << 14  # padded prompt tokens of a batch; on a GPU as many as its memory allows
+MOST_CACHE_TOKENS = 1 << 18  # of a batch on a GPU, written ones included
 COMPACT_BELOW = 0.75  # finished rows are removed when the share of unfinished rows falls below this
 
 
@@ -41,28 +42,40 @@ def decode(
     model.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
     decoder = _Decoder(model, vocabulary, settings, device)
     outputs: list[np.ndarray] = [np.empty(0, np.int64)] * len(prompts)
-    for indices in _batches([prompt.ids for prompt in prompts], batch_tokens or _batch_tokens(model, device)):
+    beams, room = settings.beams, settings.max_new_tokens
+    if batch_tokens is None and device.type == "cuda":
+        batches = _batches(
+            [prompt.ids for prompt in prompts], _cache_tokens(model, device), lambda n: beams * (n + room)
+        )
+    else:
+        batches = _batches([prompt.ids for prompt in prompts], batch_tokens or BATCH_TOKENS)
+    for indices in batches:
         for index, output in zip(indices, decoder.decode([prompts[i].ids for i in indices]), strict=True):
             outputs[index] = output
     return outputs
 
 
-def _batch_tokens(model: PreTrainedModel, device: torch.device) -> int:
-    """Return the padded prompt tokens of a batch: on a GPU as many as keys and values in a quarter of its free memory."""
-    if device.type != "cuda":
-        return BATCH_TOKENS
-    bytes_per_token = 8 * model.config.num_hidden_layers * model.config.hidden_size
-    return max(BATCH_TOKENS, min(16 * BATCH_TOKENS, torch.cuda.mem_get_info(device)[0] // 4 // bytes_per_token))
+def _cache_tokens(model: PreTrainedModel, device: torch.device) -> int:
+    """Return how many tokens, of all rows and beams, the cache of a batch may hold on a GPU.
+
+    Keys and values of so many, and the copy that is made when rows are removed, take at most half of the free memory.
+    """
+    bytes_per_token = 2 * 8 * model.config.num_hidden_layers * model.config.hidden_size
+    return min(MOST_CACHE_TOKENS, torch.cuda.mem_get_info(device)[0] // 2 // bytes_per_token)
 
 
-def _batches(prompts: Sequence[np.ndarray], batch_tokens: int) -> list[list[int]]:
+def _batches(
+    prompts: Sequence[np.ndarray], batch_tokens: int, tokens_of: Callable[[int], int] = lambda length: length
+) -> list[list[int]]:
     """Split the prompts into batches of at most `batch_tokens` padded tokens; return their indices.
+
+    `tokens_of` says how many tokens a prompt of a length counts as.
 
     Prompts are ordered by length, then by content, so that those with a common prefix meet in a batch.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i].tobytes())):
-        if not batches or (len(batches[-1]) + 1) * len(prompts[index]) > batch_tokens:
+        if not batches or (len(batches[-1]) + 1) * tokens_of(len(prompts[index])) > batch_tokens:
             batches.append([])
         batches[-1].append(index)
     return batches

@@ -22,6 +22,7 @@ class TrialResult:
     precision: str | None = None
     execution: dict[str, Any] | None = None
     scan: str | None = None  # the implementation of Mamba's scan that ran
+    model_elsewhere: bool = False  # trained on another machine, from which only the transcripts came
 
     @classmethod
     def of(cls, values: dict[str, Any] | None) -> Self | None:

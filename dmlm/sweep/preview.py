@@ -5,6 +5,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dmlm import paths
 from dmlm.corpus.condition import Condition
@@ -19,13 +20,20 @@ from dmlm.sweep.requirements import check, check_settings, missing_requirements
 from dmlm.sweep.sizes import Size, size_of
 from dmlm.sweep.trial import Trial, evaluations_of, trial_of
 
-Kind = tuple[str, str, int]  # backbone, template, batch size
+Kind = tuple[str, str, int, str]  # backbone, template, batch size, precision
 NOT_KNOWN = "–"
+NOT_OF_TRAINING: Any = {"execution": True, "decode": True, "perceptual": True, "split": True, "snr_db": {"test": True}}
+NOT_OF_SPEED: Any = {  # settings on which the time of a step or of a transcript does not depend
+    "seed": True,
+    "permute": True,
+    "perceptual": True,
+    "train": {"steps", "lr", "final_lr_ratio", "warmup_steps", "weight_decay", "beta2", "clip_norm", "lambdas"},
+}
 
 
 @dataclass
 class _Past:
-    """Measured costs of finished trials of one kind, an item for each training and each evaluation."""
+    """Measured costs of finished trials of one kind, one item per step time, an item for each training and evaluation."""
 
     step_s: list[float] = field(default_factory=list)
     evaluation_s: list[float] = field(default_factory=list)
@@ -39,8 +47,10 @@ class _Row:
     label: str
     trial: Trial | None
     size: Size | None
-    new: bool  # no cell before it is the same trial
-    tests: int  # evaluations, done or not
+    training: str  # cells with the same one are one model
+    pending: frozenset[tuple[str, str]]  # evaluations to run: model and name
+    evaluations: int  # done or not
+    test_utterances: int
     train_s: float | None = None
     test_s: float | None = None  # of one condition
     memory_bytes: float | None = None
@@ -50,15 +60,11 @@ class _Row:
         return not (self.trial and self.trial.trained)
 
     @property
-    def pending(self) -> int:
-        return len(self.trial.pending) if self.trial else self.tests
-
-    @property
     def seconds(self) -> float | None:
         """Time of what is left; None if it is not known."""
-        if self.to_train and self.train_s is None:
+        if (self.to_train and self.train_s is None) or (self.pending and self.test_s is None):
             return None
-        return (self.train_s or 0.0 if self.to_train else 0.0) + self.pending * (self.test_s or 0.0)
+        return (self.train_s or 0.0 if self.to_train else 0.0) + len(self.pending) * (self.test_s or 0.0)
 
 
 def describe(
@@ -84,7 +90,11 @@ def describe(
     check_settings(grid.cells)
     if probe:
         check(grid.cells)
-        materials = dict(enumerate(prepare_under_lease(grid.cells, say)))
+        errors: dict[int, Exception] = {}
+        made = iter(prepare_under_lease(grid.cells, say, failed=errors))
+        materials = {number: next(made) for number in range(len(grid.cells)) if number not in errors}
+        for number, error in errors.items():
+            say(f"failed   {grid.cells[number].label}: {error}")
         requirements: list[str] = []
     else:
         requirements = missing_requirements(grid.cells)
@@ -95,56 +105,75 @@ def describe(
 
 
 def _rows(grid: Grid, materials: dict[int, Materials]) -> list[_Row]:
-    counted: set[str] = set()
     rows = []
     for number, (cell, variant) in enumerate(zip(grid.cells, grid.variants, strict=True)):
-        trial = trial_of(cell, materials[number], grid.baseline) if number in materials else None
-        new = trial is None or trial.id not in counted  # cells that differ in `execution` only are one trial
-        counted |= {trial.id} if trial else set()
-        label = cell.label if variant in cell.label else f"{cell.label} {variant}"
-        levels_db = {snr_db: Condition(snr_db=snr_db) for snr_db in (*cell.snr_db.test, *cell.perceptual.snr_db)}
-        tests = len(evaluations_of(cell, grid.baseline, levels_db))
-        rows.append(_Row(cell, label, trial, size_of(cell, materials.get(number)), new, tests))
-        rows[-1].memory_bytes = rows[-1].size.memory_bytes if rows[-1].size and rows[-1].size.lengths else None
+        made = materials.get(number)
+        trial = trial_of(cell, made, grid.baseline) if made else None
+        if trial:
+            training, evaluations = trial.id, len(trial.evaluations)
+            names = [trial.name_of(evaluation) for evaluation in trial.pending]
+        else:
+            training = cell.model_dump_json(exclude=NOT_OF_TRAINING)
+            levels_db = {snr_db: Condition(snr_db=snr_db) for snr_db in (*cell.snr_db.test, *cell.perceptual.snr_db)}
+            names = [f"{e} {cell.decode} {cell.split}" for e in evaluations_of(cell, grid.baseline, levels_db)]
+            evaluations = len(names)
+        row = _Row(
+            cell=cell,
+            label=cell.label if variant in cell.label else f"{cell.label} {variant}",
+            trial=trial,
+            size=size_of(cell, made),
+            training=training,
+            pending=frozenset((training, name) for name in names),
+            evaluations=evaluations,
+            test_utterances=len(made.corpus.split(cell.split)) if made else 0,
+        )
+        row.memory_bytes = row.size.memory_bytes if row.size and row.size.lengths else None
+        rows.append(row)
     return rows
 
 
 def _kind(cell: Cell) -> Kind:
-    return cell.backbone, cell.template, cell.train.batch_size
+    return cell.backbone, cell.template, cell.train.batch_size, cell.train.precision
+
+
+def _speed(cell: Cell) -> str:
+    """Return the settings that decide the time of a step and of a transcript."""
+    return cell.model_dump_json(exclude=NOT_OF_SPEED)
 
 
 def _add_measurements(rows: Sequence[_Row], probe: bool, say: Callable[[str], None]) -> str:
     """Add times measured here; return a sentence that says how."""
     past_of_kind = _past_trials()
-    probes: dict[Kind, Probe] = {}
+    probes: dict[str, Probe | None] = {}
     if probe:
-        kinds = {_kind(row.cell): row.trial for row in rows if row.trial}
-        probes = dict(zip(kinds, probe_all([trial for trial in kinds.values() if trial], say), strict=True))
+        work = {_speed(row.cell): row.trial for row in rows if row.trial and (row.to_train or row.pending)}
+        probes = dict(zip(work, probe_all([trial for trial in work.values() if trial], say), strict=True))
     for row in rows:
         past = past_of_kind[_kind(row.cell)]
-        if found := probes.get(_kind(row.cell)):
+        if found := probes.get(_speed(row.cell)):
             row.train_s, row.memory_bytes = found.step_s * row.cell.train.steps, found.peak_bytes
-            row.test_s = found.utterance_s * (row.size.lengths.test_utterances if row.size and row.size.lengths else 0)
-        elif past.step_s:
+            row.test_s = found.utterance_s * row.test_utterances
+        elif past.step_s and not probe:
             row.train_s = _median(past.step_s) * row.cell.train.steps
-            row.test_s = _median(past.evaluation_s) if past.evaluation_s else 0.0
+            row.test_s = _median(past.evaluation_s) if past.evaluation_s else None
     if probe:
-        return "measured: ten steps and a few transcripts of each kind of cell, in one worker of this machine"
+        return "measured: ten steps and a few transcripts of each kind of cell, in one process of this machine"
     return "medians of finished models of the same kind here; --probe measures ten steps first, --on h100 estimates"
 
 
 def _add_estimates(rows: Sequence[_Row], device: str) -> str:
     """Add estimated times on a device; return a sentence that says how."""
     for row in rows:
-        if row.size and (found := devices.estimate(row.size, row.cell.train.steps, device)):
+        if row.size and (found := devices.estimate(row.size, row.cell.train.steps, row.cell.train.precision, device)):
             row.train_s, row.test_s = found.train_s, found.test_s
-    peak = devices.PEAKS[device] / 1e12
-    return f"ESTIMATES for one {device}, from {peak:.0f} TFLOP/s of its data sheet and {devices.ASSUMPTIONS}"
+    half, full = (peak / 1e12 for peak in devices.PEAKS[device])
+    speeds = f"{half:.0f} TFLOP/s in bf16 and {full:.0f} in fp32 of its data sheet"
+    return f"ESTIMATES for one {device}, from {speeds}, and {devices.ASSUMPTIONS}"
 
 
 def _head(grid: Grid, rows: Sequence[_Row]) -> str:
-    trainings = sum(row.new and row.to_train for row in rows)
-    evaluations = sum(row.new * row.pending for row in rows)
+    trainings = len({row.training for row in rows if row.to_train})
+    evaluations = len(frozenset[tuple[str, str]]().union(*(row.pending for row in rows)))
     return f"grid {grid.name}: {len(grid.cells)} cells; {trainings} trainings and {evaluations} evaluations to do"
 
 
@@ -166,8 +195,7 @@ def _columns(row: _Row) -> tuple[str, ...]:
     size = row.size
     known = size is not None and size.lengths is not None
     if not row.to_train and row.trial:
-        done = len(row.trial.evaluations) - row.pending
-        state = f"trained; {done} of {len(row.trial.evaluations)} evaluations done"
+        state = f"trained; {row.evaluations - len(row.pending)} of {row.evaluations} evaluations done"
     else:
         state = f"to train: {row.cell.train.steps:,} steps"
     return (
@@ -176,7 +204,7 @@ def _columns(row: _Row) -> tuple[str, ...]:
         _short(size.train_operations) if size and known else NOT_KNOWN,
         _short(size.test_operations) if size and known else NOT_KNOWN,
         f"{row.memory_bytes / 2**30:.1f} GiB" if row.memory_bytes else NOT_KNOWN,
-        f"{size.disk_bytes / 2**20:,.0f} MiB" if size else NOT_KNOWN,
+        f"{size.disk_bytes / 2**20:,.1f} MiB" if size else NOT_KNOWN,
         NOT_KNOWN if row.seconds is None else _duration(row.seconds),
         state,
     )
@@ -185,17 +213,27 @@ def _columns(row: _Row) -> tuple[str, ...]:
 def _totals(
     grid: Grid, rows: Sequence[_Row], materials: dict[int, Materials], requirements: Sequence[str], how: str
 ) -> list[str]:
-    left = [row for row in rows if row.new and (row.to_train or row.pending)]
-    known_s = sum(row.seconds for row in left if row.seconds is not None)
-    unknown = sum(row.seconds is None for row in left)
+    trainings = {row.training: row for row in rows if row.to_train}
+    tests = {test: row for row in rows for test in row.pending}
+    times = [row.train_s for row in trainings.values()] + [row.test_s for row in tests.values()]
+    known_s, unknown = sum(time_s for time_s in times if time_s is not None), times.count(None)
     time = f"about {_duration(known_s)} of one worker" if known_s or not unknown else "not known yet"
     if unknown and known_s:
-        time += f", and {unknown} cells of a kind whose time is not known"
+        time += f", and {unknown} trainings and evaluations whose time is not known"
     clips = clips_to_encode(grid.cells, materials)
     tokens = f"{clips:,} clips" if clips is not None else "not known before corpus and codebooks are made"
-    models = sum(row.size.disk_bytes for row in left if row.size and row.to_train) / 2**20
-    checkpoints = max((row.size.checkpoint_bytes for row in left if row.size and row.to_train), default=0) / 2**20
-    disk = f"about {models:,.0f} MiB more for models, {checkpoints:,.0f} MiB for the checkpoints of one worker"
+    sizes = [row.size for row in trainings.values() if row.size]
+    models, checkpoints = (
+        sum(size.disk_bytes for size in sizes),
+        max((size.checkpoint_bytes for size in sizes), default=0),
+    )
+    disk = f"about {models / 2**20:,.0f} MiB more for models, {checkpoints / 2**20:,.0f} MiB for the checkpoints of one worker"
+    if others := len(trainings) - len(sizes):
+        disk = (
+            f"{disk if sizes else 'not known'}, for {others} models of a size that only their files say"
+            if sizes
+            else "models not known yet"
+        )
     lines = [
         *(f"needed first: {sentence}" for sentence in requirements),
         f"tokens to encode: {tokens}",
@@ -204,7 +242,7 @@ def _totals(
     ]
     if any(row.size is None or row.size.lengths is None for row in rows):
         lines.append(
-            f"{NOT_KNOWN}: known once corpus and tokens are made, which --probe does; or, with pretrained weights, never"
+            f"{NOT_KNOWN}: known once corpus and tokens are made, which --probe does; or, of a pretrained network, by --probe alone"
         )
     if grid.search:
         points = " + ".join(str(grid.search.point_count(cell)) for cell in grid.cells)
@@ -217,9 +255,19 @@ def _past_trials() -> dict[Kind, _Past]:
     past_of_kind: dict[Kind, _Past] = defaultdict(_Past)
     for trial in trial_folders(paths.runs()):
         result, spec = trial.result, trial.spec_if_written
-        if result is None or not result.steps or not {"backbone", "template", "train"} <= spec.keys():
+        if (
+            result is None
+            or not result.steps
+            or result.model_elsewhere
+            or not {"backbone", "template", "train"} <= spec.keys()
+        ):
             continue
-        past = past_of_kind[spec["backbone"]["name"], spec["template"], spec["train"]["batch_size"]]
+        past = past_of_kind[
+            spec["backbone"]["name"],
+            spec["template"],
+            spec["train"]["batch_size"],
+            spec["train"].get("precision", "fp32"),
+        ]
         past.step_s.append(result.train_s / result.steps)
         past.evaluation_s += [evaluation.result.decode_s for evaluation in trial.evaluations() if evaluation.done]
     return past_of_kind

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dmlm.errors import UserError
 from dmlm.model import pretrained
 from dmlm.model.cost import Cost
 from dmlm.model.family import SIZES
 from dmlm.plan.cell import Cell
+from dmlm.sequence.batches import POOL_BATCHES
 from dmlm.sequence.template import Template, pack
 from dmlm.sweep.materials import Materials
 from dmlm.tokens.encoder import Tokenizer
@@ -27,7 +29,9 @@ class Lengths:
     attended: float  # earlier tokens of a token, mean over all tokens
     prompt: float  # of a test
     text: float  # of a transcript
-    longest: int
+    longest: int  # in the sample
+    long: float  # of the batch with the longest sequences, as batches hold sequences of similar length
+    train_utterances: int
     test_utterances: int
 
 
@@ -54,29 +58,36 @@ class Size:
 
 
 def size_of(cell: Cell, materials: Materials | None) -> Size | None:
-    """Return what a cell computes; None for a pretrained backbone or a text vocabulary whose size only its files say."""
-    if pretrained.is_named(cell.backbone) or cell.text.tokenizer:
+    """Return what a cell computes; None if the size of its network or of its vocabulary is not known."""
+    if pretrained.is_named(cell.backbone) or (cell.text.tokenizer and materials is None):
         return None
     family = SIZES[cell.backbone]
-    cost = family.cost(family.sizes[cell.backbone], _vocabulary_size(cell), cell.model.context)
-    lengths = lengths_of(cell, materials) if materials else None
+    vocabulary = materials.vocabulary(cell.letters).size if materials else _vocabulary_size(cell)
+    cost = family.cost(family.sizes[cell.backbone], vocabulary, cell.model.context)
+    try:
+        lengths = lengths_of(cell, materials) if materials else None
+    except UserError:  # a run says what is wrong with this cell
+        lengths = None
     if lengths is None:
         return Size(cost=cost, lengths=None)
-    train, batch = cell.train, cell.train.batch_size * lengths.sequence
-    at_once = max(lengths.longest, min(batch, cell.execution.micro_tokens or batch))
-    half = (lengths.prompt + lengths.text) / 2
+    train, count = cell.train, lengths.train_utterances
+    batch = count / -(-count // train.batch_size)  # mean; the last batch of an epoch is smaller
+    tokens, most = train.steps * batch * lengths.sequence, min(train.batch_size, count) * lengths.long
+    at_once = min(most, max(lengths.long, cell.execution.micro_tokens or most))
+    read = cost.read_operations(lengths.prompt, lengths.prompt / 2)
+    write = cell.decode.beams * cost.forward_operations(lengths.text, lengths.prompt + lengths.text / 2)
     return Size(
         cost=cost,
         lengths=lengths,
-        tokens=train.steps * batch,
-        train_operations=cost.train_operations(train.steps * batch, lengths.attended),
-        test_operations=lengths.test_utterances * cost.forward_operations(lengths.prompt + lengths.text, half),
+        tokens=tokens,
+        train_operations=cost.train_operations(tokens, lengths.attended, cell.execution.recompute),
+        test_operations=lengths.test_utterances * (read + write),
         memory_bytes=cost.train_bytes(at_once, cell.execution.recompute),
     )
 
 
 def _vocabulary_size(cell: Cell) -> int:
-    """Return the number of IDs of a cell: text, units of each tokenizer, special tokens."""
+    """Return the number of IDs of a cell, if its text has as many as were asked for."""
     from dmlm.tokens.vocabulary import SPECIALS
 
     size = cell.text.vocab_size + len(SPECIALS)
@@ -103,6 +114,8 @@ def lengths_of(cell: Cell, materials: Materials) -> Lengths | None:
         prompt=float(prompts.mean()),
         text=float((whole - prompts).mean()),
         longest=int(whole.max()),
+        long=float(np.quantile(whole, 1 - 1 / POOL_BATCHES)),
+        train_utterances=len(streams),
         test_utterances=len(materials.corpus.split(cell.split)),
     )
 

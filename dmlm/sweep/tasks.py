@@ -53,6 +53,11 @@ def train(task: Task) -> None:
     with _leases.hold(trial.stored.training_lease):
         if trial.trained:
             return
+        if trial.stored.result and trial.stored.result.model_elsewhere:
+            raise UserError(
+                f"{trial.cell.label} was trained on another machine, and its model is not here, which a new test needs; move"
+                f" {trial.folder} away to train it here, tests included."
+            )
         if trial.cell.execution.data_parallel > 1:
             _train_together(task, trial.cell.execution.data_parallel)
         else:

@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from dmlm.limits import FORBID_UNKNOWN, Limits
+from dmlm.limits import STRICT, Limits
 from dmlm.modalities import MODALITIES
 
 NotNegative = Annotated[float, Limits(ge=0)]
 Positive = Annotated[float, Limits(gt=0)]
 Share = Annotated[float, Limits(ge=0, lt=1)]
-Count = Annotated[int, Limits(ge=1)]
+Count = Annotated[int, Limits(ge=1, le=10**9)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lambdas:
     """Loss weight of each modality, by its letter; the defaults are in `dmlm.modalities`."""
 
-    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+    __pydantic_config__: ClassVar = STRICT
 
     A: NotNegative = MODALITIES["A"].default_lambda
     L: NotNegative = MODALITIES["L"].default_lambda
@@ -29,7 +29,7 @@ class Lambdas:
 class TrainSettings:
     """Settings of a training. Every field changes the result."""
 
-    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+    __pydantic_config__: ClassVar = STRICT
 
     steps: Count = 1000
     batch_size: Count = 32
@@ -52,7 +52,7 @@ class TrainSettings:
 class Execution:
     """How a training is carried out on a machine. No field changes the result, except for rounding."""
 
-    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+    __pydantic_config__: ClassVar = STRICT
 
     micro_tokens: Annotated[int | None, Limits(ge=1)] = None  # most tokens in memory at once; a batch is cut
     recompute: bool = False  # keep only layer inputs for the backward pass: less memory
