@@ -72,6 +72,18 @@ def test_a_dry_run_says_what_is_done(finished, home):
     assert "tokens to encode: 16 clips" in more
 
 
+def test_a_dry_run_counts_each_training_and_each_test_once(finished, home, tmp_path):
+    """Cells of one model, whose tests differ, on materials that exist and on ones that do not."""
+    one = ["--dry-run", "template=A -> T"]
+    assert "4 cells; 0 trainings and 6 evaluations to do" in run_here(home, *one, "axes.decode.beams=[1, 2]").stdout
+    for changes, count in (
+        (["axes.execution.micro_tokens=[null, 100]"], "2 trainings and 6"),
+        (["axes.snr_db.test=[[clean, -20], [clean, 0, -20]]"], "2 trainings and 6"),
+        (["axes.decode.beams=[1, 2]"], "2 trainings and 12"),
+    ):
+        assert f"4 cells; {count} evaluations to do" in run_here(tmp_path, *one, *changes).stdout
+
+
 def test_a_probe_measures_and_a_device_is_an_estimate(finished, home):
     """New kinds of cells, on the corpus and the tokens of the finished grid."""
     changes = ["train.batch_size=3"]

@@ -161,6 +161,8 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
         ("train.stepz=5", "On the command line, train.stepz=5: there is no key 'train.stepz'; did you mean 'steps'"),
         ("tokenizer.A=x", "did you mean 'tokenizers'"),
         ("train.steps=many", "train.steps"),
+        ("train.lr=.inf", "train.lr: Input should be a finite number"),
+        ("decode.max_repeats=1", "decode.max_repeats: Value error, every phrase occurs once"),
         ("noise.placement=third_half", "noise.placement"),
         ("backbone=opt-huge", "no backbone 'opt-huge'"),
         ("template=A+X -> T", "'X'"),
