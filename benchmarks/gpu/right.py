@@ -38,6 +38,12 @@ from dmlm.training.stop_requests import Interrupted
 FP32, BF16 = 2e-4, 3e-2  # relative differences: fp32 in another order; matrix products in bf16
 SCAN = 1e-3  # as in dmlm.model.scan_choice
 PAD, END = VOCABULARY.special("<pad>"), VOCABULARY.special("<eos>")
+BACK_ENDS = (
+    SDPBackend.MATH,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+)
 SCAN_SHAPES = [  # L, B, D, N
     *((length, 3, 40, 8) for length in (1, 2, 15, 16, 17, 37, 255, 1024, 8192)),
     *((100, batch, 40, 16) for batch in (1, 2, 33)),
@@ -144,6 +150,18 @@ def _against_transformers(family: str, toy: bool) -> Iterator[Row]:
     error, stock_error = ((g - right).norm() / right.norm() for g in (gradient, stock_gradient))
     yield check(f"{name} gradient, bf16: error, relative to its norm", error, 0.1)
     yield fact(f"{name} gradient, bf16: error of transformers", float(f"{stock_error:.4g}"))
+    for kind in BACK_ENDS if family == "opt" else ():
+        for half, limit in ((False, 5 * FP32), (True, 0.1)):
+            label = (
+                f"{name} gradient, {'bf16' if half else 'fp32'}, attention by {kind.name.lower()}, against transformers"
+            )
+            try:
+                with sdpa_kernel(kind), torch.autocast(device().type, torch.bfloat16, enabled=half):
+                    gradient = _gradient(net, ours())
+            except RuntimeError as error:
+                yield fact(label, f"not here ({str(error).splitlines()[0][:80]})")
+                continue
+            yield check(label, (gradient - right).norm() / right.norm(), limit)
     small = loss_module.MAX_LOGITS
     loss_module.MAX_LOGITS = 7 * VOCABULARY.size
     yield check(f"{name} loss in chunks of 7 tokens", difference(ours(), right_loss), FP32)
@@ -190,12 +208,7 @@ def attention(toy: bool) -> Iterator[Row]:
         right = scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=True)
     for dtype, limit in ((torch.float32, FP32), (torch.bfloat16, BF16)):
         tensors = [tensor.to(dtype) for tensor in (q, k, v)]
-        for kind in (
-            SDPBackend.MATH,
-            SDPBackend.EFFICIENT_ATTENTION,
-            SDPBackend.FLASH_ATTENTION,
-            SDPBackend.CUDNN_ATTENTION,
-        ):
+        for kind in BACK_ENDS:
             label = f"{kind.name.lower().removesuffix('_attention')}, {str(dtype).removeprefix('torch.')}"
             try:
                 with sdpa_kernel(kind):
