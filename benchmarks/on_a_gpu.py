@@ -207,7 +207,7 @@ def main() -> int:
     if arguments.rehearse:
         os.environ.update(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="", DMLM_HOME=str(target / "home"))
 
-    from gpu import fast, networks, right, useful  # loads torch and transformers once, for all steps
+    from gpu import fast, networks, right, training_steps, useful  # loads torch and transformers once, for all steps
 
     if arguments.minutes <= 0:
         parser.error(f"--minutes {arguments.minutes:g}: give a time above 0")
@@ -215,7 +215,7 @@ def main() -> int:
         cells = useful.steps(arguments.shards, target, arguments.rehearse and not arguments.list)
     except UserError as error:
         parser.error(f"--shards: {error}")
-    steps = [*right.STEPS, *networks.STEPS, *fast.STEPS, *cells]
+    steps = [*right.STEPS, *training_steps.STEPS, *networks.STEPS, *fast.STEPS, *cells]
     chosen = [step for step in steps if not arguments.only or step.name.startswith(tuple(arguments.only))]
     if not chosen:
         parser.error(f"no step begins with {arguments.only}; see --list")

@@ -67,10 +67,10 @@ def comparison(row: dict[str, Any]) -> tuple[str, ...]:
 
 def gpu_page() -> str:
     """Return docs/gpu.md: the notes, followed by every step with its results on each device."""
-    from gpu import fast, networks, right
+    from gpu import fast, networks, right, training_steps
 
     page = (DOCS / "gpu-notes.md").read_text() + "\n## Results\n"
-    planned = [*right.STEPS, *networks.STEPS, *fast.STEPS]
+    planned = [*right.STEPS, *training_steps.STEPS, *networks.STEPS, *fast.STEPS]
     for part, title in PARTS.items():
         path = DOCS / "results" / "gpu" / f"{part}.json"
         devices: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}

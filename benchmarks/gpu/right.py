@@ -1,39 +1,25 @@
 """Is it right? Everything that computes on a GPU against something that is known to be right."""
 
 import importlib.util
-import itertools
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from decoding import TextOnly
 from gpu.steps import LeftOut, Row, Step, check, difference, fact
-from harness import ROOT, VOCABULARY, device, model, random_sequences
+from harness import VOCABULARY, device, model, random_sequences
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel
 
-from dmlm.errors import OutOfMemory
 from dmlm.model import backbones, scan_choice
 from dmlm.model import loss as loss_module
 from dmlm.model.layout import Layout
 from dmlm.model.loss import modality_loss
 from dmlm.recognition.decode import decode
 from dmlm.recognition.settings import DecodeSettings
-from dmlm.results.training_log import TrainingLog
 from dmlm.sequence.batches import collate
 from dmlm.sequence.template import ROLES, Packed
-from dmlm.training.loggers import NO_LOGGERS
-from dmlm.training.loop import Session, train
-from dmlm.training.objectives.next_token import NextToken
-from dmlm.training.settings import DEFAULT_EXECUTION, Execution, TrainSettings
-from dmlm.training.stop_requests import Interrupted
 
 FP32, BF16 = 2e-4, 3e-2  # relative differences: fp32 in another order; matrix products in bf16
 SCAN = 1e-3  # as in dmlm.model.scan_choice
@@ -115,14 +101,15 @@ def _gradient(net: PreTrainedModel, loss: torch.Tensor) -> torch.Tensor:
     return torch.cat([part.double().flatten() for part in parts])
 
 
-def _name(family: str, toy: bool) -> str:
+def toy_or_tiny(family: str, toy: bool) -> str:
+    """Return the name of a backbone: of 0.6 M parameters, or at toy size the smallest."""
     return f"{family}-{'nano' if toy else 'tiny'}"
 
 
 def _against_transformers(family: str, toy: bool) -> Iterator[Row]:
     """Loss and gradients of flat batches against the class of `transformers` on padded ones, in fp32 and in bf16."""
     exact_products()
-    name = _name(family, toy)
+    name = toy_or_tiny(family, toy)
     sequences, net = random_sequences(VOCABULARY, 3 if toy else 12), model(name, VOCABULARY).to(device()).train()
     ids, roles, layout = _flat(sequences)
     roles = torch.where(roles < 0, 0, roles)  # every token but the first of a sequence is scored, as in transformers
@@ -171,7 +158,7 @@ def _against_transformers(family: str, toy: bool) -> Iterator[Row]:
 def _alone(family: str, toy: bool) -> Iterator[Row]:
     """A sequence of a batch computes what it computes alone: nothing crosses the borders."""
     exact_products()
-    name = _name(family, toy)
+    name = toy_or_tiny(family, toy)
     sequences, net = random_sequences(VOCABULARY, 3 if toy else 12), model(name, VOCABULARY).to(device()).eval()
     code = backbones.family(net)
     with torch.no_grad():
@@ -230,19 +217,11 @@ def _attention_kernels(tensors: Sequence[torch.Tensor]) -> str:
     return "; ".join(name[:70] for name in names if name.removeprefix("aten::") != "scaled_dot_product_attention")
 
 
-class _TextOnly(LogitsProcessor):
-    """Mask all logits but those of text IDs and <eos>; our decoder does not compute the others."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        scores[:, VOCABULARY.text_size : END] = scores[:, END + 1 :] = -torch.inf
-        return scores
-
-
 def decoding(toy: bool) -> Iterator[Row]:
     """Transcripts against `generate`, greedy and by beams, and in a batch against alone."""
     exact_products()
     prompts = random_sequences(VOCABULARY, 3 if toy else 32, with_target=False)
-    for name in (_name("opt", toy), _name("mamba", toy)):
+    for name in (toy_or_tiny("opt", toy), toy_or_tiny("mamba", toy)):
         net = model(name, VOCABULARY).to(device()).eval()
         with torch.no_grad():
             net.get_output_embeddings().weight.normal_(std=0.5, generator=torch.Generator(device()).manual_seed(1))
@@ -262,7 +241,7 @@ def decoding(toy: bool) -> Iterator[Row]:
                     do_sample=False,
                     pad_token_id=PAD,
                     eos_token_id=END,
-                    logits_processor=LogitsProcessorList([_TextOnly()]),
+                    logits_processor=LogitsProcessorList([TextOnly()]),
                 )[0, len(prompt) :]
                 ids = written.cpu().numpy()
                 stock.append(ids[: np.flatnonzero(ids == END)[0]] if END in ids else ids)
@@ -273,145 +252,11 @@ def _differing(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> floa
     return float(np.mean([not np.array_equal(a, b) for a, b in zip(some, others, strict=True)]))
 
 
-def _train(
-    net: PreTrainedModel,
-    settings: TrainSettings,
-    folder: Path,
-    on_step: Callable[[int, float], None],
-    execution: Execution = DEFAULT_EXECUTION,
-    where: torch.device | None = None,
-    items: int = 64,
-    checkpoint_every_s: float = 60.0,
-) -> None:
-    session = Session(
-        name=folder.name,
-        checkpoints=folder / "checkpoints",
-        device=where or device(),
-        log=TrainingLog(folder / "train.jsonl", settings.steps, NO_LOGGERS),
-        execution=execution,
-        checkpoint_every_s=checkpoint_every_s,
-        on_step=on_step,
-    )
-    train(net, [_learnable(items)], settings, 0, NextToken(settings.lambdas, PAD), session)
-
-
-def _learnable(count: int) -> list[Packed]:
-    """Return sequences whose text repeats the IDs of the audio: something that a small model learns soon."""
-    sequences = []
-    for sequence in random_sequences(VOCABULARY, count):
-        ids, text = sequence.ids.copy(), np.flatnonzero(sequence.roles == ROLES.index("T"))[:-1]
-        audio = ids[sequence.roles == ROLES.index("A")][: len(text)]
-        ids[text[: len(audio)]] = audio - VOCABULARY.offset("A")
-        sequences.append(replace(sequence, ids=ids))
-    return sequences
-
-
-def _losses(name: str, settings: TrainSettings, **more: Any) -> list[float]:
-    losses: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        net = model(name, VOCABULARY, dropout=settings.dropout)
-        _train(net, settings, Path(folder), lambda step, loss: losses.append(loss), **more)
-    return losses
-
-
-def training(toy: bool) -> Iterator[Row]:
-    """A training on a GPU against one on a CPU; in halves, with recomputation, in bf16 and in fp16."""
-    exact_products()
-    steps = 3 if toy else 60
-    settings = TrainSettings(steps=steps, batch_size=4, lr=1e-3, warmup_steps=2, dropout=0.0)
-    for name in (_name("opt", toy), _name("mamba", toy)):
-        right = _losses(name, settings, where=torch.device("cpu"))[:10]
-        plain = _losses(name, settings)
-        apart = max(abs(a / b - 1) for a, b in zip(plain, right, strict=False))
-        yield check(f"{name}: loss of the first {len(right)} steps, against a CPU", apart, 1e-3)
-        parts = _losses(name, settings, execution=Execution(micro_tokens=300, recompute=True))
-        apart = max(abs(a / b - 1) for a, b in zip(parts[:10], plain[:10], strict=True))
-        yield check(f"{name}: loss with micro-batches and recomputation", apart, 1e-3)
-        for precision in ("bf16", *(() if toy else ("fp16",))):
-            half = _losses(name, replace(settings, precision=precision))
-            last, whole = np.mean(half[-10:]), np.mean(plain[-10:])
-            yield check(f"{name}: mean of the last losses in {precision}, against fp32", abs(last / whole - 1), 0.05)
-
-
-def out_of_memory(toy: bool) -> Iterator[Row]:
-    """Memory that runs out is recognised, so that a sweep tries the step again in halves."""
-    if toy:
-        raise LeftOut("needs the memory of a GPU")
-    torch.cuda.set_per_process_memory_fraction(0.01)
-    try:
-        _losses("opt-125m", TrainSettings(steps=1, batch_size=64))
-        yield check("a step that does not fit raises OutOfMemory", 1.0, 0.0)
-    except OutOfMemory:
-        yield check("a step that does not fit raises OutOfMemory", 0.0, 0.0)
-    except torch.OutOfMemoryError:
-        yield fact("a step that does not fit", "the model itself did not fit")
-
-
-def resume(toy: bool) -> Iterator[Row]:
-    """A training that is stopped and continued against one that is not, with dropout, in fp32 and in bf16.
-
-    Exactly, by the back end of attention that adds up in a fixed order; the others do not even repeat themselves.
-    """
-    steps = 4 if toy else 40
-    for name, precision in itertools.product((_name("opt", toy), _name("mamba", toy)), ("fp32", "bf16")):
-        settings = TrainSettings(steps=steps, batch_size=4, warmup_steps=2, dropout=0.1, precision=precision)
-        label = f"{name}, {precision}: losses of the same training twice"
-        apart = max(abs(a - b) for a, b in zip(_losses(name, settings), _losses(name, settings), strict=True))
-        yield fact(f"{label}, by the attention that PyTorch chooses", apart)
-        with sdpa_kernel(SDPBackend.MATH):
-            first, again = _losses(name, settings), _losses(name, settings)
-        apart = max(abs(a - b) for a, b in zip(first, again, strict=True))
-        yield check(label, apart, 0.0)
-        halves: list[float] = []
-
-        def stop(step: int, loss: float, halves: list[float] = halves) -> None:
-            halves.append(loss)
-            if len(halves) == steps // 2:
-                os.kill(os.getpid(), 15)
-
-        with tempfile.TemporaryDirectory() as folder, sdpa_kernel(SDPBackend.MATH):
-            try:
-                _train(model(name, VOCABULARY, dropout=settings.dropout), settings, Path(folder), stop)
-            except Interrupted:
-                _train(model(name, VOCABULARY, dropout=settings.dropout), settings, Path(folder), stop)
-        apart = max(abs(a - b) for a, b in zip(first, halves, strict=True))
-        yield check(f"{name}, {precision}: losses of a training that was continued", apart, 0.0)
-
-
-def data_parallel(toy: bool) -> Iterator[Row]:
-    """Two processes, each with a GPU of its own, against one."""
-    if not toy and torch.cuda.device_count() < 2:
-        raise LeftOut("there is one GPU")
-    exact_products()
-    settings = {"steps": 4 if toy else 20, "batch_size": 7, "warmup_steps": 2, "dropout": 0.0}
-    name = _name("opt", toy)
-    one = _losses(name, TrainSettings(**settings))
-    program = (
-        "import sys, json; from pathlib import Path; from gpu import right;"
-        f"losses = right._losses({name!r}, right.TrainSettings(**{settings!r}));"
-        "from dmlm.training.peers import Peers\nif Peers.join().first: Path(sys.argv[1]).write_text(json.dumps(losses))"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "program.py", Path(folder) / "losses.json"
-        source.write_text(program)
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        path = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT)])
-        subprocess.run([*launch, str(source), str(target)], check=True, env=os.environ | {"PYTHONPATH": path})
-        import json
-
-        two = json.loads(target.read_text())
-    yield check("losses of two processes against one", max(abs(a / b - 1) for a, b in zip(two, one, strict=True)), 1e-3)
-
-
 STEPS = [
     Step("scan triton", "right", 120, triton_scan),
     Step("scan mamba-ssm", "right", 60, mamba_ssm_scan),
-    Step("model opt", "right", 45, opt),
+    Step("model opt", "right", 60, opt),
     Step("model mamba", "right", 60, mamba),
     Step("attention", "right", 30, attention),
     Step("transcripts", "right", 60, decoding),
-    Step("training", "right", 90, training),
-    Step("memory that runs out", "right", 40, out_of_memory),
-    Step("resume", "right", 60, resume),
-    Step("data parallel", "right", 60, data_parallel),
 ]
