@@ -101,6 +101,8 @@ class Results:
 
 def _child(run: Any, toy: bool, rows: Connection, log: Path) -> None:
     """Run a step in this process, and send its rows."""
+    from gpu.steps import LeftOut
+
     os.setsid()  # so that processes that it starts end with it
     output = log.open("w")
     os.dup2(output.fileno(), 1)
@@ -111,7 +113,7 @@ def _child(run: Any, toy: bool, rows: Connection, log: Path) -> None:
         rows.send(None)
     except BaseException as error:
         traceback.print_exc()
-        left_out = type(error).__name__ == "LeftOut"
+        left_out = isinstance(error, LeftOut)
         rows.send({"error": str(error) if left_out else traceback.format_exc()[-1500:], "left_out": left_out})
     finally:
         sys.stdout.flush()
@@ -231,7 +233,10 @@ def main() -> int:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f"--to {target}: {error.strerror}; give a folder")
-    results, digest = Results(target, here["device"]), code_digest()
+    try:
+        results, digest = Results(target, here["device"]), code_digest()
+    except ValueError as error:
+        parser.error(f"a file of results in {target} or {RESULTS} is damaged ({error}); remove it")
     log = target / "last-step.log"
     lock = (target / ".lock").open("w")  # held until this process ends
     try:

@@ -173,8 +173,8 @@ def test_a_collected_cell_is_not_trained_again_for_a_new_test(finished, home, tm
         train(more)
 
 
-def test_mistakes_with_shards_are_sentences(tmp_path):
-    sys.path.insert(0, str(ROOT / "benchmarks"))
+def test_mistakes_with_shards_are_sentences(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from gpu.useful import Shards, own_shards
 
     own_shards(tmp_path / "shards")
@@ -194,3 +194,23 @@ def test_mistakes_with_shards_are_sentences(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, "has no shards.json" in done.stderr) == (2, True)
+
+
+def test_transcripts_of_a_model_that_is_gone_are_written_again(tmp_path, monkeypatch):
+    """The results came from another machine or an earlier session; a model trained anew must not be mixed with them."""
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from gpu.useful import own_shards, run_cell
+
+    own_shards(tmp_path / "shards")
+    list(run_cell(True, tmp_path / "shards", "opt-nano-rehearsal", tmp_path))
+    target = tmp_path / "cell-opt-nano-rehearsal.json"
+    found = json.loads(target.read_text())
+    right = found["evaluations"].pop("clean")
+    found["evaluations"]["permuted"]["hypotheses"] = ["of another model"] * 12
+    target.write_text(json.dumps(found))
+    shutil.rmtree(tmp_path / "home" / "gpu")
+    list(run_cell(True, tmp_path / "shards", "opt-nano-rehearsal", tmp_path))
+    again = json.loads(target.read_text())["evaluations"]
+    assert again["clean"]["hypotheses"] == right["hypotheses"]
+    assert "of another model" not in again["permuted"]["hypotheses"]

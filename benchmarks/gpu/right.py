@@ -111,15 +111,14 @@ def _against_transformers(family: str, toy: bool) -> Iterator[Row]:
     exact_products()
     name = toy_or_tiny(family, toy)
     sequences, net = random_sequences(VOCABULARY, 3 if toy else 12), model(name, VOCABULARY).to(device()).train()
-    ids, roles, layout = _flat(sequences)
-    roles = torch.where(roles < 0, 0, roles)  # every token but the first of a sequence is scored, as in transformers
-    roles[layout.positions == 0] = -1
+    ids, _, layout = _flat(sequences)
+    roles = torch.where(layout.positions == 0, -1, 0)  # as in transformers: all tokens but the first, as one modality
     lambdas = torch.ones(len(ROLES), device=device())
     padded, mask = _padded(sequences)
     share = 1 / (mask.sum(1) - 1)
 
     def ours() -> torch.Tensor:
-        return modality_loss(net, ids, torch.where(roles < 0, roles, 0), layout, lambdas)[0]
+        return modality_loss(net, ids, roles, layout, lambdas)[0]
 
     def theirs() -> torch.Tensor:
         logits = net(input_ids=padded, attention_mask=mask.long()).logits[:, :-1].float()

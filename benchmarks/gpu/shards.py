@@ -4,14 +4,15 @@
     python benchmarks/on_a_gpu.py --shards shards --to out        # on the GPU machine
     python benchmarks/gpu/shards.py collect shards out            # the cells are then finished cells of grid h100
 
-`make` runs where dmlm is installed, and prepares corpus and tokens as `dmlm grid run` does. Shards of the paper's corpus with
-audio, lips, image and recognised text are about 30 MB.
+`make` runs where dmlm is installed, and prepares corpus and tokens as `dmlm grid run` does. Shards of 16 cells over the audio,
+lips and pages of the paper's corpus were 31 MiB.
 """
 
 import json
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from gpu.useful import Shards, write_shards
 from dmlm import paths
 from dmlm.cli.main import run
 from dmlm.errors import UserError
+from dmlm.model import pretrained
 from dmlm.plan.grid import read_grid_file
 from dmlm.recognition.score import score
 from dmlm.results.folders import trial_folder
@@ -126,7 +128,7 @@ def make(
     chosen = read_grid_file(grid, changes or [])
     for note in chosen.notes:
         print(f"{note} To choose for the GPU machine, write bf16 or fp32.")
-    if any("/" in cell.backbone for cell in chosen.cells):
+    if any(pretrained.is_named(cell.backbone) for cell in chosen.cells):
         raise UserError("Shards hold no pretrained weights; choose backbones that start from random weights.")
     check(chosen.cells)
     materials = prepare_under_lease(chosen.cells, print)
@@ -177,11 +179,14 @@ def collect(
             left += 1
             continue
         folder = trial_folder(paths.runs(), cell["trial"])
+        if folder.result and not folder.result.model_elsewhere:
+            print(f"{cell['trial']}: trained here already; left as it is")
+            continue
         folder.write_spec(cell["spec"])
         folder.log_path.write_text(found["log"])
         for evaluation in cell["evaluations"]:
             written, keys = found["evaluations"][evaluation["name"]], evaluation["streams"]
-            utterances = [_Reference(**u) for u in opened.description["utterances"][keys["T"]]]
+            utterances = [SimpleNamespace(**u) for u in opened.description["utterances"][keys["T"]]]
             measured = opened.description["snr_db_measured"][keys["A"]] if "A" in keys else {}
             records = score(utterances, [normalise(text) for text in written["hypotheses"]], measured)
             result = [UtteranceResult(**record) for record in records]
@@ -193,13 +198,6 @@ def collect(
     print(f"Tables and figures: python analysis/make_figures.py {folder} --tables")
     if left:
         raise typer.Exit(1)
-
-
-class _Reference:
-    """What scoring needs of an utterance."""
-
-    def __init__(self, id: str, text: str, speaker: str | None) -> None:
-        self.id, self.text, self.speaker = id, text, speaker
 
 
 if __name__ == "__main__":

@@ -36,8 +36,6 @@ def _train(
     on_step: Callable[[int, float], None],
     execution: Execution = DEFAULT_EXECUTION,
     where: torch.device | None = None,
-    items: int = 64,
-    checkpoint_every_s: float = 60.0,
 ) -> None:
     session = Session(
         name=folder.name,
@@ -45,10 +43,9 @@ def _train(
         device=where or device(),
         log=TrainingLog(folder / "train.jsonl", settings.steps, NO_LOGGERS),
         execution=execution,
-        checkpoint_every_s=checkpoint_every_s,
         on_step=on_step,
     )
-    train(net, [_learnable(items)], settings, 0, NextToken(settings.lambdas, PAD), session)
+    train(net, [_learnable(64)], settings, 0, NextToken(settings.lambdas, PAD), session)
 
 
 def _learnable(count: int) -> list[Packed]:

@@ -137,7 +137,8 @@ def run_cell(toy: bool, shards_folder: Path, trial: str, results: Path) -> Itera
     facts = json.loads(trained.read_text()) if trained.is_file() else {}
     if facts.get("shards") == shards.digest:
         found = {**facts, **found}
-    else:
+    else:  # results of an earlier session, if any, are those of another model
+        found = new
         session = Session(
             name=trial, checkpoints=work / "checkpoints", device=device(), log=log, checkpoint_every_s=45.0
         )

@@ -24,8 +24,6 @@ class Cost:
     multiplied: int  # parameters that every token is multiplied with: all but those that are looked up
     mixing: Callable[[float], float]  # operations of a forward pass for a token that attends to so many others
     stored: int  # numbers that training keeps of a token until the backward pass
-    cached: int  # bytes that decoding keeps of a sequence for every token
-    state: int  # bytes that decoding keeps of a sequence whatever its length
 
     def train_operations(self, tokens: float, attended: float, recompute: bool = False) -> float:
         """Return the operations of a training on so many tokens that attend to `attended` others in the mean."""
@@ -59,8 +57,6 @@ def opt(size: Mapping[str, int], vocabulary: int, context: int) -> Cost:
         multiplied=embeddings + layers * (4 * width * width + 2 * width * inner),
         mixing=lambda attended: 4 * layers * width * attended,
         stored=layers * (12 * width + 2 * inner),
-        cached=8 * layers * width,
-        state=0,
     )
 
 
@@ -78,6 +74,4 @@ def mamba(size: Mapping[str, int], vocabulary: int, context: int) -> Cost:
         multiplied=vocabulary * width + layers * products,
         mixing=lambda attended: layers * inner * (2 * taps + 6 * states),
         stored=layers * (3 * width + 14 * inner),
-        cached=0,
-        state=4 * layers * inner * (states + taps - 1),
     )

@@ -1,7 +1,7 @@
 """GPUs that `--dry-run --on NAME` can estimate times for, by their data sheets. Nothing here was measured.
 
 The speeds are those of NVIDIA's data sheets (SXM versions): dense bf16 products with fp32 accumulation, and fp32 products
-without TF32. Tests run in fp32.
+without TF32. Decoding runs in fp32.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ PEAKS = {  # operations a second: of bf16 products, of fp32 ones
     "rtx4090": (165e12, 82.6e12),
 }
 ASSUMPTIONS = (
-    f"a share of {TRAINING_SHARE:g} in training and {DECODING_SHARE:g} in decoding, and {1e3 * LAUNCHES_S['train']:g} ms a layer"
-    " and step at least: assumed, not measured"
+    f"a share of {TRAINING_SHARE:g} in training and {DECODING_SHARE:g} in decoding, and {1e3 * LAUNCHES_S['train']:g} and"
+    f" {1e3 * LAUNCHES_S['decode']:g} ms a layer and step at least: assumed, not measured"
 )
 
 

@@ -33,7 +33,7 @@ NOT_OF_SPEED: Any = {  # settings on which the time of a step or of a transcript
 
 @dataclass
 class _Past:
-    """Measured costs of finished trials of one kind, one item per step time, an item for each training and evaluation."""
+    """Measured costs of finished trials of one kind, an item for each training and evaluation."""
 
     step_s: list[float] = field(default_factory=list)
     evaluation_s: list[float] = field(default_factory=list)
@@ -229,11 +229,7 @@ def _totals(
     )
     disk = f"about {models / 2**20:,.0f} MiB more for models, {checkpoints / 2**20:,.0f} MiB for the checkpoints of one worker"
     if others := len(trainings) - len(sizes):
-        disk = (
-            f"{disk if sizes else 'not known'}, for {others} models of a size that only their files say"
-            if sizes
-            else "models not known yet"
-        )
+        disk += f", and {others} models whose size is not known"
     lines = [
         *(f"needed first: {sentence}" for sentence in requirements),
         f"tokens to encode: {tokens}",

@@ -118,6 +118,7 @@ def in_equal_batches(
         size = 1 if device == "cpu" else max(1, most // max(1, int(np.prod(shape))))
         for start in range(0, len(indices), size):
             batch_indices = indices[start : start + size]
+            # TF32, the default of convolutions on a GPU, would give other IDs than a CPU
             with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
                 batch = torch.from_numpy(np.stack([items[i] for i in batch_indices])).to(device)
                 for index, row in zip(batch_indices, compute(batch).cpu().numpy(), strict=True):
