@@ -14,7 +14,19 @@ from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (  # in the order of the data flow
-    *("errors", "paths", "files", "progress", "recipes", "seeding", "limits", "snr", "modalities", "processes"),
+    *(
+        "errors",
+        "paths",
+        "files",
+        "progress",
+        "recipes",
+        "seeding",
+        "limits",
+        "snr",
+        "modalities",
+        "processes",
+        "known_files",
+    ),
     *("weights", "corpus", "synthesis", "tokens", "ocr", "sequence", "model", "score", "training", "recognition"),
     *("plan", "engines", "results", "sweep", "cli"),
 )
