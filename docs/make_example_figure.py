@@ -18,11 +18,12 @@ from dmlm import paths
 from dmlm.corpus import media
 from dmlm.corpus.condition import Condition
 from dmlm.corpus.manifest import read_corpus
-from dmlm.corpus.noise import NoiseBank, NoiseSettings
+from dmlm.corpus.noise import NoiseSettings
 from dmlm.results.drawing import COLOURS, INK, WARNING
 from dmlm.results.grid import GridResults
 from dmlm.results.records import UtteranceResult
 from dmlm.sweep.api import load_results
+from dmlm.sweep.parts import open_bank
 from dmlm.tokens.encoding import open_tensors
 
 SNR_DB = 0.0
@@ -64,7 +65,7 @@ def draw(name: str, target: Path) -> None:
     corpora = map(read_corpus, (path.parent for path in (paths.home() / "corpora").glob("*/corpus.json")))
     corpus = next(corpus for corpus in corpora if corpus.label == label)
     utterance = next(utterance for utterance in corpus.utterances if utterance.id == name)
-    condition = Condition.of((SNR_DB,), 0, noise, NoiseBank.open(paths.noise_bank(), noise.kinds))
+    condition = Condition.of((SNR_DB,), 0, noise, open_bank(noise), utterance.split)
     speech, frames, page = (media.READERS[kind](corpus.media(utterance, field)) for field, kind in READ.items())
     noisy = condition.apply(utterance, speech, name).audio
     audio, lips = tokens_of(name, label, "audio_mfcc", condition.key), tokens_of(name, label, "lips_dct", "clean")

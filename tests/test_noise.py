@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from dmlm.corpus.condition import Condition
 from dmlm.corpus.manifest import Utterance
-from dmlm.corpus.noise import NoiseBank, NoiseSettings, mix, noisy_spans
+from dmlm.corpus.noise import NoiseSettings, mix, noisy_spans, waveform
+from dmlm.corpus.noise_clips import NoiseFile, examine
+from dmlm.corpus.noise_files import NoiseBank
 from dmlm.errors import UserError
+from dmlm.files import digest
 
 RNG = np.random.default_rng(0)
 SPEECH = (0.1 * RNG.standard_normal(32_000)).astype(np.float32)
@@ -64,6 +67,16 @@ def test_placements_cover_what_they_say(placement, share):
     assert sum(s.stop - s.start for s in spans) == pytest.approx(32_000 * share, abs=4)
 
 
+def test_spans_outside_the_audio_are_no_traceback():
+    """A huge duration was an OverflowError; a span before the start was taken from the end."""
+    utterance = UTTERANCE.model_copy(update={"spans": (), "duration_s": 1e305})
+    with pytest.raises(UserError, match="has no room for noise"):
+        noisy_spans(utterance, 32_000, NoiseSettings())
+    assert noisy_spans(utterance, 32_000, NoiseSettings(placement="whole")) == [slice(0, 32_000)]
+    with pytest.raises(UserError, match="has no room for noise"):
+        noisy_spans(utterance.model_copy(update={"spans": ((-1.5, -0.5),)}), 32_000, NoiseSettings())
+
+
 @pytest.mark.parametrize("what", ["speech", "noise"])
 def test_silence_is_refused_with_the_file_named(what):
     speech, noise = (np.zeros_like(SPEECH), NOISE) if what == "speech" else (SPEECH, np.zeros_like(NOISE))
@@ -77,35 +90,40 @@ def test_a_level_beyond_float32_is_refused_not_reported():
 
 
 @pytest.fixture
-def bank(tmp_path):
-    for part in ("train", "test"):
+def bank(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    for part in ("train", "val", "test"):
         for kind in ("noise", "music"):
-            (tmp_path / part / kind).mkdir(parents=True)
+            (tmp_path / "bank" / part / kind).mkdir(parents=True)
             for number in range(3):
-                seed = np.random.default_rng([number, len(part), len(kind)])
-                soundfile.write(tmp_path / part / kind / f"{number}.wav", 0.1 * seed.standard_normal(4_000), 16_000)
-    return NoiseBank.open(tmp_path, ("noise", "music"))
+                seed = np.random.default_rng([number, len(part), len(kind), ord(part[1])])
+                path = tmp_path / "bank" / part / kind / f"{number}.wav"
+                soundfile.write(path, 0.1 * seed.standard_normal(4_000), 16_000)
+    return NoiseBank.open(tmp_path / "bank", ("noise", "music"))
 
 
 def test_a_noise_clip_shorter_than_the_speech_is_looped(bank):
-    noise = bank.waveform("u1", "test", 10_000, ("noise",), 0)
+    noise = waveform(bank.files["test"], [slice(0, 10_000)], 10_000, "u1", 0)
     assert len(noise) == 10_000
     assert noise[:6_000] == pytest.approx(noise[4_000:])
 
 
 def test_the_waveform_depends_on_utterance_and_seed_only(bank):
-    first = bank.waveform("u1", "test", 5_000, ("noise", "music"), 0)
-    bank.waveform("u2", "test", 5_000, ("noise", "music"), 0)
-    assert np.array_equal(first, bank.waveform("u1", "test", 5_000, ("noise", "music"), 0))
-    assert not np.array_equal(first, bank.waveform("u2", "test", 5_000, ("noise", "music"), 0))
-    assert not np.array_equal(first, bank.waveform("u1", "test", 5_000, ("noise", "music"), 1))
+    def heard(*key: object) -> np.ndarray:
+        return waveform(bank.files["test"], [slice(0, 5_000)], 5_000, *key)
+
+    first = heard("u1", 0)
+    heard("u2", 0)
+    assert np.array_equal(first, heard("u1", 0))
+    assert not np.array_equal(first, heard("u2", 0))
+    assert not np.array_equal(first, heard("u1", 1))
 
 
-def test_every_level_hears_the_same_noise(bank, tmp_path):
+def test_every_level_hears_the_same_noise(bank):
     """Between two SNRs the added part differs by a factor only."""
     added = []
     for level in (0.0, -10.0):
-        condition = Condition(level, (), 0, NoiseSettings(kinds=("noise", "music")), tmp_path, bank.digest)
+        condition = Condition.of((level,), 0, NoiseSettings(kinds=("noise", "music")), bank, "test")
         audio = condition.apply(UTTERANCE, SPEECH, "u1").audio.astype(float)
         gain = np.dot(audio[:8_000], SPEECH[:8_000]) / np.dot(SPEECH[:8_000].astype(float), SPEECH[:8_000])
         added.append((audio / gain - SPEECH)[SPANS[0]])
@@ -113,15 +131,60 @@ def test_every_level_hears_the_same_noise(bank, tmp_path):
     assert np.std(added[1]) / np.std(added[0]) == pytest.approx(10**0.5, rel=1e-3)
 
 
-def test_training_draws_all_levels_and_evaluation_one(bank, tmp_path):
+def test_training_draws_all_levels_and_evaluation_one():
     levels = (math.inf, 0.0, -20.0)
-    drawn = Condition(None, levels, 0, NoiseSettings(), tmp_path, bank.digest)
-    seen = [drawn.snr_db_of(f"u{number}") for number in range(300)]
+    seen = [Condition(None, levels).snr_db_of(f"u{number}") for number in range(300)]
     assert {level: seen.count(level) > 60 for level in levels} == dict.fromkeys(levels, True)
     assert Condition(0.0).snr_db_of("u1") == 0.0
 
 
-def test_a_missing_kind_is_named(tmp_path):
-    (tmp_path / "noise").mkdir()
-    with pytest.raises(UserError, match="kind 'noise'"):
-        NoiseBank.open(tmp_path, ("noise",))
+def sparse(tmp_path, loud: slice, floor: float) -> dict[str, tuple[NoiseFile, ...]]:
+    """One noise file of 5 s that is loud in one place and all but silent elsewhere, as part of a bank."""
+    samples = np.full(80_000, floor)
+    samples[::2] *= -1
+    samples[loud] = 0.1 * np.random.default_rng(0).standard_normal(loud.stop - loud.start)
+    soundfile.write(tmp_path / "sparse.wav", samples, 16_000, "FLOAT")
+    return {
+        "noise": (
+            NoiseFile(
+                tmp_path / "sparse.wav", "s", digest(tmp_path / "sparse.wav"), **examine(tmp_path / "sparse.wav")
+            ),
+        )
+    }
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-6])
+def test_noise_is_never_taken_from_where_its_file_is_all_but_silent(tmp_path, floor):
+    """In every span: a mixture at 0 dB would be clean speech with clicks, or refused."""
+    files = sparse(tmp_path, slice(0, 30_000), floor)
+    for number in range(40):
+        noise = waveform(files, SPANS, 32_000, f"u{number}", 0)
+        assert np.array_equal(noise, waveform(files, SPANS, 32_000, f"u{number}", 0))
+        for span in SPANS:
+            assert np.var(noise[span]) > 1e-4 * files["noise"][0].power
+        assert mix(SPEECH, noise, SPANS, 0, "u1").snr_db_measured == pytest.approx(0, abs=0.01)
+
+
+def test_noise_that_is_silent_nearly_everywhere_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"utterance 'u1'.*leave_out.*sparse\.wav"):
+        waveform(sparse(tmp_path, slice(0, 10), 0.0), SPANS, 32_000, "u1", 0)
+
+
+@pytest.mark.parametrize(("speech_dc", "noise_dc"), [(0.0, 0.5), (0.3, 0.0), (-0.3, 0.5)])
+def test_a_constant_offset_is_neither_speech_nor_noise(speech_dc, noise_dc):
+    plain = mix(SPEECH, NOISE, SPANS, 0, "u1")
+    mixed = mix(SPEECH + np.float32(speech_dc), NOISE + np.float32(noise_dc), SPANS, 0, "u1")
+    assert mixed.snr_db_measured == pytest.approx(0, abs=0.01)
+    for first, other in zip(SPANS, SPANS, strict=True):
+        assert np.corrcoef(plain.audio[first], mixed.audio[other])[0, 1] == pytest.approx(1, abs=1e-5)
+        assert np.var(mixed.audio[first]) / np.var(mixed.audio[:8_000]) == pytest.approx(
+            np.var(plain.audio[first]) / np.var(plain.audio[:8_000]), rel=1e-3
+        )
+
+
+@pytest.mark.parametrize("what", ["speech", "noise"])
+def test_a_constant_is_silent(what):
+    constant = np.full_like(SPEECH, 0.3)
+    speech, noise = (constant, NOISE) if what == "speech" else (SPEECH, constant)
+    with pytest.raises(UserError, match=r"u1\.flac.*silent"):
+        mix(speech, noise, SPANS, 0, "u1.flac")

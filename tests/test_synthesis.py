@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dmlm import paths
 from dmlm.corpus.media import SAMPLE_RATE_HZ, read_audio, read_video, write_video
-from dmlm.corpus.noise import NoiseBank
+from dmlm.corpus.noise import NoiseSettings
+from dmlm.corpus.noise_files import NoiseBank
 from dmlm.errors import UserError
 from dmlm.seeding import generator
+from dmlm.sweep.parts import open_bank
 from dmlm.synthesis import bank, speech
 from dmlm.synthesis.mouth import MouthStyle, render
 from dmlm.synthesis.viseme import PARAMETERS, VISEMES, movement, visemes_of
@@ -201,20 +204,39 @@ def test_a_video_comes_back_as_it_was_written(tmp_path):
 
 
 def test_the_noise_bank_is_whole_loud_and_split(tmp_path, monkeypatch):
-    monkeypatch.setattr(bank, "FILES", {"train": 1, "test": 1})
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(bank, "FILES", {"train": 1, "val": 1, "test": 1})
     monkeypatch.setattr(bank.processes, "run", lambda function, jobs: map(function, jobs))
     bank.build_bank(tmp_path)
     card = json.loads((tmp_path / "bank.json").read_text())
     assert card["kinds"] == ["noise", "music", "babble"]
-    assert len(card["files"]) == 6
+    assert len(card["files"]) == 9
+    bank.check_bank(tmp_path)
     opened = NoiseBank.open(tmp_path, ("noise", "music", "babble"))
     for kind in card["kinds"]:
-        train, test = (read_audio(opened.files[part][kind][0]) for part in ("train", "test"))
-        assert len(train) == len(test) == 12 * SAMPLE_RATE_HZ
-        assert abs(np.corrcoef(train, test)[0, 1]) < 0.1
-        for samples in (train, test):
+        clips = [read_audio(opened.files[part][kind][0].path) for part in ("train", "val", "test")]
+        assert {len(samples) for samples in clips} == {12 * SAMPLE_RATE_HZ}
+        assert np.abs(np.triu(np.corrcoef(clips), 1)).max() < 0.1
+        for samples in clips:
             windows = samples.reshape(-1, SAMPLE_RATE_HZ // 4)
             assert np.sqrt((windows**2).mean(axis=1)).min() > 0.005  # loud everywhere: any piece of it can mask
+
+
+def test_a_bank_of_an_earlier_version_is_made_again_and_one_that_was_changed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(bank, "FILES", {"train": 1, "val": 1, "test": 1})
+    monkeypatch.setattr(bank, "KINDS", {"noise": bank._noise})
+    monkeypatch.setattr(bank.processes, "run", lambda function, jobs: map(function, jobs))
+    older = paths.noise_bank() / "test" / "noise" / "03.flac"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(b"of version 1")
+    (paths.noise_bank() / "bank.json").write_text('{"version": "1"}')
+    opened = open_bank(NoiseSettings(kinds="noise"))
+    assert {part: len(kinds["noise"]) for part, kinds in opened.files.items()} == {"train": 1, "val": 1, "test": 1}
+    assert not older.exists()
+    (paths.noise_bank() / "val" / "noise" / "00.flac").write_bytes(b"another")
+    with pytest.raises(UserError, match=r"val/noise/00\.flac lost or changed; remove the folder"):
+        open_bank(NoiseSettings(kinds="noise"))
 
 
 def test_all_six_spectra_of_the_bank_are_different():

@@ -1,45 +1,65 @@
 """Add noise at an exact SNR, the variable that the experiments sweep.
 
-The noise waveform of an utterance depends only on (utterance id, noise set, kind, seed). It is the same for every
+The noise of an utterance depends only on (utterance id, its spans, noise files, kinds, seed). It is the same for every
 model, every modality subset and every SNR, so curves are paired. The SNR is the power ratio inside the noisy span, and
-it is measured again on the mixture. The protocol is that of the 3-Equations authors (`audio_add_noise.py`): noise on
-the second half of each spoken sentence. Two differences: a noise clip shorter than the span is looped, and the span
-ends where the sentence ends (theirs ends 0.15 s earlier, to leave out the silence at the end of their clips).
+it is measured again on the mixture. A power is about the mean, so a constant offset is neither speech nor noise.
+
+The protocol is that of the 3-Equations authors (`audio_add_noise.py`): noise on the second half of each spoken sentence.
+Differences: a noise clip shorter than the span is looped; the span ends where the sentence ends (theirs ends 0.15 s
+earlier, to leave out the silence at the end of their clips); and a place where the noise is all but silent is not used.
 
 Shapes: audio is float32 (samples,) at 16 kHz.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from dmlm.corpus.manifest import Utterance
-from dmlm.corpus.media import SAMPLE_RATE_HZ, read_audio
+from dmlm.corpus.media import SAMPLE_RATE_HZ
+from dmlm.corpus.noise_clips import stretch
+from dmlm.corpus.noise_files import Noise, named
 from dmlm.errors import UserError
 from dmlm.seeding import generator
 from dmlm.snr import CLEAN_DB, agrees, noisy
 
+PROTOCOL = 2  # the number changes with whatever else changes a mixture
 PEAK = 0.95  # largest absolute sample of a mixture
+WEAKEST_DB = -40.0  # power of the noise in a span against that of its file; weaker noise is drawn again
+TRIES = 100
 Placement = Literal["second_half", "random_half", "whole"]
+Words = Annotated[tuple[str, ...], BeforeValidator(lambda words: (words,) if isinstance(words, str) else words)]
 
 
 class NoiseSettings(BaseModel):
-    """Which noise is added, and where. `set` is `builtin` or a folder with one sub-folder per kind, such as MUSAN."""
+    """Which noise is added, and where. `set` is `builtin` or a folder with one sub-folder per kind, such as MUSAN.
+
+    `sources` says what a source (track, speaker, session) is, of which training, val and test share none: `file`: each
+    file, known by its content; `folder`: the sub-folder of the kind; a regular expression that finds the source, its only
+    group, in the file's path in the folder of the kind; or a text file with lines `RELATIVE_PATH SOURCE`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     set: str = "builtin"
-    kinds: Annotated[tuple[str, ...], BeforeValidator(lambda kinds: (kinds,) if isinstance(kinds, str) else kinds)] = (
-        Field(default=("noise", "music", "babble"), min_length=1)
-    )
+    kinds: Words = Field(default=("noise", "music", "babble"), min_length=1)
+    sources: str = "file"
+    leave_out: Words = Field(default=(), description="files that are not used: paths relative to `set`")
     placement: Placement = "second_half"
     seed: int = 0
+
+    @field_validator("kinds")
+    @classmethod
+    def _are_distinct_names(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in kinds:
+            if not kind or "/" in kind or kind.startswith("."):
+                raise ValueError(f"{kind!r} is no name of a sub-folder")
+        if len({*kinds}) < len(kinds):
+            raise ValueError("a kind stands twice")
+        return kinds
 
 
 @dataclass(frozen=True)
@@ -50,61 +70,37 @@ class Mixed:
     snr_db_measured: float  # inside the noisy spans; infinite for clean speech
 
 
-@lru_cache(maxsize=64)
-def _noise_clip(path: Path) -> np.ndarray:
-    clip = read_audio(path)
-    if not np.any(clip):
-        raise UserError(f"Noise file {path} is silent, so no SNR can be set with it; remove the file.")
-    return clip
+def waveform(noise: Noise, spans: list[slice], samples: int, *key: object) -> np.ndarray:
+    """Return noise float32 (samples,) for one utterance, zero before the first and after the last of its spans.
 
+    A kind, a file and a place in it are drawn; short files are looped. If the noise of a span is weaker than its file by
+    40 dB, all three are drawn again, up to 100 times.
 
-@dataclass(frozen=True)
-class NoiseBank:
-    """Noise files by kind, in two parts, so that training and evaluation never share a file."""
+    Args:
+        noise: the files of a part
+        spans: where noise goes
+        samples: of the utterance
+        key: of the random generator, such as the utterance's id
 
-    folder: Path
-    digest: str  # of the names and sizes of the files
-    files: dict[str, dict[str, tuple[Path, ...]]]  # part ("train" or "test") -> kind -> files
-
-    @classmethod
-    def open(cls, folder: Path, kinds: tuple[str, ...]) -> "NoiseBank":
-        """Open `folder/{train,test}/KIND/*`, or `folder/KIND/**` (MUSAN), where every fifth file is used for evaluation.
-
-        Raises:
-            UserError: a kind has too few audio files.
-        """
-        files: dict[str, dict[str, tuple[Path, ...]]] = {"train": {}, "test": {}}
-        digest = hashlib.sha256()
-        for kind in kinds:
-            if (folder / "train").is_dir():
-                parts = {part: _audio_files(folder / part / kind) for part in files}
-            else:
-                clips = _audio_files(folder / kind)
-                parts = {"test": clips[::5], "train": [path for i, path in enumerate(clips) if i % 5]}
-            for part, paths in parts.items():
-                if not paths:
-                    raise UserError(
-                        f"Noise folder {folder} has no {part} file of kind {kind!r}; add files or drop the kind from noise.kinds."
-                    )
-                files[part][kind] = tuple(paths)
-                for path in paths:
-                    digest.update(f"{part}/{kind}/{path.relative_to(folder)}:{path.stat().st_size}\n".encode())
-        return cls(folder, digest.hexdigest(), files)
-
-    def waveform(self, utterance_id: str, part: str, samples: int, kinds: tuple[str, ...], *key: object) -> np.ndarray:
-        """Return noise float32 (samples,) for one utterance; `key` is added to its random key. Short clips are looped."""
-        random = generator(utterance_id, self.folder.name, part, ",".join(kinds), *key)
-        paths = self.files[part][kinds[random.integers(len(kinds))]]
-        path = paths[random.integers(len(paths))]
-        clip = _noise_clip(path)
-        noise = np.take(clip, np.arange(samples) + random.integers(len(clip)), mode="wrap")
-        if not np.any(noise):
-            raise UserError(f"Noise file {path} is silent where utterance {utterance_id!r} uses it; remove the file.")
-        return noise
-
-
-def _audio_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".wav", ".flac", ".ogg", ".mp3"})
+    Raises:
+        UserError: no place was found, or a file cannot be read.
+    """
+    kinds = list(noise)
+    random = generator(",".join(kinds), *key)
+    tried: dict[str, None] = {}
+    start, stop = min(span.start for span in spans), max(span.stop for span in spans)
+    for _ in range(TRIES):
+        files = noise[kinds[random.integers(len(kinds))]]
+        file = files[random.integers(len(files))]
+        found = np.zeros(samples, np.float32)
+        found[start:stop] = stretch(file, (random.integers(file.samples) + start) % file.samples, stop - start)
+        if all(_power(found[span]) >= file.power * 10 ** (WEAKEST_DB / 10) for span in spans):
+            return found
+        tried[str(file.path)] = None
+    raise UserError(
+        f"In {TRIES} places of noise for utterance {key[0]!r} a span was all but silent; add noise of these kinds, or list in"
+        f" noise.leave_out what is mostly silent of {named([*tried])}"
+    )
 
 
 def noisy_spans(utterance: Utterance, samples: int, settings: NoiseSettings) -> list[slice]:
@@ -122,7 +118,7 @@ def noisy_spans(utterance: Utterance, samples: int, settings: NoiseSettings) -> 
         elif settings.placement == "random_half":
             start_s += random.uniform(0, half_s)
             end_s = start_s + half_s
-        start, end = round(start_s * SAMPLE_RATE_HZ), min(round(end_s * SAMPLE_RATE_HZ), samples)
+        start, end = (round(min(max(0.0, time_s * SAMPLE_RATE_HZ), samples)) for time_s in (start_s, end_s))
         if start < end:
             ranges.append(slice(start, end))
     if not ranges:
@@ -135,13 +131,14 @@ def noisy_spans(utterance: Utterance, samples: int, settings: NoiseSettings) -> 
 def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float, name: str) -> Mixed:
     """Add noise inside each span at one SNR, then normalise the peak of the mixture.
 
-    Per span: gain = sqrt(P_speech / (P_noise * 10^(SNR/10))), both powers over the samples of that span.
+    Per span: gain = sqrt(P_speech / (P_noise * 10^(SNR/10))), both powers over the samples of that span and about their
+    means; the mean of the noise is not added.
 
     Raises:
         UserError: the speech or the noise is silent in a span, or the measured SNR is off by more than 0.1 dB.
     """
     speech = speech.astype(np.float64)
-    if not np.any(speech):
+    if not _power(speech):
         raise UserError(f"{name} is silent, so it cannot be recognised or mixed; replace the file.")
     mixture = speech.copy()
     if noisy(snr_db):
@@ -153,7 +150,8 @@ def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float
                 raise UserError(
                     f"{name}: the {silent} is silent {times}, where noise goes, so no SNR is defined; replace the file."
                 )
-            mixture[span] += noise[span] * math.sqrt(speech_power / (noise_power * 10 ** (snr_db / 10)))
+            added = noise[span] - np.mean(noise[span], dtype=np.float64)
+            mixture[span] += added * math.sqrt(speech_power / (noise_power * 10 ** (snr_db / 10)))
     gain = PEAK / np.abs(mixture).max()
     audio = (gain * mixture).astype(np.float32)
     measured = measure_snr_db(audio / gain, speech, spans, snr_db)
@@ -176,4 +174,5 @@ def measure_snr_db(mixture: np.ndarray, speech: np.ndarray, spans: list[slice], 
 
 
 def _power(samples: np.ndarray) -> float:
-    return float(np.mean(np.square(samples, dtype=np.float64)))
+    """Mean power about the mean; exactly zero for a constant."""
+    return float(np.var(samples.astype(np.float64) - float(samples[0])))

@@ -1,24 +1,26 @@
 """The built-in noise bank: synthetic noise, music and babble, for machines without MUSAN.
 
-`folder/{train,test}/{noise,music,babble}/NN.flac`, 16 kHz mono, 12 s each. Training and evaluation never share a seed,
-and their babble shares neither a speaker nor a sentence.
+`folder/{train,val,test}/{noise,music,babble}/NN.flac`, 16 kHz mono, 12 s each. The parts never share a seed, and their
+babble shares neither a speaker nor a sentence.
 """
 
-import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dmlm import files, processes
+from dmlm import files, known_files, processes
 from dmlm.corpus.media import SAMPLE_RATE_HZ
+from dmlm.errors import UserError
 from dmlm.seeding import generator
 from dmlm.synthesis.speech import SPEAKERS, engine
 
-VERSION = "1"
+VERSION = "2"
 LICENCE = "CC0-1.0"
-FILES = {"train": 6, "test": 4}  # number of files of each kind
+FILES = {"train": 6, "val": 3, "test": 6}  # number of files of each kind
 DURATION_S = 12.0
 SAMPLES = int(DURATION_S * SAMPLE_RATE_HZ)
 PEAK = 0.7  # largest absolute sample of a file
@@ -42,12 +44,14 @@ SENTENCES = (
     "the cat sleeps all day and hunts in the garden at night",
     "our neighbours are planning a long journey through the mountains",
     "I would rather stay at home and read something interesting",
+    "the museum opens at nine and closes late in the evening",
+    "two men carried a heavy piano up the narrow stairs",
 )
 
 
 def _noise(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise (SAMPLES,) with one of six spectra; `rng` varies each."""
-    kind = SPECTRA[(number + (3 if part == "test" else 0)) % len(SPECTRA)]
+    kind = SPECTRA[number * len(SPECTRA) // FILES[part]]
     rate_hz = np.maximum(np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE_HZ), 20.0)
     slope = {"white": 0.0, "pink": 0.5, "brown": 1.0, "hum": 0.7, "hiss": 0.0, "wind": 0.9}[kind]
     gain = rate_hz ** -(slope * rng.uniform(0.9, 1.1))
@@ -108,8 +112,8 @@ def _music(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
 
 def _babble(part: str, number: int, rng: np.random.Generator) -> np.ndarray:
     """Babble (SAMPLES,): six to eight voices that talk at the same time without a pause."""
-    first = 0 if part == "train" else 1  # every second speaker and sentence, so that the parts share none
-    speakers, sentences = SPEAKERS[first::2], SENTENCES[first::2]
+    first = [*FILES].index(part)  # every third speaker and sentence, so that the parts share none
+    speakers, sentences = SPEAKERS[first :: len(FILES)], SENTENCES[first :: len(FILES)]
     babble = np.zeros(SAMPLES)
     for voice in rng.choice(len(speakers), int(rng.integers(6, 9)), replace=False):
         order = rng.permutation(len(sentences))
@@ -144,13 +148,42 @@ def _make(job: tuple[str, str, str, int]) -> None:
 
 
 def build_bank(folder: Path, seed: int = 0) -> None:
-    """Write the noise bank in a few seconds; `bank.json`, with the digest of all files, is written last."""
+    """Write the noise bank in a few seconds, in place of an older one; `bank.json`, with all digests, is written last."""
+    (folder / "bank.json").unlink(missing_ok=True)
+    for part in FILES:
+        shutil.rmtree(folder / part, ignore_errors=True)
     jobs = [(str(folder), part, kind, seed) for kind in reversed(KINDS) for part in FILES]  # slowest jobs first
     for _ in processes.run(_make, jobs):
         pass
     names = [f"{part}/{kind}/{number:02d}.flac" for part in FILES for kind in KINDS for number in range(FILES[part])]
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode() + hashlib.sha256((folder / name).read_bytes()).digest())
-    card = {"version": VERSION, "licence": LICENCE, "seed": seed, "kinds": list(KINDS), "files": names}
-    files.write_text(folder / "bank.json", json.dumps({**card, "digest": digest.hexdigest()}, indent=2) + "\n")
+    card = {
+        **{"version": VERSION, "licence": LICENCE, "seed": seed, "kinds": list(KINDS)},
+        "files": {name: files.digest(folder / name) for name in names},
+    }
+    files.write_text(folder / "bank.json", json.dumps(card, indent=2) + "\n")
+
+
+def is_built(folder: Path) -> bool:
+    """Whether the bank is made, by this version."""
+    return _card(folder).get("version") == VERSION
+
+
+def check_bank(folder: Path) -> None:
+    """Check that the files of a bank are those that were made.
+
+    Raises:
+        UserError: some are lost or changed.
+    """
+    made = _card(folder)["files"]
+    found = known_files.digests(folder / name for name in made)
+    if wrong := [name for name, digest in made.items() if found.get(folder / name) != digest]:
+        raise UserError(f"{folder}: {', '.join(wrong)} lost or changed; remove the folder, and it is made again.")
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    """Return `bank.json`, or nothing where there is none or a damaged one: then the bank is made again."""
+    try:
+        card = json.loads((folder / "bank.json").read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return card if isinstance(card, dict) else {}
