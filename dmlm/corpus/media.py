@@ -1,14 +1,23 @@
 """Read the media files of a manifest (speech, lip video, page images), and write video. Every error names the file."""
 
+import math
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dmlm.corpus import audio_length
 from dmlm.errors import UserError
 from dmlm.modalities import FRAMES_HZ, SAMPLE_RATE_HZ
 
-FRAMES_OFF_HZ = 0.1  # accepted deviation of the frame rate, such as 24.999
+BLOCK = 1 << 20  # samples per channel that are read at a time
+FLAC_MOST = 1 << 36  # samples per channel; libsndfile gives more for a header that does not say how many there are
+TIE = 1e-4  # frames: what is nearer is the same time, which is rounded
+PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")  # formats whose header says how long the file is
+SHORT_S = 0.5 / FRAMES_HZ  # accepted, because headers round
+STANDS_S = 60  # a picture that stands longer is a damaged timestamp, which would fill the memory
 FULL_RANGE = 2  # FFmpeg's colour range: grey levels 0..255, not 16..235
 
 
@@ -21,17 +30,20 @@ def read_audio(path: Path) -> np.ndarray:
     """Read speech as mono float32 (samples,) at 16 kHz. Other rates are resampled, channels are averaged.
 
     Raises:
-        UserError: the file is unreadable or empty, or holds NaN or infinity.
+        UserError: the file is unreadable, empty or cut, or holds NaN or infinity.
     """
     import soundfile
     from scipy.signal import resample_poly
 
     _check_exists(path)
     try:
-        samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.SoundFileError) as error:
+        with soundfile.SoundFile(path) as file:
+            mono = np.concatenate([np.empty(0, np.float32), *(block.mean(axis=1) for block in audio_blocks(file))])
+            rate_hz, fault = file.samplerate, audio_length.check(file, mono.size).fault
+    except (OSError, TypeError, ValueError, soundfile.SoundFileError) as error:
         raise UserError(f"{path} cannot be read as audio ({error}); replace the file.") from None
-    mono = samples.mean(axis=1)
+    if fault:
+        raise UserError(f"{path} {fault}; replace the file.")
     if mono.size == 0 or not np.isfinite(mono).all():
         raise UserError(
             f"{path} holds {'no sample' if mono.size == 0 else 'NaN or infinite samples'}; replace the file."
@@ -42,33 +54,133 @@ def read_audio(path: Path) -> np.ndarray:
     return mono
 
 
+def audio_blocks(file: Any) -> Iterator[np.ndarray]:
+    """Yield the samples of an open `soundfile.SoundFile`, float32 (n, channels), n up to `BLOCK`, until no more come.
+
+    The decoder of FLAC stops with an error where a file is cut; that it has fewer samples than it says is left to
+    `audio_length.check`.
+    """
+    import soundfile
+
+    read = 0
+    try:
+        while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+            yield block
+            read += len(block)
+    except soundfile.LibsndfileError:
+        if file.format != "FLAC" or not read < file.frames < FLAC_MOST:
+            raise
+
+
 def read_video(path: Path) -> np.ndarray:
-    """Read a lip video as grey frames, uint8 (T, H, W), at 25 frames a second.
+    """Read a lip video as grey frames, uint8 (T, H, W), upright and at 25 frames a second; see `video_frames`.
 
     Raises:
-        UserError: the file is unreadable, has no frame, or has another frame rate (token rates would be wrong).
+        UserError: the file is unreadable or cut, has no frame, or changes its size.
+    """
+    frames = list(video_frames(path, grey))
+    if len({frame.shape for frame in frames}) > 1:
+        raise UserError(f"{path} changes its picture size; replace the file.")
+    return np.stack(frames)
+
+
+def video_frames(path: Path, convert: Callable[[Any], np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield upright frames at 25 a second, whatever the rate of the file: frame k is on screen at (k + 1/2) / 25 s.
+
+    Args:
+        path: video file
+        convert: makes an array (H, W, ...) of a decoded frame (`av.VideoFrame`); its rotation is applied afterwards.
+
+    Raises:
+        UserError: the file is unreadable or cut, has no frame, or one that stands for more than a minute.
     """
     import av
 
     _check_exists(path)
+    count, current = 0, None
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate_hz = float(stream.average_rate or 0)
-            frames = [_grey(frame) for frame in container.decode(stream)]
-    except (OSError, IndexError, av.FFmpegError) as error:
+            video = Video(container)
+            for start_s, frame in video.timed_frames():
+                while current is not None and count < frames_before(start_s):
+                    yield current
+                    count += 1
+                current = None if frame is None else np.rot90(convert(frame), round(frame.rotation / 90))
+            if video.is_cut:
+                raise UserError(f"{path} ends before its header says; replace the file.")
+    except (OSError, IndexError, ValueError, av.FFmpegError) as error:
         raise UserError(f"{path} cannot be read as video ({error}); replace the file.") from None
-    if not frames:
+    if not count:
         raise UserError(f"{path} holds no video frame; replace the file.")
-    if abs(rate_hz - FRAMES_HZ) > FRAMES_OFF_HZ:
-        raise UserError(
-            f"{path} has {rate_hz:g} frames a second instead of {FRAMES_HZ}; convert it:"
-            f" ffmpeg -i OLD.mp4 -r {FRAMES_HZ} -qp 0 NEW.mp4"
-        )
-    return np.stack(frames)
 
 
-def _grey(frame: Any) -> np.ndarray:
+def frames_before(time_s: float) -> int:
+    """Return how many frames, at 25 a second, have their middle before a time; one at that very time has not.
+
+    >>> [frames_before(time_s) for time_s in (0.0, 0.02, 0.04, 3.0)]
+    [0, 0, 1, 75]
+    """
+    return math.ceil(time_s * FRAMES_HZ - 0.5 - TIE)
+
+
+class Video:
+    """The first video stream of an open `av` container, read once."""
+
+    def __init__(self, container: Any) -> None:
+        """Raises IndexError if there is no video stream."""
+        self.container, self.stream = container, container.streams.video[0]
+        self._end_s = 0.0  # by the clock of the file, as far as it was read
+
+    def timed_frames(self) -> Iterator[tuple[float, Any]]:
+        """Yield the start of each decoded frame in seconds, counted from 0, and the frame; then the end and None.
+
+        A frame without a timestamp follows the one before.
+
+        Raises:
+            ValueError: a frame stands for more than a minute.
+        """
+        first_s = end_s = None
+        latest_s = 0.0
+        tick_s = float(self.stream.time_base)
+        usual_s = float(1 / (self.stream.average_rate or FRAMES_HZ))
+        for frame in self.container.decode(self.stream):
+            start_s = end_s or 0.0
+            if frame.time is not None:
+                first_s = frame.time if first_s is None else first_s
+                start_s = frame.time - first_s
+            latest_s = _stands(latest_s, start_s)
+            end_s = start_s + ((frame.duration or 0) * tick_s or usual_s)
+            yield start_s, frame
+        if end_s is not None:
+            _stands(latest_s, end_s)
+            self._end_s = (first_s or 0.0) + end_s
+            yield max(end_s, 1 / FRAMES_HZ), None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the frames, which were read to their end, end earlier than the header says."""
+        return self._end_s < self._promised_s() - SHORT_S
+
+    def _promised_s(self) -> float:
+        """Return where the header says that the frames end; 0 where it says nothing, or only of all streams together."""
+        if self.container.format.name not in PROMISING:
+            return 0.0
+        if self.stream.duration:
+            return float(self.stream.duration * self.stream.time_base)
+        if tag := re.fullmatch(r"(\d+):(\d+):([\d.]+)", self.stream.metadata.get("DURATION", "")):  # of Matroska
+            hours, minutes, seconds = map(float, tag.groups())
+            return 3600 * hours + 60 * minutes + seconds
+        return (self.container.duration or 0) / 1e6 if len(self.container.streams) == 1 else 0.0
+
+
+def _stands(since_s: float, until_s: float) -> float:
+    """Return the later time; ValueError if a picture stands too long between the two."""
+    if until_s - since_s > STANDS_S:
+        raise ValueError(f"it shows one picture for more than {STANDS_S} s")
+    return max(since_s, until_s)
+
+
+def grey(frame: Any) -> np.ndarray:
     """Return the luminance of a decoded frame, uint8 (H, W), 0..255. A full-range luma plane is returned unconverted."""
     if frame.format.name in ("gray", "yuv420p", "yuvj420p") and frame.color_range == FULL_RANGE:
         plane = frame.planes[0]
@@ -107,18 +219,23 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is unreadable, larger than Pillow accepts, or has grey levels of unknown range.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     _check_exists(path)
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
+        return image_pixels(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}); replace the file.") from None
+
+
+def image_pixels(path: Path) -> np.ndarray:
+    """Read an image as `read_image` does, but with the errors of Pillow; ValueError if its grey levels have no range."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened)
     if image.mode in ("I", "F"):
-        raise UserError(
-            f"{path} has grey levels of no known range (mode {image.mode}); save it as PNG of 8 or 16 bits."
-        )
+        raise ValueError(f"its grey levels have no known range, mode {image.mode}: save it as PNG of 8 or 16 bits")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:

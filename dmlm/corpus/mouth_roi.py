@@ -13,7 +13,6 @@ Shapes: T frames, H x W pixels; a face is 6 points (x, y) in pixels: the five of
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from dmlm import files, paths, progress
-from dmlm.corpus.media import write_video
+from dmlm.corpus import media
 from dmlm.errors import UserError, did_you_mean
 
-FPS = 25
 SIDE = 96  # pixels of the crop
 WINDOW = 12  # frames over which landmarks are averaged
 STABLE = np.array(  # nose base, corners of the right eye, corners of the left one: mean over LRW, 20words_mean_face.npy
@@ -99,45 +97,17 @@ def crop(video: Path, target: Path, find: Detector) -> Cropped:
         for frame, matrix, centre in zip(frames_of(video), transforms, points[:, 5], strict=True)
     ]
     with files.atomic(target) as temporary:
-        write_video(temporary, np.stack(mouths), FPS)
+        media.write_video(temporary, np.stack(mouths))
     return Cropped(target, len(faces), sum(face is not None for face in faces))
 
 
 def frames_of(video: Path) -> Iterator[np.ndarray]:
-    """Yield upright RGB frames (H, W, 3) at 25 frames a second; frame k is the one on screen at (k + 1/2) / 25 s.
+    """Yield upright RGB frames (H, W, 3) at 25 frames a second; see `media.video_frames`.
 
     Raises:
-        UserError: the video is unreadable or has no frame.
+        UserError: the video is unreadable or cut, or has no frame.
     """
-    count, current = 0, None
-    for start_s, frame in _timed_frames(video):
-        while current is not None and Fraction(2 * count + 1, 2 * FPS) < start_s:
-            yield current
-            count += 1
-        current = frame
-
-
-def _timed_frames(video: Path) -> Iterator[tuple[Fraction, np.ndarray | None]]:
-    """Yield the start time of each frame, counted from 0, and the frame; at the end the end time and None."""
-    import av
-
-    first_s = end_s = None
-    try:
-        with av.open(str(video)) as container:
-            stream = container.streams.video[0]
-            frame_s = 1 / (stream.average_rate or Fraction(FPS))
-            for frame in container.decode(stream):
-                start_s = end_s or Fraction(0)
-                if frame.pts is not None and frame.time_base is not None:
-                    first_s = frame.pts * frame.time_base if first_s is None else first_s
-                    start_s = frame.pts * frame.time_base - first_s
-                end_s = start_s + frame_s
-                yield start_s, np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-    except (OSError, IndexError, av.FFmpegError) as error:
-        raise UserError(f"{video} cannot be read as video ({error}); replace the file.") from None
-    if end_s is None:
-        raise UserError(f"{video} holds no video frame; replace the file.")
-    yield max(end_s, Fraction(1, FPS)), None
+    return media.video_frames(video, lambda frame: frame.to_ndarray(format="rgb24"))
 
 
 def interpolate(faces: Sequence[np.ndarray | None], video: Path) -> np.ndarray:
