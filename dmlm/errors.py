@@ -5,7 +5,18 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can fix. The message says in one sentence what is wrong, where, and what to do."""
+    """A mistake that the user can fix. The message says in one sentence what is wrong, where, and what to do.
+
+    A second argument, if there is one, has the details: lines that are printed above the sentence.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    @property
+    def details(self) -> str:
+        """The lines that are printed above the sentence; empty if there are none."""
+        return str(self.args[1]) if len(self.args) > 1 else ""
 
 
 class BrokenRecipe(UserError):

@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dmlm.errors import UserError
 
 J = TypeVar("J")
 R = TypeVar("R")
+Map = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]  # (function, jobs) -> results in any order
 CHECKPOINT_WAIT_S = 15  # time that an orphaned training has to write a checkpoint
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
 # modules that the fork server imports once for all workers

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dmlm import files, paths
+from dmlm.corpus.faults import describe_left_out
 from dmlm.engines.base import Engine
 from dmlm.errors import UserError
 from dmlm.plan.cell import Cell
@@ -24,7 +25,7 @@ from dmlm.plan.grid import Grid
 from dmlm.plan.space import Search, Span, with_settings
 from dmlm.results.failures import Failure, read_failures
 from dmlm.score.wer import pool
-from dmlm.sweep.materials import prepare_under_lease
+from dmlm.sweep.preparation import prepare_under_lease
 from dmlm.sweep.trial import Trial, trial_of
 
 Values = dict[str, Any]  # by dotted setting
@@ -159,9 +160,12 @@ def search_grid(grid: Grid, search: Search, run: Runner, engine: Engine, say: Sa
         if search.space_of(cell)
     ]
 
+    left_out: dict[Path, dict[str, str]] = {}
+
     def evaluate(candidates: list[Candidate]) -> list[SearchPoint]:
         on_val = {"split": "val", "snr_db.test": search.snr_db}
-        return _evaluate([(with_settings(cell, on_val), values) for cell, values in candidates], run, engine)
+        on_val_split = [(with_settings(cell, on_val), values) for cell, values in candidates]
+        return _evaluate(on_val_split, run, engine, say, left_out)
 
     run_searches(searches, evaluate, lambda: _report(searches, search, paths.runs() / grid.name, say))
     subject = "λ" if all(key.startswith("train.lambdas.") for key in search.space) else ", ".join(search.space)
@@ -180,23 +184,44 @@ def search_grid(grid: Grid, search: Search, run: Runner, engine: Engine, say: Sa
     return replace(grid, cells=tuple(cells), variants=tuple(variants)), failures
 
 
+def _say_left_out(say: Say, line: str) -> None:
+    if line.startswith("left out"):  # the rest was said for the grid, or will be
+        say(line)
+
+
 def _joined(*parts: str) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _evaluate(candidates: list[Candidate], run: Runner, engine: Engine) -> list[SearchPoint]:
+def _evaluate(
+    candidates: list[Candidate], run: Runner, engine: Engine, say: Say, left_out: dict[Path, dict[str, str]]
+) -> list[SearchPoint]:
     """Train and evaluate candidates, whose cells are set to split val.
 
+    Args:
+        candidates: the cells and their values.
+        run: trains and evaluates trials.
+        engine: prepares their materials.
+        say: called with what is left out.
+        left_out: what earlier points left out, by folder of the corpus; empty before the first ones.
+
     Raises:
-        UserError: the corpus has no split val.
+        UserError: the corpus has no split val, or points leave out different clips, so that they cannot be compared.
     """
     cells = tuple(cell for cell, _ in candidates)
     letters = "+".join(dict.fromkeys(letter for cell in cells for letter in cell.letters))
     baseline = f"{letters} -> T"  # of all modalities: nothing is permuted
-    materials = prepare_under_lease(cells, lambda line: None, engine.map)
+    quiet = functools.partial(_say_left_out, say)
+    materials = prepare_under_lease(cells, quiet, engine.map, left_out=left_out)
     for corpus in (cell_materials.corpus for cell_materials in materials):
         if not corpus.split("val"):
             raise UserError(f"{corpus.folder} has no utterance of split val, which a search is read on; add some.")
+        if left_out.setdefault(corpus.folder, corpus.left_out) != corpus.left_out:
+            raise UserError(
+                f"{corpus.folder}: a point of the search leaves out more than those before it"
+                f" ({describe_left_out(corpus.left_out_counts)}), so that their WERs cannot be compared; do not search over what"
+                " decides it, or leave out by fewer rules."
+            )
     trials = [trial_of(cell, m, baseline) for cell, m in zip(cells, materials, strict=True)]
     last_failures = {trial.id: read_failures(trial.folder)[-1:] for trial in trials if not trial.trained}
     # a point that diverged would diverge again
