@@ -86,7 +86,7 @@ def _write_trial_result(trial: Trial, materials: Materials, checkpoint_every_s: 
 
 def _write_evaluations(trial: Trial, pending: Sequence[Evaluation], materials: Materials) -> None:
     for evaluation in pending:
-        trial.folder_of(evaluation).write({}, [UTTERANCE], 0.0)
+        trial.folder_of(evaluation).write({"normaliser": "basic/2"}, [UTTERANCE], 0.0)
 
 
 def grid_file(name: str, axes: dict[str, list], **changes: object) -> Path:

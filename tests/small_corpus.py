@@ -44,7 +44,7 @@ def prepare(settings: Settings, folder: Path) -> Corpus:
             utterances.append(
                 Utterance(id=name, split=split, text=" ".join(words), audio=f"{name}.wav", duration_s=1.0)
             )
-    return write_corpus(folder, utterances, {"name": "small"})
+    return write_corpus(folder, utterances, {"name": "small", "version": "1", "licence": "CC0-1.0"})
 
 
 def write_tones(folder: Path, each: int = 10) -> dict[int, Path]:

@@ -26,7 +26,7 @@ def test_a_grid_is_run_read_and_run_again(grid):
     assert [cell.seed for cell in run.results.cells] == [0, 1]
     assert all(evaluation.done for cell in run.results.cells for evaluation in cell.evaluations)
     assert run.results.about == "a question"
-    assert run.results.corpora[0].licence == "not recorded"
+    assert run.results.corpora[0].licence == "CC0-1.0"
     assert api.load_results("mine").cells[0].trial.path == run.trials[0].folder
     assert sum("to do" in line for line in lines) == 2
     again: list[str] = []

@@ -10,7 +10,9 @@ from fake_grid import write_grid
 from grids import ONE, Direct
 
 from dmlm import files, recipes
+from dmlm.corpus.check import check_folder
 from dmlm.corpus.condition import CLEAN
+from dmlm.corpus.faults import RULES
 from dmlm.corpus.manifest import read_corpus
 from dmlm.errors import UserError
 from dmlm.plan.grid import read_grid_file
@@ -131,8 +133,9 @@ def test_what_a_lost_media_file_asks_for_brings_the_same_corpus_back(tmp_path, l
     lost.write_bytes(b"")
     if lose == "missing":
         lost.unlink()
-    with pytest.raises(UserError, match=r"is missing or empty; restore it, or remove it and corpus\.json"):
-        read_corpus(tmp_path)
+    (fault,) = (f for f in check_folder(tmp_path, lambda function, jobs: map(function, jobs)) if f.is_error)
+    assert (fault.rule, fault.file) == ("missing", str(lost))
+    assert "remove it and corpus.json (or the whole folder) and run the same command" in RULES[fault.rule].remedy
     lost.unlink(missing_ok=True)
     (tmp_path / "corpus.json").unlink()
     assert recipe.prepare(settings, tmp_path, workers=1).digest == digest

@@ -82,13 +82,13 @@ def test_a_saved_model_is_read_by_plain_transformers(folder, tmp_path):
 def test_a_grid_starts_from_pretrained_weights(folder, finished, home):
     """From the published folder to a model with its card: tokens, training, scores."""
     changes = (f"text.tokenizer={folder}", f"backbone={folder}", "train.steps=3", "snr_db.test=[clean]")
-    done = run_here(home, *ONE, *changes, "snr_db.train=[clean]", "name=pretrained")
+    done = run_here(home, *ONE, *changes, "snr_db.train=[clean]", "decode.max_new_tokens=99", "name=pretrained")
     assert done.returncode == 0, done.stderr[-2000:]
     index = home / "runs" / "pretrained" / "grid.json"
     trial = index.parent / json.loads(index.read_text())["cells"][0]["trial"]
     model = AutoModelForCausalLM.from_pretrained(trial / "model")
     description = read_description(trial / "model")
-    assert description.trial["backbone"] == {"name": str(folder), "weights": pretrained.digest(str(folder))}
+    assert description.trial["backbone"] == {"name": folder.name, "weights": pretrained.digest(str(folder))}
     text = TextVocabulary.load_without_units(trial / "model", description.text_size)
     assert text.digest == TextVocabulary.of_model(folder).digest
     assert model.get_input_embeddings().weight.shape[0] == text.size + 64 + 8

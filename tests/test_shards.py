@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from dmlm.corpus.condition import CLEAN
-from dmlm.corpus.manifest import Corpus, read_corpus
+from dmlm.corpus.manifest import Corpus, read_corpus, write_corpus
 from dmlm.errors import UserError
 from dmlm.plan.grid import read_grid_file
 from dmlm.sweep.materials import drop_failed, prepare
@@ -45,12 +45,12 @@ def source(corpus: Corpus, recipe: str) -> TokenSource:
     return TokenSource(corpus, recipe, {}, CLEAN, in_this_process)
 
 
-def test_a_shard_of_other_utterances_is_made_again(corpus, tmp_path) -> None:
+def test_fewer_utterances_have_the_tokens_that_they_had(corpus, tmp_path) -> None:
     recipe = tmp_path / "lips_length.py"
     recipe.write_text(LENGTH)
     before = source(corpus, str(recipe)).load("test", CLEAN).tokens
     fewer = replace(corpus, utterances=tuple(u for u in corpus.utterances if u.id != next(iter(before))))
-    after = source(fewer, str(recipe)).load("test", CLEAN).tokens
+    after = TokenSource(fewer, str(recipe), {}, CLEAN, run=None).load("test", CLEAN).tokens  # nothing is encoded
     assert list(after) == list(before)[1:]
     assert all(np.array_equal(tokens, before[name]) for name, tokens in after.items())
 
@@ -62,18 +62,18 @@ def test_a_recipe_is_known_by_the_source_that_runs(corpus, tmp_path) -> None:
     fingerprint = used.encoder.fingerprint
     recipe.write_text(LENGTH.replace("np.full", "np.ones_like"))
     assert used.encoder.fingerprint == fingerprint
-    (job,) = used._shards("test", CLEAN)
-    assert job.fingerprint == fingerprint
+    assert used.fingerprint == fingerprint
 
 
 def test_a_worker_with_another_version_of_a_recipe_writes_nothing(corpus, tmp_path) -> None:
-    from dmlm.tokens.encoding import encode_shard
+    from dmlm.tokens.encoding import EncodingJob, encode_shard
 
     recipe = tmp_path / "lips_other.py"
     recipe.write_text(LENGTH)
-    (job,) = source(corpus, str(recipe))._shards("test", CLEAN)
+    used = source(corpus, str(recipe))
+    job = EncodingJob(used.spec, "another", corpus.folder, [], CLEAN, tmp_path / "shard.safetensors")
     with pytest.raises(UserError, match="was changed while it was in use; run the same command again"):
-        encode_shard(replace(job, fingerprint="another"))
+        encode_shard(job)
     assert not job.target.exists()
 
 
@@ -147,5 +147,24 @@ def test_clips_too_large_for_one_group_give_the_same_shard(corpus, tmp_path, mon
 def test_audio_that_is_too_short_is_named(corpus) -> None:
     first = corpus.split("test")[0]
     soundfile.write(corpus.media(first, "audio"), np.zeros(700, np.float32), 16000)
+    corpus = write_corpus(corpus.folder, corpus.utterances, corpus.card)
     with pytest.raises(UserError, match=r"has 700 samples; utterance 'test-00000' needs 0\.05 s at least"):
         source(corpus, "audio_mfcc").learn().load("test", CLEAN)
+
+
+def test_a_recording_that_changes_while_it_is_in_use_is_never_cached(corpus, tmp_path) -> None:
+    """Its tokens would stand under the digest of the one that was checked, for every corpus that holds it."""
+    used = source(corpus, "audio_mfcc").learn()
+    first = corpus.split("test")[0]
+    path = corpus.media(first, "audio")
+    content = path.read_bytes()
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
+    with pytest.raises(UserError, match=r"test-00000\.flac changed while it was in use; run the same command again"):
+        used.load("test", CLEAN)
+    path.write_bytes(content)
+    with pytest.raises(AssertionError, match="encoded"):
+        TokenSource(corpus, "audio_mfcc", {}, CLEAN, _encodes_nothing).learn().load("test", CLEAN)
+
+
+def _encodes_nothing(function, jobs):
+    raise AssertionError("encoded")

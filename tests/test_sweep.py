@@ -329,3 +329,9 @@ def test_r18_an_edited_grid_runs_only_what_is_new(sweep):
     done = [(name, trial) for name, trial in engine.done]
     assert [trial for name, trial in done if name == "train"] == [trials[2].id]
     assert sorted(trial for name, trial in done if name == "evaluate") == sorted(trial.id for trial in trials)
+
+
+def test_another_normaliser_trains_nothing_and_makes_no_corpus(sweep):
+    (first,), (again,) = (sweep(f"corpus.normaliser={name}").trials for name in ("basic", "none"))
+    assert first.folder == again.folder
+    assert not {first.name_of(e) for e in first.evaluations} & {again.name_of(e) for e in again.evaluations}

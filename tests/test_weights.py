@@ -4,7 +4,6 @@ import hashlib
 import http.server
 import io
 import json
-import os
 import pickle
 import sys
 import threading
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
-from dmlm import recipes
+from dmlm import known_files, recipes
 from dmlm.cli import doctor
 from dmlm.cli.main import app
 from dmlm.errors import UserError
@@ -239,27 +238,6 @@ def test_one_file_is_not_taken_for_several(tmp_path) -> None:
         published.fetch(Card(source="", licence="", hub="owner/name"), "lips_x", tmp_path)
 
 
-def test_a_digest_follows_the_file(home) -> None:
-    path = home / "file"
-    path.parent.mkdir()
-    path.write_bytes(b"one")
-    assert published.file_digest(path) == hashlib.sha256(b"one").hexdigest()
-    path.write_bytes(b"other")
-    assert published.file_digest(path) == hashlib.sha256(b"other").hexdigest()
-    times = path.stat()
-    path.write_bytes(b"newer")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert published.file_digest(path) == hashlib.sha256(b"newer").hexdigest()
-
-
-@pytest.mark.parametrize("damaged", ['{"cut', "[1]", "7", "[]"])
-def test_digests_that_were_remembered_are_found_again(home, damaged) -> None:
-    cache_path = home / "weights" / "digests.json"
-    cache_path.parent.mkdir(parents=True)
-    cache_path.write_text(damaged)
-    assert published.file_digest(cache_path) == hashlib.sha256(damaged.encode()).hexdigest()
-
-
 def test_what_is_no_hub_id_is_a_sentence() -> None:
     with pytest.raises(UserError, match="not a Hub id"):
         published.hub_folder("no/such/folder")
@@ -358,7 +336,7 @@ def model(folder: Path) -> Path:
 def test_a_model_of_the_hub_is_held_to_its_card_when_it_is_opened(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     path = model(tmp_path / "models--owner--name" / "snapshots" / ("a" * 40))
-    file = File("model.safetensors", published.file_digest(path))
+    file = File("model.safetensors", known_files.digest(path))
     known = Card.on_hub("owner/name", "MIT", "a" * 40, file)
     assert open_model("image_x", "owner/name", known)
     other = Card.on_hub("owner/name", "MIT", "a" * 40, replace(file, sha256="0" * 64))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from dmlm import known_files
 from dmlm.corpus.media import SAMPLE_RATE_HZ
 from dmlm.errors import UserError
 from dmlm.tokens.encoder import Settings as BaseSettings
@@ -149,7 +150,7 @@ class SpeechUnits(Tokenizer):
     def facts(self) -> list[str]:
         files = [self._folder / PREPROCESSOR] if self.card and self._folder else []
         files += [self.settings.centroids.expanduser()] if self.settings.centroids else []
-        return [*super().facts(), *map(published.file_digest, files)]
+        return [*super().facts(), *map(known_files.digest, files)]
 
     @cached_property
     def codes(self) -> Codebook:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field, PositiveFloat, ValidationError
 
+from dmlm import known_files
 from dmlm.errors import UserError
 from dmlm.tokens.canvas import Fit, require_patchwise, square
 from dmlm.tokens.encoder import Settings as BaseSettings
@@ -91,7 +92,7 @@ class PatchFeatureUnits(Tokenizer):
 
     def facts(self) -> list[str]:
         path = self._preprocessor
-        return [*super().facts(), *([published.file_digest(path)] if path else [])]
+        return [*super().facts(), *([known_files.digest(path)] if path else [])]
 
     @property
     def _folder(self) -> Path | None:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from dmlm import known_files
 from dmlm.errors import UserError
 from dmlm.tokens.canvas import Fit, square
 from dmlm.tokens.encoder import Settings as BaseSettings
@@ -98,7 +99,7 @@ class VectorQuantizedUnits(Tokenizer):
 
     def facts(self) -> list[str]:
         path = self._folder / "preprocessor_config.json"
-        return [*super().facts(), *([published.file_digest(path)] if path.is_file() else [])]
+        return [*super().facts(), *([known_files.digest(path)] if path.is_file() else [])]
 
     @property
     def _folder(self) -> Path:

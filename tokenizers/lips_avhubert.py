@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import Field
 
-from dmlm import files
+from dmlm import files, known_files
 from dmlm.errors import UserError
 from dmlm.tokens.encoder import Settings as BaseSettings
 from dmlm.tokens.encoder import Tokenizer
@@ -113,7 +113,7 @@ class LipUnits(Tokenizer):
 
     def facts(self) -> list[str]:
         path = self.settings.centroids
-        return [*super().facts(), *([published.file_digest(Path(path))] if path else [])]
+        return [*super().facts(), *([known_files.digest(Path(path))] if path else [])]
 
     @property
     def clusters(self) -> int | None:

@@ -28,13 +28,15 @@ from dmlm.errors import UserError
 from dmlm.model import pretrained
 from dmlm.plan.grid import read_grid_file
 from dmlm.recognition.score import score
+from dmlm.recognition.transcribe import Transcript
 from dmlm.results.folders import trial_folder
 from dmlm.results.grid import write_grid
 from dmlm.results.records import TrialResult, UtteranceResult
-from dmlm.score.wer import normalise
+from dmlm.score.normalisers import of_stored
 from dmlm.sweep.api import index_of
 from dmlm.sweep.controls import exchanged_with
-from dmlm.sweep.materials import Materials, prepare_under_lease
+from dmlm.sweep.materials import Materials
+from dmlm.sweep.preparation import prepare_under_lease
 from dmlm.sweep.requirements import check
 from dmlm.sweep.trial import Trial, trial_of
 from dmlm.tokens.encoder import Tokenizer
@@ -188,7 +190,8 @@ def collect(
             written, keys = found["evaluations"][evaluation["name"]], evaluation["streams"]
             utterances = [SimpleNamespace(**u) for u in opened.description["utterances"][keys["T"]]]
             measured = opened.description["snr_db_measured"][keys["A"]] if "A" in keys else {}
-            records = score(utterances, [normalise(text) for text in written["hypotheses"]], measured)
+            transcripts = [Transcript(**hypothesis) for hypothesis in written["hypotheses"]]
+            records = score(utterances, transcripts, measured, of_stored(evaluation["spec"]["normaliser"]))
             result = [UtteranceResult(**record) for record in records]
             folder.evaluation(evaluation["name"]).write(evaluation["spec"], result, written["decode_s"])
         known = {field.name for field in fields(TrialResult)}

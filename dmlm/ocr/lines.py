@@ -18,12 +18,12 @@ import numpy as np
 from pydantic import Field, model_validator
 from rapidfuzz.distance import LCSseq
 
+from dmlm import known_files
 from dmlm.errors import UserError
 from dmlm.ocr import spelling
 from dmlm.tokens import first_pass
 from dmlm.tokens.encoder import Reader
 from dmlm.tokens.encoder import Settings as BaseSettings
-from dmlm.weights import published
 
 Box = tuple[int, int, int, int]  # top, bottom, left, right in pixels of the page; bottom and right are exclusive
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
@@ -91,7 +91,7 @@ def facts(settings: Settings) -> list[str]:
     digests = []
     if settings.frequencies:
         _counts(settings.frequencies)
-        digests.append(published.file_digest(settings.frequencies))
+        digests.append(known_files.digest(settings.frequencies))
     if settings.first_pass:
         digests.append(first_pass.digest(settings.first_pass))
     return [hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), spelling.digest(), *digests]
@@ -181,8 +181,8 @@ def _mean_log_count(line: Line, counts: dict[str, int]) -> float:
 
 def _counts(path: Path) -> dict[str, int]:
     try:
-        return _read_counts(path, published.file_digest(path))
-    except (OSError, ValueError) as error:
+        return _read_counts(path, known_files.digest(path))
+    except (OSError, ValueError, UserError) as error:
         raise UserError(f"frequencies: {path} cannot be read ({error}); give a file of lines `word count`.") from None
 
 

@@ -32,9 +32,11 @@ from dmlm.results.grid import (
     read_grid,
     write_grid,
 )
-from dmlm.score.wer import NORMALISER
+from dmlm.score.normalisers import NORMALISERS
 from dmlm.sweep import tasks
-from dmlm.sweep.materials import Materials, drop_failed, prepare_under_lease
+from dmlm.sweep.materials import Materials, drop_failed
+from dmlm.sweep.parts import noise_notes
+from dmlm.sweep.preparation import prepare_under_lease
 from dmlm.sweep.requirements import check
 from dmlm.sweep.schedule import missing_cells, run_trials
 from dmlm.sweep.trial import SCHEMA, Trial, trial_of
@@ -97,6 +99,8 @@ def run_grid(
     if engine not in ("local", "ray"):
         raise UserError(f"There is no engine {engine!r}; {did_you_mean(engine, ('local', 'ray'))}.")
     check(grid.cells)
+    for note in noise_notes(grid.cells):
+        say(note)
     processes_per_trial = max(cell.execution.data_parallel for cell in grid.cells)
     with open_engine(engine, workers, address, gpu_share, processes_per_trial) as opened:
         run_all = partial(run_trials, engine=opened, say=say, checkpoint_every_s=checkpoint_every_s, deadline=deadline)
@@ -149,7 +153,7 @@ def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]
     folder = paths.runs() / grid.name
     cells = []
     for trial, cell_materials, variant in zip(trials, materials, grid.variants, strict=True):
-        cell, card = trial.cell, cell_materials.corpus.card
+        cell, corpus = trial.cell, cell_materials.corpus
         cells.append(
             GridCell(
                 model=cell.backbone,
@@ -157,11 +161,12 @@ def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]
                 seed=cell.seed,
                 label=cell.label,
                 variant=variant,
-                corpus=CorpusCard.of(card),
+                corpus=CorpusCard.of(corpus.card | {"utterances": corpus.counts, "left_out": corpus.left_out_counts}),
+                normaliser=str(NORMALISERS[cell.corpus.normaliser]),
                 tokenizers={letter: cell.tokenizers[letter].recipe for letter in cell.letters},
                 noise=cell.noise.model_dump(mode="json"),
                 steps=cell.train.steps,
-                settings=cell.model_dump(mode="json", exclude={"execution"}),
+                settings=cell.model_dump(mode="json", exclude={"execution": True, "corpus": {"left_out"}}),
                 trial=trial.stored,
                 evaluations=tuple(
                     GridEvaluation(e.snr_db, e.permuted, e.draw, trial.folder_of(e)) for e in trial.evaluations
@@ -172,7 +177,6 @@ def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]
         folder=folder,
         name=grid.name,
         about=grid.about,
-        normaliser=NORMALISER,
         baseline=grid.baseline,
         cells=tuple(cells),
     )
@@ -226,6 +230,8 @@ def results_folder(name: str) -> Path:
     for folder in (paths.runs() / name.replace(":", "_"), Path(name)):
         if is_grid(folder):
             return folder
+    if "/" in name:
+        return Path(name)  # whoever reads it names the file that is not there
     if name.partition(":")[0] in recipes.names("sweeps"):
         raise UserError(f"Grid {name!r} has not been run in {paths.home()}; run: dmlm grid run {name}")
     known = [folder.name for folder in grid_folders(paths.runs())]

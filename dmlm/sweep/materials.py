@@ -3,6 +3,7 @@
 Cells with equal settings share their materials, and each part is made once.
 """
 
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,14 +13,16 @@ from typing import Any
 
 from dmlm import paths, processes
 from dmlm.corpus.condition import Condition
-from dmlm.corpus.manifest import Corpus, read_corpus
-from dmlm.engines.lease import Leases
+from dmlm.corpus.manifest import Corpus
 from dmlm.errors import UserError
+from dmlm.known_files import digest_of
+from dmlm.modalities import TARGET
 from dmlm.plan.cell import Cell, CorpusChoice, TokenizerChoice
 from dmlm.plan.grid import Grid
-from dmlm.sweep.parts import conditions, corpus_folder, open_corpus, open_text, text_path
+from dmlm.processes import Map
+from dmlm.sweep.parts import conditions, corpus_folder, has_builtin_bank, open_corpus, open_text, text_path
 from dmlm.tokens.encoder import Tokenizer
-from dmlm.tokens.shards import Map, TokenSource
+from dmlm.tokens.shards import TokenSource
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
 
 
@@ -75,6 +78,16 @@ class Materials:
             )
         return items, encoded["A"].snr_db_measured if "A" in encoded else {}
 
+    def content(self, letters: Sequence[str], split: str, conditions: Sequence[Condition]) -> dict[str, str]:
+        """Return digests of what a model reads of a split under these conditions: by letter, and of the transcripts (`T`)."""
+        digests = {k: digest_of(self.sources[k].content(split, condition) for condition in conditions) for k in letters}
+        return digests | {TARGET: digest_of(utterance.text for utterance in self.corpus.split(split))}
+
+    def tested(self, letters: Sequence[str], split: str, condition: Condition) -> str:
+        """Return a digest of what a test reads and what its records name: content, transcripts, ids and speakers."""
+        content = self.content(letters, split, [condition]).values()
+        return digest_of([*content, *(f"{u.id}\t{u.speaker}" for u in self.corpus.split(split))])
+
 
 def group_by_materials(cells: Sequence[Cell]) -> list[list[int]]:
     """Group the indices of cells that have equal corpus, tokenizers, text, noise and SNRs: they share their materials."""
@@ -94,23 +107,28 @@ def letters_of(cells: Sequence[Cell], indices: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(letter for index in indices for letter in cells[index].letters))
 
 
+def corpus_key(choice: CorpusChoice) -> str:
+    """Return a key of a corpus and of what is left out of it."""
+    return f"{corpus_folder(choice)[0]} {digest_of(sorted(choice.left_out))}"
+
+
 @dataclass
 class _Opened:
     """Corpora and token sources that are open, and the splits that are encoded, so that groups of cells share them."""
 
     run: Map
-    corpora: dict[Path, Corpus] = field(default_factory=dict)
-    sources: dict[tuple[str, str, str], TokenSource] = field(default_factory=dict)
+    corpora: dict[str, Corpus] = field(default_factory=dict)  # by `corpus_key`
+    sources: dict[tuple[int, str, str], TokenSource] = field(default_factory=dict)
     encoded: set[tuple[int, str, str]] = field(default_factory=set)  # id of a source, split, key of a condition
 
     def corpus(self, choice: CorpusChoice) -> Corpus:
-        folder = corpus_folder(choice)[0]
-        if folder not in self.corpora:
-            self.corpora[folder] = open_corpus(choice)
-        return self.corpora[folder]
+        key = corpus_key(choice)
+        if key not in self.corpora:
+            self.corpora[key] = open_corpus(choice)
+        return self.corpora[key]
 
     def source(self, corpus: Corpus, choice: TokenizerChoice, learn_under: Condition, device: str) -> TokenSource:
-        key = corpus.label, choice.model_dump_json(), learn_under.key
+        key = id(corpus), choice.model_dump_json(), learn_under.key
         if key not in self.sources:
             self.sources[key] = TokenSource(corpus, choice.recipe, choice.settings, learn_under, self.run, device)
         return self.sources[key]
@@ -163,24 +181,13 @@ def prepare(
         materials |= dict.fromkeys(prepared, Materials(corpus, sources, open_text(corpus, first.text), train, test))
         sources_of_groups.append((corpus, sources))
     for corpus in opened.corpora.values():
-        sizes = ", ".join(f"{count} {split}" for split, count in corpus.card["utterances"].items())
+        sizes = ", ".join(f"{count:,} {split}" for split, count in corpus.counts.items())
         say(f"corpus   {corpus.folder}  ({sizes})")
         names = {
             f"{k} {s.name}": None for other, sources in sources_of_groups if other is corpus for k, s in sources.items()
         }
-        say(f"tokens   {paths.home() / 'tokens' / corpus.label}  ({', '.join(names)})")
+        say(f"tokens   {paths.home() / 'tokens'}  ({', '.join(names)})")
     return [materials[n] for n in range(len(cells)) if n in materials]
-
-
-def prepare_under_lease(
-    cells: Sequence[Cell],
-    say: Callable[[str], None],
-    run: Map = processes.run,
-    failed: dict[int, Exception] | None = None,
-) -> list[Materials]:
-    """Call `prepare` under a lease, so that no other process prepares in this home folder at the same time."""
-    with Leases().hold_when_free(paths.home() / "prepare.lease", say):
-        return prepare(cells, say, run, failed)
 
 
 def drop_failed(grid: Grid, failed: dict[int, Exception]) -> tuple[Grid, list[str]]:
@@ -200,6 +207,8 @@ def drop_failed(grid: Grid, failed: dict[int, Exception]) -> tuple[Grid, list[st
     for error in dict.fromkeys(failed.values()):
         if not isinstance(error, UserError):
             traceback.print_exception(error)  # a bug in a recipe: its author needs the line
+        elif error.details:
+            print(error.details, file=sys.stderr)
     remaining = [index for index in range(len(grid.cells)) if index not in failed]
     lines = []
     for index, error in failed.items():
@@ -215,14 +224,13 @@ def find_prepared(cells: Sequence[Cell]) -> dict[int, Materials]:
     A cell of which any part is missing is left out.
     """
     materials: dict[int, Materials] = {}
-    bank = paths.noise_bank() / "bank.json"
-    corpora: dict[Path, Corpus] = {}
+    opened = _Opened(processes.run)
     for indices in group_by_materials(cells):
         first = cells[indices[0]]
         folder, _, _ = corpus_folder(first.corpus)
-        if not (folder / "corpus.json").is_file() or (first.noise.set == "builtin" and not bank.is_file()):
+        if not (folder / "corpus.json").is_file() or (first.noise.set == "builtin" and not has_builtin_bank()):
             continue
-        corpus = corpora[folder] = corpora.get(folder) or read_corpus(folder)
+        corpus = opened.corpus(first.corpus)
         if not text_path(corpus, first.text).is_file():
             continue
         train, test = conditions(first, max(cells[n].train.draws for n in indices))

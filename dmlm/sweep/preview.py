@@ -12,9 +12,11 @@ from dmlm.corpus.condition import Condition
 from dmlm.errors import UserError, did_you_mean
 from dmlm.plan.cell import Cell
 from dmlm.plan.grid import Grid
+from dmlm.plurals import counted
 from dmlm.results.folders import trial_folders
 from dmlm.sweep import devices
-from dmlm.sweep.materials import Materials, clips_to_encode, find_prepared, prepare_under_lease
+from dmlm.sweep.materials import Materials, clips_to_encode
+from dmlm.sweep.preparation import find_ready, prepare_under_lease
 from dmlm.sweep.probe import Probe, probe_all
 from dmlm.sweep.requirements import check, check_settings, missing_requirements
 from dmlm.sweep.sizes import Size, size_of
@@ -98,7 +100,7 @@ def describe(
         requirements: list[str] = []
     else:
         requirements = missing_requirements(grid.cells)
-        materials = {} if requirements else find_prepared(grid.cells)
+        materials = {} if requirements else find_ready(grid.cells)
     rows = _rows(grid, materials)
     how = _add_estimates(rows, on) if on else _add_measurements(rows, probe, say)
     return "\n".join([_head(grid, rows), *_table(rows), *_totals(grid, rows, materials, requirements, how)])
@@ -115,7 +117,7 @@ def _rows(grid: Grid, materials: dict[int, Materials]) -> list[_Row]:
         else:
             training = cell.model_dump_json(exclude=NOT_OF_TRAINING)
             levels_db = {snr_db: Condition(snr_db=snr_db) for snr_db in (*cell.snr_db.test, *cell.perceptual.snr_db)}
-            names = [f"{e} {cell.decode} {cell.split}" for e in evaluations_of(cell, grid.baseline, levels_db)]
+            names = [f"{e} {cell.decode} {cell.split}" for e in evaluations_of(cell, grid.baseline, levels_db, {})]
             evaluations = len(names)
         row = _Row(
             cell=cell,
@@ -174,7 +176,8 @@ def _add_estimates(rows: Sequence[_Row], device: str) -> str:
 def _head(grid: Grid, rows: Sequence[_Row]) -> str:
     trainings = len({row.training for row in rows if row.to_train})
     evaluations = len(frozenset[tuple[str, str]]().union(*(row.pending for row in rows)))
-    return f"grid {grid.name}: {len(grid.cells)} cells; {trainings} trainings and {evaluations} evaluations to do"
+    todo = f"{counted(trainings, 'training')} and {counted(evaluations, 'evaluation')} to do"
+    return f"grid {grid.name}: {counted(len(grid.cells), 'cell')}; {todo}"
 
 
 def _table(rows: Sequence[_Row]) -> list[str]:
@@ -221,7 +224,7 @@ def _totals(
     if unknown and known_s:
         time += f", and {unknown} trainings and evaluations whose time is not known"
     clips = clips_to_encode(grid.cells, materials)
-    tokens = f"{clips:,} clips" if clips is not None else "not known before corpus and codebooks are made"
+    tokens = counted(clips, "clip") if clips is not None else "not known before corpus and codebooks are made"
     sizes = [row.size for row in trainings.values() if row.size]
     models, checkpoints = (
         sum(size.disk_bytes for size in sizes),
@@ -229,7 +232,7 @@ def _totals(
     )
     disk = f"about {models / 2**20:,.0f} MiB more for models, {checkpoints / 2**20:,.0f} MiB for the checkpoints of one worker"
     if others := len(trainings) - len(sizes):
-        disk += f", and {others} models whose size is not known"
+        disk += f", and {counted(others, 'model')} whose size is not known"
     lines = [
         *(f"needed first: {sentence}" for sentence in requirements),
         f"tokens to encode: {tokens}",

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dmlm.errors import UserError
 from dmlm.model import pretrained
 from dmlm.plan.cell import Cell
+from dmlm.score.normalisers import NORMALISERS
 from dmlm.sweep.materials import group_by_materials, letters_of
-from dmlm.sweep.parts import corpus_folder, open_bank
+from dmlm.sweep.parts import conditions, corpus_folder
 from dmlm.tokens.shards import TokenSource
 from dmlm.training.loggers import check_installed
 
@@ -35,7 +36,7 @@ def missing_requirements(cells: Sequence[Cell]) -> list[str]:
 
 
 def check_settings(cells: Sequence[Cell]) -> None:
-    """Check corpora, tokenizers, pretrained backbones, noise folders and loggers; makes nothing.
+    """Check corpora, normalisers, tokenizers, backbones, noise and loggers; makes nothing but records of noise folders.
 
     Raises:
         UserError: the first problem, in one sentence.
@@ -44,10 +45,11 @@ def check_settings(cells: Sequence[Cell]) -> None:
     for indices in group_by_materials(cells):
         first = cells[indices[0]]
         corpus_folder(first.corpus)
+        NORMALISERS[first.corpus.normaliser].require()
         for name in {cells[n].backbone for n in indices if pretrained.is_named(cells[n].backbone)}:
             pretrained.digest(name)
         for letter in letters_of(cells, indices):
             choice = first.tokenizers[letter]
             TokenSource.check(letter, choice.recipe, choice.settings)
         if first.noise.set != "builtin":
-            open_bank(first.noise)
+            conditions(first, draws=1)

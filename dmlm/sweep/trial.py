@@ -4,22 +4,24 @@ A new test SNR evaluates an existing model and trains nothing. A changed default
 are never reused for it. Settings that cannot change a result (device, workers, intervals) are not hashed.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dmlm import paths, snr
-from dmlm.corpus.condition import Condition
+from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.model import pretrained
 from dmlm.model.family import SIZES
 from dmlm.plan.cell import Cell
 from dmlm.plan.identity import identity
 from dmlm.results.folders import EvaluationFolder, TrialFolder, trial_folder
+from dmlm.score.normalisers import NORMALISERS
 from dmlm.sequence.template import Template
 from dmlm.sweep.materials import Materials
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Evaluation:
     condition: Condition
     permuted: str | None = None  # letter of the modality that is exchanged between utterances
     draw: int = 0
+    data: str = ""  # digest of the transcripts and of what is encoded
 
     @property
     def snr_db(self) -> float:
@@ -37,14 +40,16 @@ class Evaluation:
         return self.condition.snr_db
 
     def spec(self, cell: Cell) -> dict[str, Any]:
-        """Return everything besides the model that determines the transcripts."""
+        """Return everything besides the model that determines the transcripts and their errors."""
         return {
             "schema": SCHEMA,
             "split": cell.split,
+            "data": self.data,
             "condition": self.condition.key,
             "permuted": self.permuted,
             "draw": self.draw,
             "decode": asdict(cell.decode),
+            "normaliser": str(NORMALISERS[cell.corpus.normaliser]),
         }
 
     def title(self, cell: Cell) -> str:
@@ -103,11 +108,15 @@ class Trial:
 
 
 def training_spec(
-    cell: Cell, corpus_digest: str, text_digest: str, fingerprints: dict[str, str], conditions: list[Condition]
+    cell: Cell, data: dict[str, str], text_digest: str, fingerprints: dict[str, str], conditions: list[Condition]
 ) -> dict[str, Any]:
     """Return everything that determines the trained weights.
 
     Args:
+        cell: the settings.
+        data: digest of what is encoded of the training split, by letter; of the transcripts under `T`.
+        text_digest: of the text vocabulary.
+        fingerprints: of the encoders, by letter.
         conditions: the noise conditions of training; empty if no encoder of the cell depends on the noise.
     """
     is_pretrained = pretrained.is_named(cell.backbone)
@@ -115,13 +124,13 @@ def training_spec(
     size = {"weights": pretrained.digest(cell.backbone)} if is_pretrained else SIZES[cell.backbone].sizes[cell.backbone]
     return {
         "schema": SCHEMA,
-        "corpus": corpus_digest,
+        "data": data,
         "text": text_digest,
         "tokenizers": {letter: fingerprints[letter] for letter in cell.letters},
         "noise": [condition.key for condition in conditions],
         "template": cell.template,
         "permute": cell.permute,
-        "backbone": {"name": cell.backbone, **size},
+        "backbone": {"name": Path(cell.backbone).name, **size},
         "model": cell.model.model_dump(),
         "seed": cell.seed,
         "train": asdict(cell.train) | {"lambdas": {k: v for k, v in lambdas if k in (*cell.letters, "T")}},
@@ -135,16 +144,20 @@ def trial_name(cell: Cell, spec: dict[str, Any]) -> str:
     return f"{Path(cell.backbone).name}_{notation}{control}_seed{cell.seed}-{identity(spec)}"
 
 
-def evaluations_of(cell: Cell, baseline: str, test_conditions: dict[float, Condition]) -> tuple[Evaluation, ...]:
+def evaluations_of(
+    cell: Cell, baseline: str, conditions: Mapping[float, Condition], data: Mapping[float, str]
+) -> tuple[Evaluation, ...]:
     """Return one evaluation per test SNR, and the permutations of each modality that the baseline lacks.
+
+    `conditions` and `data` (see `Evaluation`) are by SNR in dB.
 
     A cell that is itself a control (`permute`) has no permutations.
     """
     baseline_letters = Template.parse(baseline).letters
     added = [letter for letter in cell.letters if letter not in baseline_letters] if not cell.permute else []
-    plain = [Evaluation(test_conditions[snr_db]) for snr_db in cell.snr_db.test]
+    plain = [Evaluation(conditions[snr_db], data=data.get(snr_db, "")) for snr_db in cell.snr_db.test]
     permuted = [
-        Evaluation(test_conditions[snr_db], letter, draw)
+        Evaluation(conditions[snr_db], letter, draw, data.get(snr_db, ""))
         for letter in added
         for snr_db in cell.perceptual.snr_db
         for draw in range(cell.perceptual.draws)
@@ -154,8 +167,15 @@ def evaluations_of(cell: Cell, baseline: str, test_conditions: dict[float, Condi
 
 def trial_of(cell: Cell, materials: Materials, baseline: str) -> Trial:
     """Return the trial of a cell; results are measured against the template `baseline`."""
+    choice = cell.corpus.model_copy(update={"left_out": dict(materials.corpus.left_out)})
+    cell = cell.model_copy(update={"corpus": choice})  # so that a worker leaves out the same
     hears_noise = any(materials.sources[letter].encoder.depends_on_noise for letter in cell.letters)
     conditions = materials.train_conditions[: cell.train.draws] if hears_noise else []
-    spec = training_spec(cell, materials.corpus.digest, materials.text.digest, materials.fingerprints, conditions)
-    evaluations = evaluations_of(cell, baseline, materials.test_conditions)
-    return Trial(cell, spec, trial_folder(paths.runs(), trial_name(cell, spec)).path, evaluations, baseline)
+    data = materials.content(cell.letters, "train", conditions or [CLEAN])
+    spec = training_spec(cell, data, materials.text.digest, materials.fingerprints, conditions)
+    test = materials.test_conditions
+    test_data = {k: materials.tested(cell.letters, cell.split, condition) for k, condition in test.items()}
+    evaluations = evaluations_of(cell, baseline, test, test_data)
+    folder = trial_folder(paths.runs(), trial_name(cell, spec)).path
+    spec["corpus"] = materials.corpus.digest  # for people and `dmlm clean`; `data` is what the identity is of
+    return Trial(cell, spec, folder, evaluations, baseline)

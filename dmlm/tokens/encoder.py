@@ -1,6 +1,7 @@
 """The interfaces of frozen encoders: `Tokenizer` gives IDs; `Reader` gives text, which the text vocabulary encodes."""
 
 import hashlib
+import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from dmlm import recipes
+from dmlm import known_files, recipes
 from dmlm.errors import UserError
 from dmlm.tokens.quantize import Codebook
 from dmlm.weights import published
@@ -76,8 +77,10 @@ class Encoder(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the source of the recipe, its settings and its facts. Equal fingerprints give equal tokens."""
-        parts = [recipes.digest(type(self).__module__), self.settings.model_dump_json(), *self.facts()]
+        """SHA-256 of the code of the recipe, its settings (a path in them
+        by what lies there) and its facts. Equal fingerprints give equal tokens."""
+        settings = known_files.by_content(self.settings.model_dump(mode="json"))
+        parts = [recipes.digest(type(self).__module__), json.dumps(settings), *self.facts()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -15,9 +15,11 @@ from safetensors.numpy import save_file
 
 from dmlm import files, recipes
 from dmlm.corpus import media
+from dmlm.corpus.check import SHORTEST_S
 from dmlm.corpus.condition import Condition
 from dmlm.corpus.manifest import Utterance
 from dmlm.errors import UserError, did_you_mean
+from dmlm.limits import taken_for_another_kind
 from dmlm.modalities import FIELDS, SAMPLE_RATE_HZ
 from dmlm.snr import CLEAN_DB
 from dmlm.tokens import first_pass
@@ -27,7 +29,6 @@ from dmlm.tokens.quantize import Codebook, learn_codebook
 CODEBOOK_FRAMES = 80_000  # at most, to learn a codebook
 CLIP_FRAMES = 1250  # at most, of one clip
 GROUP_BYTES = 1 << 27  # of clips in memory at once; a larger clip is a group of its own
-SHORTEST_S = 0.05  # of audio; every audio tokenizer gives a token for this length
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class EncoderSpec:
             if first["type"] == "extra_forbidden":
                 hint = did_you_mean(name, encoder_class.Settings.model_fields)
             raise UserError(f"Tokenizer {self.recipe}: {where}: {hint.removeprefix('Value error, ')}.") from None
+        if found := taken_for_another_kind(self.settings, settings):
+            raise UserError(f"Tokenizer {self.recipe}: setting {'.'.join(found[0])!r}: {found[1]}.")
         media_field = encoder_class.media
         if media_field not in FIELDS:
             raise UserError(f"Tokenizer {self.recipe}: media={media_field!r}; choose one of {', '.join(FIELDS)}.")
@@ -78,6 +81,8 @@ class EncodingJob:
     utterances: list[dict[str, Any]]  # fields of each `Utterance`
     condition: Condition
     target: Path
+    keys: tuple[str, ...] = ()  # of the utterances in the cache; empty if nothing is cached by it
+    digests: tuple[str, ...] = ()  # of the file of each utterance; empty if text is encoded
 
 
 _built: dict[tuple[str, str], Encoder] = {}  # the encoder of the last job of this process, if any
@@ -104,27 +109,26 @@ def release_encoder() -> None:
     _built.clear()
 
 
-def _read(encoder: Encoder, corpus: Path, utterance: Utterance, condition: Condition) -> tuple[Any, float]:
-    """Read the input of the encoder for one utterance, and the SNR measured on it (infinite without noise).
+def _read(encoder: Encoder, job: EncodingJob, number: int) -> tuple[Any, float]:
+    """Read the input of the encoder for one utterance of a job, and the SNR measured on it (infinite without noise).
 
     Raises:
-        UserError: the utterance lacks the file, the file is unreadable, or the audio is too short.
+        UserError: the file is unreadable or not the one that the tokens are cached for, or the audio is too short.
     """
-    name = getattr(utterance, encoder.media)
-    if name is None:
-        raise UserError(
-            f"{corpus}/manifest.jsonl: utterance {utterance.id!r} has no {encoder.media}; add it or drop modality {encoder.modality}."
-        )
-    if encoder.media == "audio":
-        speech = media.read_audio(corpus / name)
-        if len(speech) < SHORTEST_S * SAMPLE_RATE_HZ:
-            raise UserError(
-                f"{corpus / name} has {len(speech)} samples; utterance {utterance.id!r} needs {SHORTEST_S} s at least."
-            )
-        mixture = condition.apply(utterance, speech, str(corpus / name))
-        return mixture.audio, mixture.snr_db_measured
-    kind = FIELDS[encoder.media].file
-    return (media.READERS[kind](corpus / name) if kind else name), CLEAN_DB
+    utterance = Utterance(**job.utterances[number])
+    name, kind = getattr(utterance, encoder.media), FIELDS[encoder.media].file
+    if not kind:
+        return name, CLEAN_DB
+    path = job.corpus / name
+    content = media.READERS[kind](path)
+    if job.digests and files.digest(path) != job.digests[number]:
+        raise UserError(f"{path} changed while it was in use; run the same command again, which says what to do.")
+    if encoder.media != "audio":
+        return content, CLEAN_DB
+    if len(content) < SHORTEST_S * SAMPLE_RATE_HZ:
+        raise UserError(f"{path} has {len(content)} samples; utterance {utterance.id!r} needs {SHORTEST_S} s at least.")
+    mixture = job.condition.apply(utterance, content, str(path))
+    return mixture.audio, mixture.snr_db_measured
 
 
 def _heard(encoder: Reader, job: EncodingJob, utterances: Sequence[Utterance]) -> list[str] | None:
@@ -160,7 +164,7 @@ def encode_shard(job: EncodingJob) -> int:
         "snr_db": np.array(levels, dtype=np.float64),
     }
     with files.atomic(job.target) as temporary:
-        save_file(arrays, temporary, {"ids": json.dumps([fields["id"] for fields in job.utterances])})
+        save_file(arrays, temporary, {"keys": json.dumps(job.keys)})
     files.seal(job.target)
     return len(parts)
 
@@ -171,14 +175,13 @@ def _groups(encoder: Encoder, job: EncodingJob) -> Iterator[tuple[list[Utterance
     items: list[Any] = []
     levels: list[float] = []
     size = 0
-    for fields in job.utterances:
-        utterance = Utterance(**fields)
-        item, level = _read(encoder, job.corpus, utterance, job.condition)
+    for number, fields in enumerate(job.utterances):
+        item, level = _read(encoder, job, number)
         size += getattr(item, "nbytes", 0)
         if items and size > GROUP_BYTES:
             yield utterances, items, levels
             utterances, items, levels, size = [], [], [], item.nbytes
-        utterances.append(utterance)
+        utterances.append(Utterance(**fields))
         items.append(item)
         levels.append(level)
     yield utterances, items, levels
@@ -243,8 +246,7 @@ class _Clips(Sequence[np.ndarray]):
         return len(self._job.utterances)
 
     def __getitem__(self, number: Any) -> Any:
-        utterance = Utterance(**self._job.utterances[number])
-        return _read(self._encoder, self._job.corpus, utterance, self._job.condition)[0]
+        return _read(self._encoder, self._job, number)[0]
 
 
 def fit_network(job: EncodingJob) -> None:

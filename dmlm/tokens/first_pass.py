@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dmlm import known_files
 from dmlm.errors import UserError
-from dmlm.weights import published
 
 CARD = "first_pass.json"
 
@@ -39,7 +39,7 @@ def digest(folder: Path) -> str:
         raise UserError(
             f"first_pass: {folder} has no transcripts CONDITION/SPLIT.jsonl; run: dmlm grid transcribe GRID --to {folder}"
         )
-    lines = [f"{path.relative_to(folder).as_posix()} {published.file_digest(path)}" for path in paths]
+    lines = [f"{path.relative_to(folder).as_posix()} {known_files.digest(path)}" for path in paths]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -81,7 +81,7 @@ def read_transcripts(folder: Path, condition: str, split: str, ids: Sequence[str
         raise UserError(
             f"first_pass: there is no {path}; run dmlm grid transcribe for a grid of the same noise, levels and draws."
         )
-    transcripts = _read(path, published.file_digest(path))
+    transcripts = _read(path, known_files.digest(path))
     for name in ids:
         if name not in transcripts:
             raise UserError(f"first_pass: {path} has no line of utterance {name!r}; make the file again.")
@@ -91,7 +91,7 @@ def read_transcripts(folder: Path, condition: str, split: str, ids: Sequence[str
 def is_complete(path: Path, ids: Sequence[str]) -> bool:
     """Whether the file exists and has exactly these utterances, in this order."""
     try:
-        return path.is_file() and list(_read(path, published.file_digest(path))) == list(ids)
+        return path.is_file() and list(_read(path, known_files.digest(path))) == list(ids)
     except UserError:
         return False  # a damaged file is written again
 

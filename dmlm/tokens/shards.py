@@ -1,33 +1,37 @@
-"""The token cache: each combination of utterance, condition and tokenizer is encoded once.
+"""The token cache: each combination of recording, condition and tokenizer is encoded once, whichever corpora hold it.
 
-    tokens/CORPUS-digest8/RECIPE-fingerprint8/CONDITION/SPLIT-0000.safetensors   flat tokens, offsets, measured SNR
-                                                        SPLIT-0000.sha256        written last: the shard is complete
+    tokens/RECIPE-fingerprint8/CONDITION/NAME.safetensors   flat tokens, offsets, measured SNR; the key of each clip
+                                         NAME.sha256        written last: the shard is complete
+    tokens/codebooks, tokens/networks                       what tokenizers learned on training clips
 
-A shard whose checksum does not match is encoded again. The text of a reader is stored the same way, as UTF-8 bytes.
+The key of a clip is a digest of everything else that its tokens depend on: its media file and, where noise is added, its
+id and its spans. So another transcript encodes nothing again, and another recording one clip. A shard whose checksum
+does not match is encoded again. The text of a reader is stored the same way, as UTF-8 bytes.
 """
 
-import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import safe_open
 
-from dmlm import files, paths, processes, progress
+from dmlm import files, known_files, paths, processes, progress
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.corpus.manifest import Corpus, Utterance
 from dmlm.errors import UserError
+from dmlm.modalities import FIELDS
+from dmlm.processes import Map
 from dmlm.tokens import encoding, first_pass
 from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
 from dmlm.tokens.encoding import EncoderSpec, EncodingJob
 
+T = TypeVar("T")
 SHARD_SIZE = 128  # utterances
 CODEBOOK_CLIPS = 640  # about so many training clips give frames for a codebook
-Map = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]  # (function, jobs) -> results in any order
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,24 @@ def _is_learned(path: Path) -> bool:
     return path.is_file() and (files.sealed(path) or not path.with_suffix(".sha256").is_file())
 
 
-def _is_complete(job: EncodingJob) -> bool:
-    """Whether the shard of a job exists, is undamaged, and holds the utterances of the job."""
-    path = job.target
-    if files.sealed(path):
-        with safe_open(path, "np") as file:
-            return json.loads(file.metadata()["ids"]) == [fields["id"] for fields in job.utterances]
-    if path.is_file() and path.with_suffix(".sha256").is_file():
-        print(f"Token shard {path} is damaged; encoding it again.", file=sys.stderr)
-    return False
+def _stored(folder: Path) -> dict[str, tuple[Path, int]]:
+    """Return shard and row of every clip in a folder, by its key. Damaged shards are removed, aloud."""
+    stored: dict[str, tuple[Path, int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        if files.sealed(path):
+            with safe_open(path, "np") as file:
+                keys = json.loads(file.metadata()["keys"])
+            stored |= {key: (path, row) for row, key in enumerate(keys)}
+        elif path.with_suffix(".sha256").is_file():
+            print(f"Token shard {path} is damaged; encoding it again.", file=sys.stderr)
+            path.with_suffix(".sha256").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+    return stored
+
+
+def _shards(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in groups of the size of a shard."""
+    return (items[start : start + SHARD_SIZE] for start in range(0, len(items), SHARD_SIZE))
 
 
 class TokenSource:
@@ -79,7 +92,7 @@ class TokenSource:
         self.corpus, self._map = corpus, run
         self.spec = EncoderSpec(recipe, settings, device=device)
         self.encoder = self.spec.build()
-        self._root = paths.home() / "tokens" / corpus.label
+        self._root = paths.home() / "tokens"
         self._learn_under = self.condition_for(learn_under)
 
     @staticmethod
@@ -130,9 +143,15 @@ class TokenSource:
             yield self._learned_path("codebook", encoder)
 
     def _learned_path(self, part: str, encoder: Encoder | None = None) -> Path:
-        fingerprint = (encoder or self.encoder).fingerprint
-        key = hashlib.sha256(f"{fingerprint} {self._learn_under.key}".encode()).hexdigest()[:8]
+        clips = self._codebook_clips if part == "codebook" else self.corpus.split("train")
+        keys = (self.key_of(utterance, self._learn_under) for utterance in clips)
+        key = known_files.digest_of([(encoder or self.encoder).fingerprint, self._learn_under.key, *keys])[:16]
         return self._root / f"{part}s" / f"{Path(self.spec.recipe).stem}-{key}.safetensors"
+
+    @cached_property
+    def _codebook_clips(self) -> list[Utterance]:
+        training = self.corpus.split("train")
+        return training[:: max(1, len(training) // CODEBOOK_CLIPS)]
 
     def learn(self) -> "TokenSource":
         """Learn the network and the codebook that the tokenizer needs, or open those in the cache. Return self."""
@@ -141,22 +160,20 @@ class TokenSource:
             path = self._learned_path("network")
             if not _is_learned(path):
                 print(f"{self.spec.recipe}: learning its network on {len(training):,} training clips", file=sys.stderr)
-                fields = [utterance.model_dump() for utterance in training]
-                fingerprint = self.encoder.fingerprint
-                job = EncodingJob(self.spec, fingerprint, self.corpus.folder, fields, self._learn_under, path)
-                self._run_one(encoding.fit_network, job)
+                self._run_one(encoding.fit_network, self._job(training, self._learn_under, path))
             self._rebuild(network=path)
         if isinstance(self.encoder, Tokenizer) and self.encoder.clusters and self.encoder.codebook is None:
             path = self._learned_path("codebook")
             if not _is_learned(path):
-                self._learn_codebook(path, training[:: max(1, len(training) // CODEBOOK_CLIPS)])
+                self._learn_codebook(path)
             self._rebuild(codebook=path)
         return self
 
-    def _learn_codebook(self, path: Path, clips: list[Utterance]) -> None:
+    def _learn_codebook(self, path: Path) -> None:
+        clips = self._codebook_clips
         jobs = [
-            replace(job, target=path.with_name(f".{path.stem}-{number}.part"))
-            for number, job in enumerate(self._jobs(clips, self._learn_under, path.parent, "sample"))
+            self._job(some, self._learn_under, path.with_name(f".{path.stem}-{number}.part"))
+            for number, some in enumerate(_shards(clips))
         ]
         self._run(encoding.sample_features, jobs, f"codebook {self.spec.recipe}", len(clips))
         assert isinstance(self.encoder, Tokenizer)
@@ -178,49 +195,98 @@ class TokenSource:
         """Return the condition whose tokens to use: CLEAN for all, if the encoder does not depend on noise."""
         return condition if self.encoder.depends_on_noise else CLEAN
 
+    def key_of(self, utterance: Utterance, condition: Condition) -> str:
+        """Return the digest of what the tokens of an utterance depend on, besides the encoder and the condition.
+
+        Raises:
+            UserError: the utterance lacks what is encoded.
+        """
+        content = getattr(utterance, self.encoder.media)
+        if content is None:
+            raise UserError(
+                f"{self.corpus.folder}/manifest.jsonl: utterance {utterance.id!r} has no {self.encoder.media}; add it or drop"
+                f" modality {self.encoder.modality}."
+            )
+        parts = [self._digest_of(utterance) or f"text {content}"]
+        if not condition.clean or (isinstance(self.encoder, Reader) and self.encoder.first_pass):
+            parts += [utterance.id, utterance.split, repr(utterance.duration_s), repr(utterance.spans)]
+        return known_files.digest_of(parts)[:32]
+
+    def _digest_of(self, utterance: Utterance) -> str:
+        """Return the digest of the file of an utterance that is encoded; empty if text is encoded.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        if not FIELDS[self.encoder.media].file:
+            return ""
+        name = getattr(utterance, self.encoder.media)
+        if digest := self.corpus.media_digests.get(name):
+            return digest
+        raise UserError(f"{self.corpus.folder / name}, of utterance {utterance.id!r}, is missing; restore it.")
+
+    def content(self, split: str, condition: Condition) -> str:
+        """Return the digest of what the tokens of a split depend on, besides the encoder: the condition and its clips."""
+        condition = self.condition_for(condition)
+        return known_files.digest_of([condition.key, *(self.key_of(u, condition) for u in self.corpus.split(split))])
+
     def count_missing(self, split: str, condition: Condition) -> int:
         """Count the clips whose tokens are not in the cache."""
-        shards = self._shards(split, self.condition_for(condition))
-        return sum(len(job.utterances) for job in shards if not job.target.with_suffix(".sha256").is_file())
+        return len(self._missing(split, self.condition_for(condition))[0])
+
+    def _folder(self, condition: Condition) -> Path:
+        return self._root / self.name / condition.key
+
+    def _missing(self, split: str, condition: Condition) -> tuple[dict[str, Utterance], dict[str, tuple[Path, int]]]:
+        """Return the clips of a split that are not in the cache, by key, and where all clips of the condition are."""
+        stored = _stored(self._folder(condition))
+        clips = {self.key_of(utterance, condition): utterance for utterance in self.corpus.split(split)}
+        return {key: utterance for key, utterance in clips.items() if key not in stored}, stored
 
     def prepare(self, split: str, condition: Condition) -> None:
         """Encode the clips that are not in the cache yet."""
-        condition = self.condition_for(condition)
+        self._prepare(split, self.condition_for(condition))
+
+    def _prepare(self, split: str, condition: Condition) -> dict[str, tuple[Path, int]]:
+        """Encode what is missing; return shard and row of every clip under this condition, by key."""
         if isinstance(self.encoder, Reader) and self.encoder.first_pass:
             first_pass.check(self.encoder.first_pass, self.corpus.label)
-        jobs = [job for job in self._shards(split, condition) if not _is_complete(job)]
-        if jobs:
-            self._write_card()
-            label = f"tokens {self.encoder.modality} {split} {condition.key.rsplit('-', 1)[0]}"
-            self._run(encoding.encode_shard, jobs, label, sum(len(job.utterances) for job in jobs))
+        missing, stored = self._missing(split, condition)
+        if not missing:
+            return stored
+        self._write_card()
+        jobs = []
+        for keys in _shards(list(missing)):
+            target = self._folder(condition) / f"{known_files.digest_of(keys)[:16]}.safetensors"
+            jobs.append(self._job([missing[key] for key in keys], condition, target, keys))
+        label = f"tokens {self.encoder.modality} {split} {condition.key.rsplit('-', 1)[0]}"
+        self._run(encoding.encode_shard, jobs, label, len(missing))
+        return _stored(self._folder(condition))
 
     def load(self, split: str, condition: Condition) -> Encoded:
         """Load the tokens of a split; missing or damaged shards are encoded first."""
         condition = self.condition_for(condition)
-        self.prepare(split, condition)
+        stored = self._prepare(split, condition)
+        shards: dict[Path, dict[str, Any]] = {}
         tokens: dict[str, Any] = {}
         levels: dict[str, float] = {}
-        for job in self._shards(split, condition):
-            arrays = encoding.open_tensors(job.target)
-            offsets = arrays["offsets"]
-            for row, fields in enumerate(job.utterances):
-                part = arrays["tokens"][offsets[row] : offsets[row + 1]]
-                tokens[fields["id"]] = part.tobytes().decode() if isinstance(self.encoder, Reader) else part
-                levels[fields["id"]] = float(arrays["snr_db"][row])
+        for utterance in self.corpus.split(split):
+            path, row = stored[self.key_of(utterance, condition)]
+            if path not in shards:
+                shards[path] = encoding.open_tensors(path)
+            arrays = shards[path]
+            part = arrays["tokens"][arrays["offsets"][row] : arrays["offsets"][row + 1]]
+            tokens[utterance.id] = part.tobytes().decode() if isinstance(self.encoder, Reader) else part
+            levels[utterance.id] = float(arrays["snr_db"][row])
         return Encoded(tokens, levels)
 
-    def _shards(self, split: str, condition: Condition) -> list[EncodingJob]:
-        folder = self._root / self.name / condition.key
-        return list(self._jobs(self.corpus.split(split), condition, folder, split))
-
-    def _jobs(
-        self, utterances: list[Utterance], condition: Condition, folder: Path, name: str
-    ) -> Iterator[EncodingJob]:
-        fingerprint = self.fingerprint
-        for number, start in enumerate(range(0, len(utterances), SHARD_SIZE)):
-            fields = [u.model_dump() for u in utterances[start : start + SHARD_SIZE]]
-            target = folder / f"{name}-{number:04d}.safetensors"
-            yield EncodingJob(self.spec, fingerprint, self.corpus.folder, fields, condition, target)
+    def _job(
+        self, utterances: Sequence[Utterance], condition: Condition, target: Path, keys: Sequence[str] = ()
+    ) -> EncodingJob:
+        fields = [utterance.model_dump() for utterance in utterances]
+        digests = tuple(filter(None, map(self._digest_of, utterances)))
+        folder = self.corpus.folder
+        return EncodingJob(self.spec, self.fingerprint, folder, fields, condition, target, tuple(keys), digests)
 
     def _run(self, function: Any, jobs: list[EncodingJob], label: str, total: int) -> None:
         with progress.bar(label, total, "clip") as bar:
@@ -233,6 +299,5 @@ class TokenSource:
             "settings": self.encoder.settings.model_dump(mode="json"),
             "modality": self.encoder.modality,
             "fingerprint": self.fingerprint,
-            "corpus": self.corpus.digest,
         }
         files.write_text(self._root / self.name / "tokenizer.json", json.dumps(card, indent=2) + "\n")

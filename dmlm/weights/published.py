@@ -5,15 +5,12 @@
     weights/RECIPE/FILE.part                an unfinished download, which `dmlm fetch` continues
     weights/RECIPE/FILE.refused             a file with another digest than the published one; never read
     weights/RECIPE/converted.safetensors    the tensors of a pickle, as a recipe converted them; only they are loaded
-    weights/digests.json                    cache of the SHA-256 of each file that was read
 
 Models of the Hugging Face Hub stay in the cache of its library. Only `dmlm fetch` downloads anything.
 """
 
-import functools
 import hashlib
 import http.client
-import json
 import os
 import shutil
 import urllib.error
@@ -23,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dmlm import files, paths, progress
+from dmlm import files, known_files, paths, progress
 from dmlm.errors import UserError
 
 CHUNK = 1 << 20  # bytes read from a connection at a time
@@ -119,7 +116,7 @@ def verified_folder(card: Card, recipe: str) -> Path:
         path = local_folder / file.name
         if path.is_file():
             remedy = f"remove {path.resolve()} and run: {_command(card, recipe)}"
-            _verify(file_digest(path), file, path, f"{recipe}: {path}", remedy)
+            _verify(known_files.digest(path), file, path, f"{recipe}: {path}", remedy)
     return local_folder
 
 
@@ -234,31 +231,8 @@ def digest(paths: Iterable[Path]) -> str:
     """SHA-256 over the digests of several files, in their order."""
     combined = hashlib.sha256()
     for path in paths:
-        combined.update(file_digest(path).encode())
+        combined.update(known_files.digest(path).encode())
     return combined.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, cached until the file is changed or replaced.
-
-    The cache key has the size, inode and both times of the file, because a program can set back its modification time.
-    """
-    real = path.resolve()
-    state = real.stat()
-    return _digest_of(real, f"{real} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}")
-
-
-@functools.cache
-def _digest_of(path: Path, key: str) -> str:
-    cache_path = paths.home() / "weights" / "digests.json"
-    try:
-        digests = dict(json.loads(cache_path.read_text("utf-8"))) if cache_path.is_file() else {}
-    except (ValueError, TypeError):
-        digests = {}  # a damaged cache only costs time
-    if key not in digests:
-        digests[key] = files.digest(path)
-        files.write_text(cache_path, json.dumps(digests, indent=1) + "\n")
-    return str(digests[key])
 
 
 def _verify(actual: str, file: File, path: Path, origin: str, remedy: str) -> None:
