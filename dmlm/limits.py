@@ -1,6 +1,6 @@
 """Limits of the numbers in settings that are plain dataclasses, so that training and decoding run without pydantic.
 
-Where settings come from a file, pydantic checks them, these limits too.
+Where settings come from a file, pydantic checks them, these limits too. `taken_for_another_kind` finds what pydantic lets pass.
 """
 
 from dataclasses import dataclass
@@ -35,3 +35,27 @@ class Limits:
         if self.never and value == self.never[0]:
             raise ValueError(self.never[1])
         return value
+
+
+def taken_for_another_kind(given: Any, made: Any, path: tuple[str, ...] = ()) -> tuple[tuple[str, ...], str] | None:
+    """Return the path of the first value that pydantic took for another kind, and a sentence; None if there is none.
+
+    It takes `true` for 1 where a number belongs, and 1 or `yes` for `true`.
+
+    Args:
+        given: plain data.
+        made: what pydantic made of it: a model, a dataclass, a container or a value.
+    """
+    if isinstance(given, dict):
+        pairs = [
+            (key, value, made.get(key) if isinstance(made, dict) else getattr(made, key, value))
+            for key, value in given.items()
+        ]
+    elif isinstance(given, list | tuple) and isinstance(made, list | tuple):
+        pairs = list(zip(map(str, range(len(given))), given, made, strict=False))
+    else:
+        wrong = isinstance(made, int | float) and isinstance(given, bool) != isinstance(made, bool)
+        expected = "true or false" if isinstance(made, bool) else "a number"
+        return (path, f"Input should be {expected} (got {given!r})") if wrong else None
+    found = (taken_for_another_kind(value, its, (*path, key)) for key, value, its in pairs)
+    return next(filter(None, found), None)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from dmlm.cli.main import app
 from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
 from dmlm.plan.cell import Cell
@@ -19,7 +21,7 @@ FINGERPRINTS = {"A": "a", "L": "l", "O": "o"}
 
 
 def spec(grid: Grid, number: int = 0):
-    return training_spec(grid.cells[number], "corpus", "text", FINGERPRINTS, [CLEAN])
+    return training_spec(grid.cells[number], {"A": "a", "T": "t"}, "text", FINGERPRINTS, [CLEAN])
 
 
 BASE = """
@@ -164,13 +166,45 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
         ("train.lr=.inf", "train.lr: Input should be a finite number"),
         ("decode.max_repeats=1", "decode.max_repeats: Value error, every phrase occurs once"),
         ("noise.placement=third_half", "noise.placement"),
+        ("corpus.normaliser=basik", "corpus.normaliser: Input should be 'none', 'basic' or 'english' (got 'basik')"),
         ("backbone=opt-huge", "no backbone 'opt-huge'"),
         ("template=A+X -> T", "'X'"),
         ("template=A+I -> T", "names none for I"),
         ("train.lambdas.Q=1", "known: A, I, L, O, T"),
         ("train.steps.x=1", "no place"),
-        ("train.steps=[", "not a YAML value"),
+        ("train.steps=[", "has not a YAML value: while parsing a flow"),
         ("=5", "key=value"),
+        ("train.=5", "key=value"),
+        ("seed=010", "010 is not the same to all readers of YAML; write 8 or 10 or"),
+        ("seed=1:30", "write 90 or"),
+        ("train.steps=1_000", "write 1000 or"),
+        ("seed=true", "seed=true: seed: Input should be a number (got True)"),
+        ("decode.max_new_tokens=true", "decode.max_new_tokens: Input should be a number (got True)"),
+        ("train={lr: true}", "train.lr: Input should be a number (got True)"),
+        ("execution.recompute=yes", "execution.recompute: Input should be true or false (got 'yes')"),
+        ("execution.recompute=1", "execution.recompute: Input should be true or false (got 1)"),
+        ("search={space: {train.lr: [1, 2]}, trials: true}", "there is no key 'search'"),
+        ("lr=1e-3", "there is no key 'lr'; did you mean 'train.lr'?"),
+        ("train={lr: 1, lr: 2}", "the key 'lr' stands in line 1 already"),
+        ("train={1: 2}", "a key is a word, and 1 is none"),
+        ("train=&a {lr: *a}", "this value contains itself"),
+        ("name=", "On the command line, name=: name has no value"),
+        ("about=5", "On the command line, about=5: about"),
+        ("axes.seed=", "On the command line, axes.seed=: seed: Input should be a valid integer (got None)"),
+        ("search.space=5", "On the command line, search.space=5: space"),
+        ("tokenizers={}", "On the command line, tokenizers={}: template"),
+        ("tokenizers.A=audio_mfc", "On the command line, tokenizers.A=audio_mfc: tokenizers: no recipe is named"),
+        ("corpus.recipe=./none.py", "On the command line, corpus.recipe=./none.py: datasets: there is no file"),
+        ("seed=0,1,2", "Several values are an axis: axes.seed=[0, 1, 2]"),
+        ("snr_db.test=0,10", "A list is written snr_db.test=[0, 10]"),
+        ("execution.loggers=wandb", "A list is written execution.loggers=[wandb]"),
+        ("snr_db.test=[500]", "On the command line, snr_db.test=[500]: perceptual.snr_db has clean"),
+        ("corpus={recipee: x}", "known: leave_out, normaliser, preset, recipe, settings"),
+        (
+            "corpus.recipe=./tests",
+            "/tests is a corpus, and a grid reads the recipe of one, a .py file; see docs/extending.md",
+        ),
+        ("corpus.recipe=manifest.jsonl", "manifest.jsonl is a corpus, and a grid reads the recipe of one"),
         ("snr_db.test=[]", "snr_db.test"),
         ("snr_db.test=[clean, 0]", "perceptual.snr_db has -10, which snr_db.test lacks"),
         ("permute=I", "permute: 'I' is no input modality"),
@@ -191,7 +225,15 @@ def test_a_mistake_is_one_sentence(change, complaint):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("change", ["tokenizers.A=audio_mfc", "noise.set=/no/such/folder", "corpus.preset=tinny"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "tokenizers.A.settings.clusters=true",
+        "corpus.settings.train=true",
+        "noise.set=/no/such/folder",
+        "corpus.preset=tinny",
+    ],
+)
 def test_a_dry_run_finds_the_mistakes_of_a_run(change):
     with pytest.raises(UserError):
         describe(read_grid_file("quickstart", [change]))
@@ -202,11 +244,57 @@ def test_an_unknown_grid_names_the_nearest():
         read_grid_file("quikstart")
 
 
+def test_a_grid_of_the_current_folder_is_pointed_to_by_its_path(tmp_path, monkeypatch):
+    (tmp_path / "lips_help.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no grid is named 'lips_help'; the file in this folder is \./lips_help\.yaml"):
+        read_grid_file("lips_help")
+
+
+def test_whose_level_is_not_tested_and_what_to_write(tmp_path):
+    base = (
+        "corpus: {recipe: three_equations, preset: smoke}, tokenizers: {A: audio_mfcc, L: lips_dct}, backbone: opt-nano"
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {{{base}, template: A+L -> T, snr_db: {{test: [0, 5, clean]}}}}")
+    with pytest.raises(UserError, match=r"\(-10 is the default .*write perceptual\.snr_db=\[clean, 0\]"):
+        read_grid_file(str(path))
+    assert read_grid_file(str(path), ["perceptual.snr_db=[clean, 0]"]).cells
+    with pytest.raises(UserError, match=r"\(-10 is of .*quickstart\.yaml, line \d+\); add it"):
+        read_grid_file("quickstart", ["snr_db.test=[clean, 0]"])
+    with pytest.raises(UserError, match=r"snr_db\.test lacks; add it"):
+        read_grid_file(str(path), ["perceptual.snr_db=-7"])
+
+
+def test_what_a_run_sets_is_not_among_the_settings_that_are_shown():
+    shown = CliRunner().invoke(app, ["grid", "show", "smoke", "--resolved"]).stdout
+    assert "leave_out" in shown
+    assert "left_out" not in shown
+
+
+def test_one_cell_is_a_cell():
+    shown = CliRunner().invoke(app, ["grid", "show", "smoke", "template=A -> T", "backbone=opt-nano"]).stdout
+    assert "1 cell," in shown
+
+
 def test_a_file_that_is_not_yaml_is_named(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("cells: [")
-    with pytest.raises(UserError, match=r"broken\.yaml is not YAML"):
+    with pytest.raises(UserError, match=r"broken\.yaml, line 1 is not YAML"):
         read_grid_file(str(path))
+
+
+def test_a_value_is_what_it_looks_like(tmp_path):
+    text = "about: no\nname: 2024-01-01\naxes: {template: [A -> T], train.lr: [1e-3], seed: [0x1F]}"
+    (tmp_path / "mine.yaml").write_text(BASE + text)
+    grid = read_grid_file(str(tmp_path / "mine.yaml"))
+    assert (grid.about, grid.name, grid.cells[0].train.lr, grid.cells[0].seed) == ("no", "2024-01-01", 0.001, 31)
+    (tmp_path / "mine.yaml").write_text(f"{BASE}axes:\n  template: [A -> T]\n  seed: [010]")
+    with pytest.raises(UserError, match=r"line 9 is not YAML: 010 is not the same"):
+        read_grid_file(str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").write_text(f"{BASE}base: {{}}")
+    with pytest.raises(UserError, match=r"line 7 is not YAML: the key 'base' stands in line 2 already"):
+        read_grid_file(str(tmp_path / "mine.yaml"))
 
 
 def test_assigned_values_are_copies():
@@ -297,7 +385,7 @@ def test_only_added_modalities_are_permuted():
     grid = read_grid_file("quickstart", ["perceptual={snr_db: [0], draws: 3}"])
     snrs_db = grid.cells[0].snr_db.test
     conditions = {snr_db: CLEAN if snr_db == math.inf else Condition(snr_db, bank_digest="b") for snr_db in snrs_db}
-    plain, lips = (evaluations_of(grid.cells[n], grid.baseline, conditions) for n in (0, 1))
+    plain, lips = (evaluations_of(grid.cells[n], grid.baseline, conditions, {}) for n in (0, 1))
     assert {e.permuted for e in plain} == {None}
     assert [(e.permuted, e.draw) for e in lips if e.permuted] == [("L", 0), ("L", 1), ("L", 2)]
     names = [e.name(grid.cells[1]) for e in lips]
@@ -305,10 +393,119 @@ def test_only_added_modalities_are_permuted():
 
 
 def test_several_values_where_one_belongs_are_pointed_to_axes():
-    with pytest.raises(UserError, match=r"On the command line, seed=0/1: .* Several values are an axis: axes\.seed="):
+    with pytest.raises(UserError, match=r"On the command line, seed=\[0, 1\]: .* an axis: axes\.seed=\[0, 1\]$"):
         read_grid_file("smoke", ["seed=[0, 1]"])
 
 
 def test_the_override_is_named_where_it_and_the_file_do_not_fit():
     with pytest.raises(UserError, match=r"On the command line, permute=I: permute: 'I' is no input modality"):
         read_grid_file("smoke", ["permute=I"])
+
+
+# ---- paths
+
+
+def lay_out(tmp_path):
+    """A grid file with the files that it names beside it, and a folder to run it from."""
+    for name in ("grids", "grids/noise/musan", "grids/org/net", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("grids/audio_mine.py", "corpus_mine.py", "elsewhere/audio_mine.py"):
+        (tmp_path / name).write_text("")
+    text = """
+base:
+  corpus: {recipe: ../corpus_mine.py, preset: smoke}
+  tokenizers:
+    L: {recipe: lips_ssl_kmeans, settings: {model: org/net, layers: {first: ./one, second: org/other}}}
+  noise.set: noise/musan
+  template: A -> T
+  backbone: opt-nano
+axes: {tokenizers.A: [audio_mfcc, audio_mine.py, {recipe: ./audio_mine.py, settings: {first_pass: ../first}}]}
+exclude: [{tokenizers.A: audio_mine.py}]
+"""
+    (tmp_path / "grids" / "mine.yaml").write_text(text)
+    return tmp_path / "grids" / "mine.yaml"
+
+
+def test_a_path_in_a_grid_file_is_relative_to_that_file(tmp_path, monkeypatch):
+    path = lay_out(tmp_path)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    grid = read_grid_file(str(path))
+    first, second = grid.cells
+    beside = path.parent
+    assert first.corpus.recipe == str(tmp_path / "corpus_mine.py")
+    assert first.noise.set == str(beside / "noise" / "musan")
+    assert first.tokenizers["L"].settings["model"] == str(beside / "org" / "net")
+    assert first.tokenizers["L"].settings["layers"] == {"first": str(beside / "one"), "second": "org/other"}
+    assert (first.tokenizers["A"].recipe, second.tokenizers["A"].recipe) == (
+        "audio_mfcc",
+        str(beside / "audio_mine.py"),
+    )
+    assert second.tokenizers["A"].settings["first_pass"] == str(tmp_path / "first")
+    assert grid.variants == ("audio_mfcc", "audio_mine.py first_pass=first")
+
+
+def test_a_path_in_an_override_is_relative_to_the_current_folder(tmp_path, monkeypatch):
+    path = lay_out(tmp_path)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    changes = ["tokenizers.A=audio_mine.py", "noise.set=musan", "tokenizers.L.settings.model=./net"]
+    (cell,) = read_grid_file(str(path), changes).cells
+    assert cell.tokenizers["A"].recipe == str(tmp_path / "elsewhere" / "audio_mine.py")
+    assert cell.noise.set == str(tmp_path / "elsewhere" / "musan")
+    assert cell.tokenizers["L"].settings["model"] == str(tmp_path / "elsewhere" / "net")
+
+
+RECIPE = """
+from pathlib import Path
+from dmlm.tokens.encoder import Settings as BaseSettings, Tokenizer
+
+class Settings(BaseSettings):
+    table: Path
+
+class Mine(Tokenizer):
+    modality, media, rate_hz, vocab_size, Settings = "A", "audio", 25.0, 8, Settings
+
+    def encode(self, batch):
+        return batch
+"""
+
+
+def test_a_path_that_lies_in_the_current_folder_alone_is_not_taken_from_there(tmp_path, monkeypatch):
+    path = lay_out(tmp_path)
+    (tmp_path / "elsewhere" / "org" / "other").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="org/other lies in the current folder, but paths in a sweep file are relative"):
+        read_grid_file(str(path))
+
+
+def test_where_a_file_lies_is_no_part_of_an_identity(tmp_path, monkeypatch):
+    from dmlm.tokens.encoding import EncoderSpec
+
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path))
+    prints = []
+    for place, table in (("a", "one"), ("b", "one"), ("c", "two")):
+        (tmp_path / place / "folder").mkdir(parents=True)
+        (tmp_path / place / "audio_mine.py").write_text(RECIPE)
+        (tmp_path / place / "folder" / "table").write_text(table)
+        for settings in ({"table": f"{tmp_path}/{place}/folder"}, {"table": f"{tmp_path}/{place}/folder/table"}):
+            prints.append(EncoderSpec(str(tmp_path / place / "audio_mine.py"), settings).build().fingerprint)
+    assert prints[:2] == prints[2:4]
+    assert len(set(prints)) == 4
+
+
+def test_a_section_as_axis_or_override_is_merged_into_the_base(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        BASE + "axes: {train: [{lr: 0.1}, {lr: 0.2}], train.steps: [3, 4], backbone: [opt-nano], template: [A -> T]}\n"
+    )
+    cells = read_grid_file(str(path), ["decode={beams: 2}", "train.batch_size=5"]).cells
+    assert [(cell.train.lr, cell.train.steps) for cell in cells] == [(0.1, 3), (0.1, 4), (0.2, 3), (0.2, 4)]
+    assert {cell.train.batch_size for cell in cells} == {5}
+
+
+def test_the_list_of_noise_sources_is_relative_to_its_file(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "grid.yaml"
+    path.parent.mkdir()
+    path.write_text(BASE + "  noise: {sources: ./sources.txt}\n  template: A -> T\n")
+    monkeypatch.chdir(tmp_path)
+    (cell,) = read_grid_file(str(path)).cells
+    assert cell.noise.sources == str(tmp_path / "deep" / "sources.txt")

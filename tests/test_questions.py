@@ -15,6 +15,7 @@ from dmlm import paths, recipes
 from dmlm.corpus.noise import Placement
 from dmlm.plan.cell import Cell
 from dmlm.plan.grid import Grid, read_grid_file
+from dmlm.plurals import counted
 from dmlm.sequence.template import Template
 from dmlm.sweep.preview import describe
 from dmlm.sweep.requirements import missing_requirements
@@ -95,7 +96,9 @@ def test_the_longest_sequence_fits_the_context(name):
     if needs := missing_requirements(grid(name).cells):
         pytest.skip(needs[0])
     for cell in grid(name).cells:
-        length = 1 + len(cell.letters) + 1 + TEXT_TOKENS["T"]  # <bos>, tags, transcript
+        length = (
+            1 + len(cell.letters) + 1 + max(TEXT_TOKENS["T"], cell.decode.max_new_tokens)
+        )  # <bos>, tags, transcript
         for letter in cell.letters:
             choice = cell.tokenizers[letter]
             length += TEXT_TOKENS.get(letter) or units(choice.recipe, str(choice.settings), cell.corpus.preset)
@@ -132,7 +135,7 @@ def test_every_tokenizer_exists_and_fits_its_modality():
 def test_a_dry_run_needs_no_corpus(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DMLM_HOME", str(tmp_path))
     resolved = grid(name)
-    assert f"{len(resolved.cells)} cells" in describe(resolved)
+    assert counted(len(resolved.cells), "cell") in describe(resolved)
     assert not any(tmp_path.iterdir())
 
 

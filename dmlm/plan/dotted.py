@@ -8,6 +8,8 @@ from typing import Any
 import yaml
 
 from dmlm.errors import UserError
+from dmlm.plan.file_paths import absolute
+from dmlm.plan.yaml_values import load, problem
 
 
 def merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 
 
 def assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set `train.lambdas.A` in nested values, in place.
+    """Set `train.lambdas.A` in nested values, in place. A section is merged into the old one, as by `merged`.
 
     Raises:
         UserError: a parent of the key is a plain value, not a section.
@@ -40,7 +42,9 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
             raise UserError(
                 f"There is no place {key!r}: {part} is a plain value; its settings are in dmlm/plan/cell.py."
             )
-    target[last] = copy.deepcopy(value)
+    old = target.get(last)
+    merges = bool(value) and isinstance(value, dict) and isinstance(old, dict) and "recipe" not in value
+    target[last] = merged(old, value) if merges else copy.deepcopy(value)
 
 
 def value_at(values: dict[str, Any], key: str) -> Any:
@@ -62,6 +66,8 @@ def dotted_keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
 def parse_override(assignment: str) -> tuple[str, Any]:
     """Split an override such as `train.steps=200` or `snr_db.test=[clean, -10]` into its key and its value, read as YAML.
 
+    Paths in the value are relative to the current folder; they become absolute.
+
     Raises:
         UserError: not of the form key=value, or the value is not YAML.
 
@@ -69,12 +75,14 @@ def parse_override(assignment: str) -> tuple[str, Any]:
     ('snr_db.test', ['clean', -5])
     """
     key, sign, text = assignment.partition("=")
-    if not sign or not key:
+    if not sign or not all(key.split(".")):
         raise UserError(f"Override {assignment!r} must read key=value, for example train.steps=200.")
     try:
-        return key, yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"Override {assignment!r}: {text!r} is not a YAML value.") from None
+        return key, absolute(load(text)[0], Path.cwd(), key.split("."))
+    except yaml.YAMLError as error:
+        raise UserError(f"Override {assignment!r} has not a YAML value: {problem(error)[1]}.") from None
+    except ValueError as error:  # of a tag such as !!float
+        raise UserError(f"Override {assignment!r} has not a YAML value: {error}.") from None
 
 
 CELL_SECTIONS = ("base", "axes", "zip", "include")  # sections of a sweep file that hold settings of cells
@@ -116,19 +124,22 @@ class Lines:
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
-    """Read a YAML file; return its values and their line numbers.
+    """Read a YAML file; return its values and their line numbers. Paths in it are relative to it; they become absolute.
 
     Raises:
-        UserError: not YAML, or not a mapping.
+        UserError: it cannot be read, is not YAML, or not a mapping.
     """
     try:
         text = path.read_text("utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); mend that or give another file.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     try:
-        values, lines = yaml.safe_load(text), Lines(yaml.compose(text, yaml.SafeLoader))
+        values, tree = load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        line, what = problem(error)
+        raise UserError(f"{path}{f', line {line}' if line else ''} is not YAML: {what}.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold keys and values; see sweeps/quickstart.yaml.")
-    return values, lines
+    return absolute(values, path.parent), Lines(tree)

@@ -11,8 +11,9 @@ grids:    named blocks, on top of the `base` of the file: NAME:small selects one
 
 import copy
 import itertools
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from dmlm import recipes, snr
 from dmlm.errors import UserError, did_you_mean
+from dmlm.limits import taken_for_another_kind
 from dmlm.plan.cell import Cell, Section, first_problem
 from dmlm.plan.dotted import Lines, assign, dotted_keys, merged, parse_override, read_yaml, value_at
 from dmlm.plan.space import Search, check_space, pop_search_overrides
@@ -87,30 +89,44 @@ def read_grid_file(name: str, assignments: Sequence[str] = ()) -> Grid:
     path = recipes.find("sweeps", file_name)
     values, lines = read_yaml(path)
     overrides = dict(map(parse_override, assignments))
-    values |= {key: overrides.pop(key) for key in GRID_KEYS if key in overrides}
+    typed = {assignment.partition("=")[0]: assignment for assignment in assignments}
+
+    def where(keys: Sequence[str]) -> str:
+        """Return the override that set a key path, or else the file and line."""
+        key = ".".join(keys)
+        for override, assignment in typed.items():
+            its = override.removeprefix("axes.")
+            if key == its or key.startswith(f"{its}.") or its.startswith(f"{key}."):
+                return f"{COMMAND_LINE}, {assignment}"
+        return f"{path}{lines.locate(keys)}"
+
+    for key in set(GRID_KEYS).intersection(overrides):
+        if (value := overrides.pop(key)) is None:
+            raise UserError(f"{where([key])}: {key} has no value; give it one or leave it out.")
+        values[key] = value
     notes = _choose_precision(values, overrides)
     try:
         file = GridFile(**values)
     except ValidationError as error:
         keys, sentence = first_problem(GridFile, error)
-        raise UserError(f"{path}{lines.locate(keys)}: {sentence}") from None
+        raise UserError(f"{where(keys)}: {sentence}") from None
+    if found := taken_for_another_kind(values, file):
+        raise UserError(f"{where(found[0])}: {'.'.join(found[0])}: {found[1]}.")
     grid_block, grid_name = _select_block(file, block_name, path)
-    search = pop_search_overrides(grid_block.search, overrides)
+    search = pop_search_overrides(grid_block.search, overrides, where)
     block, cell_overrides = _override_axes(grid_block, overrides)
     matched_rules: set[int] = set()
     inherited = {} if block is file else merged({}, file.base)
-    cell_settings = list(_expand(block, inherited, matched_rules))
+    try:
+        cell_settings = list(_expand(block, inherited, matched_rules))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     for settings in cell_settings:
         for key, value in cell_overrides.items():
-            assign(settings, key, value)
-
-    def where(keys: Sequence[str]) -> str:
-        """Return the override that set a key path, or else the file and line."""
-        key = ".".join(keys)
-        for override, value in overrides.items():
-            if key == override or key.startswith(f"{override}.") or override.startswith(f"{key}."):
-                return f"{COMMAND_LINE}, {override}={_format(value)}"
-        return f"{path}{lines.locate(keys)}"
+            try:
+                assign(settings, key, value)
+            except UserError as error:
+                raise UserError(f"{COMMAND_LINE}, {typed[key]}: {error}") from None
 
     grid = _build_grid(file, grid_name, cell_settings, sorted(_varied_keys(block)), where)
     if len(cell_overrides) == len(overrides):  # an axis with fewer values may leave a rule without a match
@@ -272,33 +288,89 @@ def _build_grid(
     cells: list[Cell] = []
     settings_of_cells: list[Settings] = []
     for settings in cell_settings:
-        try:
-            cell = Cell(**settings)
-        except ValidationError as error:
-            key_path, sentence = first_problem(Cell, error)
-            key = ".".join(key_path)
-            several = isinstance(value_at(settings, key), list) and bool(value_at(settings, key))
-            hint = f" Several values are an axis: axes.{key}=[...]" if several else ""
-            raise UserError(f"{where(key_path)}: {sentence}{hint}") from None
-        except UserError as error:
-            keys = [key for key in ("backbone", "template", "permute") if repr(settings.get(key)) in str(error)]
-            overridden = next((key for key in reversed(keys) if where([key]).startswith(COMMAND_LINE)), None)
-            raise UserError(f"{where([overridden] if overridden else keys)}: {error}") from None
+        cell = _build_cell(settings, where)
         if index_by_json.setdefault(cell.model_dump_json(), len(cells)) == len(cells):
             cells.append(cell)
             settings_of_cells.append(settings)
     if not cells:
         raise UserError(f"{where([])} asks for no cell; give it axes, or exclude less.")
-    baseline = Template.parse(file.baseline)
+    try:
+        baseline = Template.parse(file.baseline)
+    except UserError as error:
+        raise UserError(f"{where(['baseline'])}: {error}") from None
     for cell in cells:
         added = set(cell.letters) - set(baseline.letters)
         for snr_db in cell.perceptual.snr_db if added and not cell.permute else ():
             if snr_db not in cell.snr_db.test:
-                raise UserError(
-                    f"{where(['perceptual', 'snr_db'])}: perceptual.snr_db has {snr.text(snr_db)}, which snr_db.test lacks; add it there or take it out here."
-                )
+                raise UserError(_untested(cell, snr_db, where))
     variants = tuple(_variants(cells, settings_of_cells, varied_keys))
     return Grid(name, baseline.notation, file.about, tuple(cells), variants)
+
+
+def _untested(cell: Cell, snr_db: float, where: Callable[[Sequence[str]], str]) -> str:
+    """Return the sentence about an SNR of the perceptual score that is not tested: whose value it is, and what to write."""
+    level, scored, tests = snr.text(snr_db), ["perceptual", "snr_db"], ["snr_db", "test"]
+    blamed = _overridden((tests, scored), where) or scored
+    origin = ""
+    if "snr_db" not in cell.perceptual.model_fields_set:
+        origin = f" ({level} is the default of perceptual.snr_db)"
+    elif blamed is tests and not _overridden([scored], where):
+        origin = f" ({level} is of {where(scored)})"
+    tested = sorted(cell.snr_db.test, reverse=True)
+    written = ", ".join(map(snr.text, dict.fromkeys((tested[0], tested[-1]))))
+    return (
+        f"{where(blamed)}: perceptual.snr_db has {level}, which snr_db.test lacks{origin}; add it to snr_db.test, or write"
+        f" perceptual.snr_db=[{written}]."
+    )
+
+
+def _build_cell(settings: Settings, where: Callable[[Sequence[str]], str]) -> Cell:
+    """Validate the settings of a cell.
+
+    Raises:
+        UserError: an unknown key, a wrong value, or a recipe that does not exist.
+    """
+    try:
+        cell = Cell(**settings)
+    except ValidationError as error:
+        keys, sentence = first_problem(Cell, error)
+        raise UserError(f"{where(keys)}: {sentence}{_hint(settings, keys, sentence)}") from None
+    except UserError as error:
+        keys = [key for key in ("backbone", "template", "permute") if repr(settings.get(key)) in str(error)]
+        candidates = [[key] for key in reversed([*keys, *(["tokenizers"] if "`tokenizers`" in str(error) else [])])]
+        raise UserError(f"{where(_overridden(candidates, where) or keys)}: {error}") from None
+    if found := taken_for_another_kind(settings, cell):
+        raise UserError(f"{where(found[0])}: {'.'.join(found[0])}: {found[1]}.")
+    if cell.corpus.left_out:
+        raise UserError(f"{where(['corpus', 'left_out'])}: a run writes this; name rules in corpus.leave_out.")
+    choices = {("corpus", "recipe"): ("datasets", cell.corpus.recipe)}
+    choices |= {("tokenizers", letter): ("tokenizers", cell.tokenizers[letter].recipe) for letter in cell.letters}
+    for place, (kind, recipe) in choices.items():
+        try:
+            recipes.find(kind, recipe)
+        except UserError as error:
+            is_corpus = kind == "datasets" and (recipe.endswith(".jsonl") or Path(recipe).is_dir())
+            reason = f"{recipe} is a corpus, and a grid reads the recipe of one, a .py file; see docs/extending.md."
+            raise UserError(f"{where(place)}: {reason if is_corpus else error}") from None
+    return cell
+
+
+def _overridden(places: Iterable[Sequence[str]], where: Callable[[Sequence[str]], str]) -> Sequence[str] | None:
+    """Return the first of some key paths that an override set."""
+    return next((place for place in places if where(place).startswith(COMMAND_LINE)), None)
+
+
+def _hint(settings: Settings, keys: Sequence[str], sentence: str) -> str:
+    """Return how several values are written, where several stand for one, or one for several; else nothing."""
+    key = ".".join(part for part in keys if not part.isdigit())
+    value = value_at(settings, key)
+    wants_list = "valid tuple" in sentence or keys[-1].isdigit()
+    if isinstance(value, str) and ("," in value or wants_list):
+        value = [part.strip() for part in value.split(",")]
+    if not isinstance(value, list) or not value or (wants_list and value == value_at(settings, key)):
+        return ""
+    written = f"[{', '.join(map(_format, value))}]"
+    return f" A list is written {key}={written}" if wants_list else f" Several values are an axis: axes.{key}={written}"
 
 
 def _variants(
@@ -334,12 +406,14 @@ def _variants(
 
 
 def _format(value: Any) -> str:
-    """Write a value on one line; of a recipe its name and its plain settings."""
+    """Write a value on one line; of a recipe its name and its plain settings, of a path the name of the file."""
     if isinstance(value, dict) and "recipe" in value:  # nested settings, such as layer sizes, would fill the line
         settings = value.get("settings", {}).items()
         return " ".join(
-            [value["recipe"], *(f"{k}={_format(item)}" for k, item in settings if not isinstance(item, dict))]
+            [_format(value["recipe"]), *(f"{k}={_format(item)}" for k, item in settings if not isinstance(item, dict))]
         )
     if isinstance(value, dict):
         return " ".join(_format(item) for item in value.values())
+    if isinstance(value, str) and os.path.isabs(value):
+        return Path(value).name
     return "/".join(map(_format, value)) if isinstance(value, list) else str(value)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from dmlm.errors import UserError
+from dmlm.limits import taken_for_another_kind
 from dmlm.modalities import MODALITIES
 from dmlm.plan.cell import Cell, Section, Snrs, first_problem, validated
 from dmlm.plan.dotted import assign
@@ -107,11 +108,19 @@ def with_settings(cell: Cell, values: dict[str, Any]) -> Cell:
     settings = cell.model_dump()
     for key, value in values.items():
         assign(settings, key, value)
-    return Cell(**settings)
+    made = Cell(**settings)
+    if found := taken_for_another_kind(settings, made):
+        raise UserError(f"{'.'.join(found[0])}: {found[1]}.")
+    return made
 
 
-def pop_search_overrides(search: Search | None, overrides: dict[str, Any]) -> Search | None:
+def pop_search_overrides(
+    search: Search | None, overrides: dict[str, Any], where: Callable[[Sequence[str]], str]
+) -> Search | None:
     """Apply overrides such as `search.trials=5` or `search.space.train.lr=[1.0e-4, 1.0e-2]`; removes them from `overrides`.
+
+    Args:
+        where: returns the override that set a key path, for the error sentence.
 
     Raises:
         UserError: an unknown key or an invalid value.
@@ -121,8 +130,10 @@ def pop_search_overrides(search: Search | None, overrides: dict[str, Any]) -> Se
     for key in keys:
         _, field, *rest = key.split(".", 2)
         target = values.setdefault(field, {}) if rest else values
+        if not isinstance(target, dict):
+            raise UserError(f"{where(['search', field])}: there is no key {key!r}.")
         target[rest[0] if rest else field] = overrides.pop(key)
-    return validated(Search, values, "search") if keys else search
+    return validated(Search, values, where(["search"])) if keys else search
 
 
 def check_space(search: Search, cells: Sequence[Cell], where: Callable[[Sequence[str]], str]) -> None:

@@ -1,0 +1,55 @@
+"""Paths in a sweep file are relative to that file, and paths in an override to the current folder.
+
+A cell holds absolute paths, so that every process finds what the user named. How a path is told from a name:
+
+* recipes (`corpus.recipe`, `tokenizers.A`): a slash, or the suffix `.py`, as in `dmlm.recipes.find`;
+* `noise.set`: anything but `builtin`;
+* elsewhere (`backbone`, `text.tokenizer`, `noise.sources`, settings of recipes), where an id of the Hub has a slash too: what begins with
+  `./`, `../` or `~`, and what has a slash and lies in that folder.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dmlm import recipes
+from dmlm.errors import UserError
+
+RELATIVE = ("./", "../", "~")
+
+
+def absolute(values: Any, folder: Path, keys: Sequence[str] = ()) -> Any:
+    """Return a copy of nested values in which every path is absolute.
+
+    Args:
+        values: a sweep file, or a part of it at the key path `keys`.
+        folder: what relative paths are relative to.
+
+    Raises:
+        UserError: a value could be a path relative to the current folder, and is none relative to `folder`.
+    """
+    if isinstance(values, dict):
+        return {key: absolute(value, folder, (*keys, *str(key).split("."))) for key, value in values.items()}
+    if isinstance(values, list):
+        return [absolute(value, folder, keys) for value in values]
+    if isinstance(values, str) and _is_path(values, folder, [key for key in keys if key != "choices"]):
+        return os.path.normpath(folder / os.path.expanduser(values))
+    return values
+
+
+def _is_path(text: str, folder: Path, keys: Sequence[str]) -> bool:
+    """Whether the value of a key is a path."""
+    section, last = ["", "", *keys][-2:]
+    if "settings" in keys or last == "backbone" or (section, last) in (("text", "tokenizer"), ("noise", "sources")):
+        if text.startswith(RELATIVE) or "/" not in text or (folder / text).exists():
+            return text.startswith(RELATIVE) or "/" in text
+        if Path(text).exists():
+            raise UserError(
+                f"{'.'.join(keys)}: {text} lies in the current folder, but paths in a sweep file are relative to it, and"
+                f" {folder / text} does not exist; write the absolute path."
+            )
+        return False
+    if section == "tokenizers" or last == "recipe":
+        return recipes.is_path("datasets" if section == "corpus" else "tokenizers", text)
+    return (section, last) == ("noise", "set") and text != "builtin"
