@@ -221,7 +221,7 @@ def test_r19_the_exit_code_and_the_last_lines_name_what_is_missing(finished, hom
 
 
 def test_r19_what_failed_in_one_cell_is_named_although_another_of_the_same_model_succeeds(finished, home):
-    changes = (*ONE, "train.steps=4", "snr_db.test=[clean]", "axes.decode.max_new_tokens=[4, 6]", "name=dec")
+    changes = (*ONE, "train.steps=4", "snr_db.test=[clean]", "axes.decode.max_new_tokens=[64, 66]", "name=dec")
     assert run_here(home, *changes).returncode == 0
     first, second = (home / "runs" / "dec" / folder for folder in texts(home, "dec"))
     for folder in (first, second):

@@ -9,6 +9,7 @@ import typer
 
 from dmlm.errors import UserError
 from dmlm.plan.grid import Grid, read_grid_file
+from dmlm.plurals import counted
 
 INCOMPLETE = 1  # some cells or figures are missing; which ones and why was printed
 CONTINUE_LATER = 75  # EX_TEMPFAIL of sysexits.h: the time limit is over; the same command continues
@@ -87,7 +88,7 @@ def run(
     figures = make_figures(results, figure or [])
     listing = "\n".join(f"  {path}" for path in figures.files)
     print(f"\nFigures and report:\n{listing}")
-    print(f"\nGrid {outcome.grid.name}: {len(outcome.trials)} models in {outcome.seconds:.0f} s.")
+    print(f"\nGrid {outcome.grid.name}: {counted(len(outcome.trials), 'model')} in {outcome.seconds:.0f} s.")
     for failure in figures.failures:
         print(f"figure failed: {failure}", file=sys.stderr)
     if outcome.missing:
@@ -110,7 +111,7 @@ def show(
     import yaml
 
     grid = _read(overrides)
-    print(f"{grid.name}: {len(grid.cells)} cells, baseline {grid.baseline}. {grid.about}")
+    print(f"{grid.name}: {counted(len(grid.cells), 'cell')}, baseline {grid.baseline}. {grid.about}".rstrip())
     for note in grid.notes:
         print(note)
     if not any(cell.template == grid.baseline for cell in grid.cells):
@@ -118,7 +119,8 @@ def show(
     for number, (cell, variant) in enumerate(zip(grid.cells, grid.variants, strict=True)):
         print(f"{number:>4}  {cell.label:<28} {cell.backbone:<12} {cell.train.steps:>7,} steps  {variant}".rstrip())
         if resolved:
-            print(yaml.safe_dump(json.loads(cell.model_dump_json()), sort_keys=False))
+            settings = cell.model_dump_json(exclude={"corpus": {"left_out"}})  # which a run sets
+            print(yaml.safe_dump(json.loads(settings), sort_keys=False))
 
 
 def status(
@@ -142,18 +144,35 @@ def status(
 
 def export(
     name: RunName = "quickstart",
-    csv: Annotated[Path | None, typer.Option(help="Write a CSV file.")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file; `-` is standard output.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file; `-` is standard output.")] = None,
+    trn: Annotated[Path | None, typer.Option(help="Folder for ref.trn and hyp.trn of each, for sclite.")] = None,
+    stm: Annotated[Path | None, typer.Option(help="Folder for ref.stm and hyp.ctm of each, for sclite.")] = None,
 ) -> None:
     """Write a table with one line per evaluation: all settings of its cell, its condition and its scores."""
-    from dmlm.results.export import write_table
-    from dmlm.sweep.api import results_folder
+    from dmlm import files
+    from dmlm.results import sclite
+    from dmlm.results.export import rows, table
+    from dmlm.sweep.api import load_results, results_folder
 
+    if not any((csv, parquet, trn, stm)):
+        raise UserError("Say where to: --csv FILE, --parquet FILE, --trn FOLDER or --stm FOLDER, or several.")
+    if csv and parquet and (csv == parquet or (files.is_standard_output(csv) and files.is_standard_output(parquet))):
+        raise UserError("--csv and --parquet name the same file; give each its own.")
+    for option, folder in (("--trn", trn), ("--stm", stm)):
+        if folder and str(folder) == "-":
+            raise UserError(f"{option} - is no folder, and transcripts are several files; give a folder.")
+    for folder in filter(None, (trn, stm)):
+        count = sclite.write_all(load_results(name), folder, folder is stm)
+        print(f"{folder}: transcripts of {counted(count, 'evaluation')}")
     if not csv and not parquet:
-        raise UserError("Say where to: --csv FILE, --parquet FILE, or both.")
+        return
+    records = rows(results_folder(name))
+    missing = sum(record["status"] == "missing" for record in records)
     for path in filter(None, (csv, parquet)):
-        lines, missing = write_table(results_folder(name), path, parquet=path == parquet)
-        print(f"{path}: {lines} evaluations" + (f", {missing} of them missing" if missing else ""))
+        on_stdout = files.write_for_user(path, table(records, parquet=path is parquet))
+        summary = f"{path}: {counted(len(records), 'evaluation')}" + (f", {missing} of them missing" if missing else "")
+        print(summary, file=sys.stderr if on_stdout else sys.stdout)
 
 
 def transcribe(
@@ -168,8 +187,10 @@ def transcribe(
     grid = _read(overrides)
     if cell >= len(grid.cells):
         raise UserError(f"--cell {cell}: {grid.name} has cells 0 to {len(grid.cells) - 1}; see: dmlm grid show")
+    if to.exists() and not to.is_dir():
+        raise UserError(f"--to {to} is a file; give a folder.")
     trial, materials = prepare(grid.cells[cell], grid.baseline, print)
-    print(f"{to}: {transcribe_all(trial, materials, to):,} transcripts")
+    print(f"{to}: {counted(transcribe_all(trial, materials, to), 'transcript')}")
 
 
 def _read(arguments: list[str] | None, name: str = "quickstart") -> Grid:

@@ -11,17 +11,34 @@ from typing import Annotated
 
 import typer
 
-from dmlm import paths, recipes
-from dmlm.cli import doctor, grid, mouths
+from dmlm import known_files, paths, recipes
+from dmlm.cli import clean, corpus, doctor, grid, mouths
+from dmlm.cli.terminal import print_everything
 from dmlm.errors import UserError
+
+DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS),
+    *(errno.EIO, errno.ELOOP, errno.ENAMETOOLONG),
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 grids = typer.Typer(no_args_is_help=True, help="Run grids and show their state.")
 for command in (grid.run, grid.show, grid.status, grid.export, grid.transcribe):
     grids.command()(command)
 app.add_typer(grids, name="grid")
+corpora = typer.Typer(no_args_is_help=True, help="Check a corpus.")
+corpora.command()(corpus.check)
+app.add_typer(corpora, name="corpus")
+
+
+@corpora.callback()
+def _corpus() -> None:
+    """Keep `check` a command of its own: Typer would make the only one of a group the group itself."""
+
+
 app.command()(mouths.mouths)
 app.command()(doctor.doctor)
+app.command()(clean.clean)
 
 
 class Stopped(BaseException):
@@ -33,6 +50,7 @@ def run(application: typer.Typer) -> None:
 
     After the first signal, trainings write a checkpoint. A second signal ends everything at once.
     """
+    print_everything()
     stopping = False
 
     def stop(number: int, frame: object) -> None:
@@ -50,12 +68,13 @@ def run(application: typer.Typer) -> None:
     try:
         application()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{error.details}\nerror: {error}".lstrip(), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS) and paths.home().is_dir():
+        if error.errno not in DISK_ERRORS and paths.home().is_dir():
             raise
-        print(f"error: {paths.home()}: {error}; mend that and run the same command again.", file=sys.stderr)
+        place = error.filename or paths.home()
+        print(f"error: {place}: {error.strerror}; mend that and run the same command again.", file=sys.stderr)
         sys.exit(1)
     except Stopped as signalled:
         print("\nInterrupted. The same command continues from here.", file=sys.stderr)
@@ -104,7 +123,7 @@ def fetch(
         return
     print(f"{recipe}: {card.source}; licence: {card.licence}")
     files = encoder.convert(published.fetch(card, encoder.recipe, source))
-    print("\n".join(f"{path}  sha256 {published.file_digest(path)[:12]}..." for path in files))
+    print("\n".join(f"{path}  sha256 {known_files.digest(path)[:12]}..." for path in files))
 
 
 def main() -> None:

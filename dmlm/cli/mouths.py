@@ -23,6 +23,8 @@ def mouths(
     for video in videos or []:
         if not video.is_file():
             raise UserError(f"There is no video {video}.")
+    if to.exists() and not to.is_dir():
+        raise UserError(f"--to {to} is a file; give a folder.")
     if fetch and landmarks != "mediapipe":
         raise UserError(f"--fetch brings the model of mediapipe, not of {landmarks}; leave one of the two out.")
     if fetch:
