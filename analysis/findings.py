@@ -9,7 +9,7 @@ from dmlm.results import measures
 from dmlm.results.exhibit import Exhibit
 from dmlm.results.grid import GridResults
 from dmlm.results.measures import System
-from dmlm.results.tables import has_learned, percent
+from dmlm.results.tables import UNTRAINED_PAIR, has_learned, percent
 from dmlm.score.intervals import Estimate, wer_difference
 from dmlm.score.wer import mean_over_runs
 from dmlm.snr import CLEAN_DB
@@ -18,7 +18,6 @@ ORDER = 0
 NAME = "findings"
 LOUD_DB = 0.0  # loud noise is this SNR and below
 UNTRAINED = 1.0  # WER
-UNTRAINED_PAIR = "it or the baseline never beats writing nothing: not trained enough to read an effect into it"
 
 
 def _at(snr_db: float) -> str:

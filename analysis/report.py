@@ -1,15 +1,17 @@
 """The report: one static page that contains every figure and table, and opens offline."""
 
 import base64
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
 import dmlm
-from dmlm import files, snr
+from dmlm import files, paths, snr
 from dmlm.results.exhibit import Exhibit
 from dmlm.results.grid import CorpusCard, GridResults
+from dmlm.results.tables import left_out, unended
 from dmlm.score.intervals import RESAMPLES
 
 MARKS = {"holds": "yes", "does not hold": "no", "undecided": "maybe", "not measured": "none"}  # cell text -> CSS class
@@ -37,8 +39,11 @@ def _facts(results: GridResults) -> list[tuple[str, str]]:
         ("speakers in the test set", f"{len(speakers - {None})}" if speakers - {None} else "not recorded"),
         *(("noise", _noise(noise)) for noise in results.distinct(lambda cell: cell.noise)),
         ("tokenizers", "; ".join(_tokenizers(results)) or "not recorded"),
+        ("utterances left out", "; ".join(left_out(results)) or "none"),
+        ("hypotheses that did not end", _unended(results)),
         ("text normaliser", f"{results.normaliser}, the same for references and hypotheses"),
         ("WER", "sum of substitutions, deletions and insertions over sum of reference words"),
+        ("CER", "the same of characters, the space between two words included"),
         ("intervals", f"95 %, percentile, paired bootstrap over test utterances, {RESAMPLES} resamples, fixed seed"),
         ("training seeds", f"{len(seeds)} ({_list(seeds)}); the intervals do not cover the choice of seed"),
         ("baseline", results.baseline),
@@ -46,8 +51,22 @@ def _facts(results: GridResults) -> list[tuple[str, str]]:
             "cells",
             f"{trained} of {len(results.cells)} trained; {done} of {results.evaluation_count} evaluations finished",
         ),
-        ("made by", f"dmlm {dmlm.__version__}; again with: python analysis/make_figures.py {results.folder.name}"),
+        ("made by", f"dmlm {dmlm.__version__}; again with: python analysis/make_figures.py {_place(results.folder)}"),
     ]
+
+
+def _place(folder: Path) -> str:
+    """Return what to write for a grid on a command line: its name if it lies where grids are kept, else its path."""
+    return shlex.quote(folder.name if folder.parent == paths.runs().resolve() else str(folder))
+
+
+def _unended(results: GridResults) -> str:
+    """Return how many hypotheses were cut or stopped, of the evaluations that recorded it."""
+    recorded = [evaluation.result.cut_hypotheses is not None for evaluation in results.finished]
+    if not any(recorded):
+        return "not recorded"
+    counts = "; ".join(unended(results)) or "none"
+    return counts if all(recorded) else f"{counts}; not recorded in {recorded.count(False)} evaluations"
 
 
 def _corpus(card: CorpusCard) -> str:
@@ -56,7 +75,7 @@ def _corpus(card: CorpusCard) -> str:
 
 
 def _noise(noise: dict[str, object]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {_plain(value)}" for key, value in noise.items())
+    return ", ".join(f"{key.replace('_', ' ')} {_plain(key, value)}" for key, value in noise.items() if value != [])
 
 
 def _tokenizers(results: GridResults) -> list[str]:
@@ -65,8 +84,10 @@ def _tokenizers(results: GridResults) -> list[str]:
     return [f"{letter} {' or '.join(recipes)}" for letter in letters if (recipes := results.tokenizers_of(letter))]
 
 
-def _plain(value: object) -> str:
-    return " + ".join(map(str, value)) if isinstance(value, list) else str(value).replace("_", " ")
+def _plain(key: str, value: object) -> str:
+    if isinstance(value, list):
+        return " + ".join(map(str, value))
+    return str(value).replace("_", " ") if key == "placement" else str(value)  # others may be paths
 
 
 def _list(values: Sequence[object]) -> str:
@@ -90,6 +111,7 @@ def write(results: GridResults, path: Path, exhibits: Sequence[Exhibit]) -> Path
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html.j2").render(
         name=results.name,
+        about=results.about,
         facts=_facts(results),
         missing=_missing(results),
         evaluation_count=results.evaluation_count,

@@ -1,15 +1,24 @@
-"""Tables for a paper: WER and relative benefit by SNR, and the costs of each model; as CSV, Markdown and LaTeX."""
+"""Tables for a paper: WER, relative benefit and CER by SNR, and the costs of each model; as CSV, Markdown and LaTeX."""
 
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dmlm import files, snr
 from dmlm.results.exhibit import Exhibit, Table, csv_number, write_csv, write_points
 from dmlm.results.grid import GridResults
-from dmlm.results.measures import Point, System, benefit_point, cells_of, compared_systems, systems, wer_point
-from dmlm.results.tables import MISSING, UNDEFINED, bracketed, mean_benefits
+from dmlm.results.measures import (
+    Point,
+    System,
+    benefit_point,
+    cells_of,
+    cer_point,
+    compared_systems,
+    systems,
+    wer_point,
+)
+from dmlm.results.tables import MISSING, UNDEFINED, UNTRAINED, benefit_notes, bracketed, left_out, marked, mean_benefits
 from dmlm.score.intervals import RESAMPLES
 
 ORDER = 40
@@ -38,7 +47,7 @@ def _markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         rule = [":--" if column < table.words else "--:" for column in range(len(table.head))]
         lines = [f"| {' | '.join(row)} |" for row in (table.head, rule, *table.rows)]
-        parts.append(f"### {table.title}\n\n" + "\n".join(lines) + "\n")
+        parts.append("\n\n".join([f"### {table.title}", "\n".join(lines), *table.notes]) + "\n")
     return "\n".join(parts)
 
 
@@ -50,6 +59,7 @@ def _tex(text: str) -> str:
         "±": r"$\pm$",
         "*": r"$^{*}$",
         "λ": r"$\lambda$",
+        UNTRAINED: r"$\dagger$",
     }
     marks |= {sign: f"\\{sign}" for sign in "&%#_"}
     text = text.translate(str.maketrans(marks)).replace("->", r"$\to$")
@@ -66,28 +76,42 @@ def _latex(tables: Sequence[Table]) -> str:
         head, *rows = (" & ".join(map(_tex, row)) + r" \\" for row in (table.head, *table.rows))
         lines = [r"\begin{table*}", rf"\caption{{{_tex(table.title)}}}", r"\centering\small\setlength{\tabcolsep}{4pt}"]
         lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"]
-        parts.append("\n".join([*lines, r"\end{tabular}", r"\end{table*}"]))
+        notes = [rf"\par {{\footnotesize {_tex(note)}}}" for note in table.notes]
+        parts.append("\n".join([*lines, r"\end{tabular}", *notes, r"\end{table*}"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(title: str, results: GridResults, rows: Sequence[tuple[str, ...]], *more: str) -> Table:
+def _table(
+    title: str, results: GridResults, rows: Sequence[tuple[str, ...]], *more: str, notes: Sequence[str] = ()
+) -> Table:
     head = map(snr.with_unit, results.snrs_db)
-    return Table(title, ("model", "inputs", *head, *more), tuple(rows), words=2)
+    return Table(title, ("model", "inputs", *head, *more), tuple(rows), words=2, notes=tuple(notes))
+
+
+def _rate_rows(points_of: Mapping[System, Sequence[Point]]) -> list[tuple[str, ...]]:
+    return [
+        (a.model, a.name, *(bracketed(p.estimate, seed_sd=p.seed_sd) for p in points))
+        for a, points in points_of.items()
+    ]
 
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
-    """Write the three tables in each format."""
-    wer = {system: [wer_point(results, system, snr_db) for snr_db in results.snrs_db] for system in systems(results)}
-    benefits = {
-        system: [benefit_point(results, system, snr_db) for snr_db in results.snrs_db]
-        for system in compared_systems(results)
-    }
+    """Write the tables in each format; that of CER if character errors are recorded."""
+
+    def by_snr(
+        of: Sequence[System], measure: Callable[[GridResults, System, float], Point]
+    ) -> dict[System, list[Point]]:
+        return {system: [measure(results, system, snr_db) for snr_db in results.snrs_db] for system in of}
+
+    wer = by_snr(systems(results), wer_point)
+    cer = by_snr(systems(results), cer_point) if results.has_characters else {}
+    benefits = by_snr(compared_systems(results), benefit_point)
     means = {system: mean_benefits(results, system) for system in benefits}
-    wer_rows = [
-        (a.model, a.name, *(bracketed(p.estimate, seed_sd=p.seed_sd) for p in points)) for a, points in wer.items()
-    ]
     benefit_rows = [
-        (a.model, a.name, *(bracketed(e, signed=True) for e in (*(p.estimate for p in points), *means[a])))
+        (
+            *(a.model, marked(a.name, results, a)),
+            *(bracketed(e, signed=True) for e in (*(p.estimate for p in points), *means[a])),
+        )
         for a, points in benefits.items()
     ]
     cost_head = (
@@ -102,8 +126,13 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     )
     cost_rows = [(system.model, system.name, *_costs(results, system)) for system in wer]
     tables: tuple[Table, ...] = (
-        _table("Word error rate (%)", results, wer_rows),
-        _table(f"Relative benefit over {results.baseline} (%)", results, benefit_rows, "mean", "pooled"),
+        _table("Word error rate (%)", results, _rate_rows(wer), notes=left_out(results)),
+        _table(
+            f"Relative benefit over {results.baseline} (%)",
+            *(results, benefit_rows, "mean", "pooled"),
+            notes=benefit_notes(results),
+        ),
+        _table("Character error rate (%)", results, _rate_rows(cer)),
         Table("What the models cost", cost_head, tuple(cost_rows), words=2),
     )
     tables = tuple(table for table in tables if table.rows)
@@ -114,11 +143,14 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         for a, pair in means.items()
         for kind, e in zip(("mean_of_benefits", "benefit_of_pooled_wer"), pair, strict=True)
     ]
-    points: list[Point] = [point for row in wer.values() for point in row]
     head = ["model", "template", "variant", "measure", "value", "low_95", "high_95"]
     costs = write_csv(
         folder / f"{NAME}_cost.csv", cost_head, [[c.replace(MISSING, "") for c in row] for row in cost_rows]
     )
+    rates = [write_points(folder / f"{NAME}_wer.csv", "wer", [point for row in wer.values() for point in row])]
+    if cer:
+        points = [point for row in cer.values() for point in row]
+        rates.append(write_points(folder / f"{NAME}_cer.csv", "cer", points, unit="characters"))
     return Exhibit(
         title="Summary",
         caption=(
@@ -129,7 +161,7 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
             " makes no error, so the ratio has no value."
         ),
         files=(
-            *(folder / f"{NAME}.md", folder / f"{NAME}.tex", write_points(folder / f"{NAME}_wer.csv", "wer", points)),
+            *(folder / f"{NAME}.md", folder / f"{NAME}.tex", *rates),
             *(write_csv(folder / f"{NAME}_benefit_means.csv", head, mean_rows), costs),
         ),
         tables=tables,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from dmlm.results.drawing import INK, legend, panels, save, style_of
 from dmlm.results.exhibit import Exhibit, csv_number, write_csv
@@ -53,6 +54,8 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
         for axis, label in zip(axes, ("weighted loss", "transcript loss (nats/token)"), strict=True):
             axis.set_ylabel(label, fontsize=10, color=INK)
             axis.set_ylim(bottom=0)
+        for axis in axes:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[-1].set_xlabel("training step", fontsize=10, color=INK)
     legend(figure, columns)
     files, svg = save(figure, folder, NAME)

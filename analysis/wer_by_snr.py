@@ -3,16 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-from dmlm.results.drawing import (
-    draw_systems,
-    legend,
-    panels,
-    per_cent_axis,
-    save,
-)
+from dmlm.results.drawing import draw_rates
 from dmlm.results.exhibit import Exhibit, write_points
 from dmlm.results.grid import GridResults
-from dmlm.results.measures import Point, systems, wer_point
+from dmlm.results.measures import wer_point
 from dmlm.score.intervals import RESAMPLES
 
 ORDER = 10
@@ -21,15 +15,7 @@ NAME = "wer_by_snr"
 
 def draw(results: GridResults, folder: Path) -> Exhibit:
     """Draw the curves and write their numbers."""
-    figure, columns = panels(results.models)
-    all_points: list[Point] = []
-    for model, (axis,) in zip(results.models, columns, strict=True):
-        all_points += draw_systems(axis, results, systems(results, model), partial(wer_point, results))
-        per_cent_axis(axis, "WER (%)")
-    top = max(5.0, columns[0][0].get_ylim()[1])
-    columns[0][0].set_ylim(-0.015 * top, top)
-    legend(figure, columns)
-    files, svg = save(figure, folder, NAME)
+    points, files, svg = draw_rates(results, folder, NAME, partial(wer_point, results), "WER (%)")
     return Exhibit(
         title="Word error rate by SNR",
         caption=(
@@ -37,6 +23,6 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
             f" percentile intervals, bootstrap over utterances, {RESAMPLES} resamples. A missing evaluation leaves a"
             " gap."
         ),
-        files=(*files, write_points(folder / f"{NAME}.csv", "wer", all_points)),
+        files=(*files, write_points(folder / f"{NAME}.csv", "wer", points)),
         svg=svg,
     )

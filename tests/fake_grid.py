@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dmlm.score.wer import NORMALISER, count_errors
+from dmlm.score.normalisers import BASIC
+from dmlm.score.wer import count_character_errors, count_errors
 
 Speaker = Callable[
     [str, str, str, float | str, str | None, int], str
@@ -56,17 +57,23 @@ def write_evaluation(
     """`pairs` are (id, reference, hypothesis); `result.json` is written last."""
     folder.mkdir(parents=True, exist_ok=True)
     totals = dict.fromkeys(("substitutions", "deletions", "insertions", "reference_words"), 0)
+    characters = dict.fromkeys(("substitutions", "deletions", "insertions", "reference_characters"), 0)
     lines = []
     for place, (name, reference, hypothesis) in enumerate(pairs):
         counts = vars(count_errors(reference, hypothesis))
         for key in totals:
             totals[key] += counts[key]
+        of_characters = vars(count_character_errors(reference, hypothesis))
+        for key in characters:
+            characters[key] += of_characters[key]
         measured = None if snr_db == "clean" else float(snr_db) + offset_db * (-1) ** place
         record = {"id": name, "reference": reference, "hypothesis": hypothesis, **counts}
-        lines.append(json.dumps({**record, "snr_db_measured": measured, "speaker": None}))
+        record |= {"snr_db_measured": measured, "speaker": None}
+        lines.append(json.dumps({**record, "characters": of_characters, "cut": False, "looped": False}))
     (folder / "utterances.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     errors = totals["substitutions"] + totals["deletions"] + totals["insertions"]
     result = {"wer": errors / totals["reference_words"], **totals, "utterances": len(pairs), "decode_s": 1.5}
+    result |= {"characters": characters, "cut_hypotheses": 0, "looped_hypotheses": 0, "normaliser": str(BASIC)}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
@@ -129,11 +136,11 @@ def write_grid(
                     {
                         **{"model": model, "template": template, "seed": seed, "label": f"{family} {inputs}"},
                         **{"trial": f"../trials/{trial.name}", "evaluations": evaluations},
-                        **{"corpus": corpus, "noise": noise, "steps": 400},
+                        **{"corpus": corpus, "normaliser": str(BASIC), "noise": noise, "steps": 400},
                         "tokenizers": {letter: recipe for letter, recipe in recipes.items() if letter in inputs},
                     }
                 )
-    grid = {"schema": 2, "name": "fake", "normaliser": NORMALISER, "baseline": "A -> T", "cells": cells}
+    grid = {"schema": 2, "name": "fake", "baseline": "A -> T", "cells": cells}
     (folder / "fake").mkdir(parents=True, exist_ok=True)
     (folder / "fake" / "grid.json").write_text(json.dumps(grid, indent=2), encoding="utf-8")
     return folder / "fake"

@@ -1,6 +1,7 @@
 """The decoder against full forward passes, transformers' `generate`, and single prompts against batches."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from small_models import CPU, FAMILIES, VOCABULARY, prompts, tiny
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from dmlm.recognition.decode import _batches, decode, shared_prefixes
+from dmlm.recognition.decode import _batches, _Decoder, decode, shared_prefixes
 from dmlm.recognition.settings import DecodeSettings
 from dmlm.sequence.template import Packed
 
@@ -27,7 +28,7 @@ class TextOnly(LogitsProcessor):
 def generate(model, packed_prompts, steps=12, **more):
     """The IDs that our decoder generates."""
     settings = DecodeSettings(max_new_tokens=steps, **more)
-    return [output.tolist() for output in decode(model, packed_prompts, VOCABULARY, settings, CPU)]
+    return [output.ids.tolist() for output in decode(model, packed_prompts, VOCABULARY, settings, CPU)]
 
 
 def generate_by_transformers(model, prompt, steps=12, beams=1):
@@ -144,11 +145,71 @@ def test_a_transcript_that_goes_in_circles_is_stopped():
         assert any(tail[-4 * p :] == tail[-p:] * 4 for p in range(1, 9))
 
 
-def test_where_a_loop_is_stopped_does_not_depend_on_the_batch():
-    model, inputs = tiny("opt-nano", seed=10), prompts([4, 5, 6, 7, 8, 9, 10, 11])
-    together = generate(model, inputs, 24, max_repeats=3)
-    assert together == [generate(model, [one], 24, max_repeats=3)[0] for one in inputs]
-    assert len({len(output) for output in together}) > 1, "some end before others"
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("max_repeats", [2, 3, 5])
+@pytest.mark.parametrize("seed", [0, 8, 10])
+def test_where_a_loop_is_stopped_does_not_depend_on_the_batch(name, seed, max_repeats):
+    model, inputs = eager(name, seed), prompts(np.random.default_rng(seed).integers(1, 30, 32), seed)
+    settings = DecodeSettings(max_new_tokens=24, max_repeats=max_repeats)
+    alone = [decode(model, [prompt], VOCABULARY, settings, CPU)[0] for prompt in inputs]
+    for batch in (inputs, inputs[:5]):
+        for one, together in zip(alone, decode(model, batch, VOCABULARY, settings, CPU), strict=False):
+            assert one.ids.tolist() == together.ids.tolist()
+            assert (one.cut, one.looped) == (together.cut, together.looped)
+
+
+def scripted(monkeypatch, name, script):
+    """A decoder whose row `i` writes `script[i]` whatever it reads, and goes on behind its <eos> if it is asked to."""
+    width = VOCABULARY.text_size + 1
+    monkeypatch.setattr(_Decoder, "_prefill", lambda self, prompts: (Rows(len(prompts)), logits(script, 0)))
+
+    class Rows:
+        def __init__(self, count):
+            self.rows, self.step = torch.arange(count), 0
+
+        def select(self, rows):
+            self.rows = self.rows[rows]
+
+    def logits(texts, step):
+        return torch.nn.functional.one_hot(torch.tensor([text[step] for text in texts]), width).float()
+
+    def step(model, tokens, cache):
+        cache.step += 1
+        return logits([script[row] for row in cache.rows], cache.step)
+
+    model = tiny(name)
+    settings = DecodeSettings(max_new_tokens=len(script[0]), max_repeats=3, longest_loop=2)
+    decoder = _Decoder(model, VOCABULARY, settings, CPU)
+    decoder.output_weights, decoder.family = torch.eye(width), SimpleNamespace(step=step)
+    return decoder.decode([np.zeros(1, np.int64)] * len(script))
+
+
+def test_what_a_row_would_write_behind_its_end_counts_for_nobody(monkeypatch):
+    """Rows that have ended stay in the batch for a while; the model would go on for them, and in circles."""
+    end = VOCABULARY.text_size
+    script = [
+        [1, end, 5, 5, 5, 5, 5, 5],  # ends, and would then go in circles
+        [2, 3, 2, 3, 2, 3, 4, end],  # is stopped at its sixth token, and would then end
+        [1, 2, 3, 4, 5, 6, 7, 8],  # is cut
+        [1, 2, 3, 4, 5, 6, 7, end],  # ends with the last token that there is room for
+        [9, 8, 7, 6, 5, 4, 4, 4],  # is stopped at the last token: not cut
+    ]
+    together = scripted(monkeypatch, "opt-nano", script)
+    assert [answer.ids.tolist() for answer in together] == [[1], script[1][:6], script[2], script[3][:7], script[4]]
+    assert [answer.cut for answer in together] == [False, False, True, False, False]
+    assert [answer.looped for answer in together] == [False, True, False, False, True]
+    for row, answer in zip(script, together, strict=True):
+        (alone,) = scripted(monkeypatch, "opt-nano", [row])
+        assert (alone.ids.tolist(), alone.cut, alone.looped) == (answer.ids.tolist(), answer.cut, answer.looped)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_an_answer_without_an_end_is_cut(beams):
+    model, inputs = eager("mamba-nano", 1), prompts([3, 17, 9, 30, 1, 12], 1)
+    for steps in (1, 4, 12):
+        for answer in decode(model, inputs, VOCABULARY, DecodeSettings(max_new_tokens=steps, beams=beams), CPU):
+            assert answer.cut == (len(answer.ids) == steps)
+            assert not answer.looped
 
 
 def test_a_phrase_that_occurs_once_is_no_loop():

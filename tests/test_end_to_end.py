@@ -155,7 +155,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_table(finished
         (["corpus.preset=tinny"], "did you mean 'tiny'"),
         (["corpus.recipe=three_equation"], "did you mean 'three_equations'"),
         (["noise.set=/no/such/folder"], "/no/such/folder"),
-        (["model.context=40", *ONE], "longer than the backbone's context of 40"),
+        (["model.context=40", *ONE], "model.context is 40"),
         (["--grid", "no_such_grid"], "no_such_grid"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_mistake_is_one_sentence(finished, home, arguments, complaint):
     ("arguments", "complaint"),
     [
         (["train.stepz=3"], "did you mean 'steps'"),
-        (["model.context=40", *ONE], "longer than the backbone's context of 40"),
+        (["model.context=40", *ONE], "model.context is 40"),
     ],
 )
 def test_a_mistake_ends_the_command_with_a_last_line_and_exit_code_2(finished, home, arguments, complaint):

@@ -24,6 +24,7 @@ ROOMS = (  # in the order of the data flow
         "limits",
         "snr",
         "modalities",
+        "plurals",
         "processes",
         "known_files",
     ),

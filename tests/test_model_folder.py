@@ -20,6 +20,7 @@ from dmlm.recognition.decode import decode
 from dmlm.recognition.model_folder import generation_config, read_description
 from dmlm.recognition.recogniser import Recogniser
 from dmlm.recognition.settings import DecodeSettings
+from dmlm.score.normalisers import BASIC
 from dmlm.sequence.template import pack
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
 
@@ -48,7 +49,7 @@ def moved(finished, home, tmp_path, monkeypatch):
 def transcripts(folder: Path) -> dict[str, str]:
     """Return the hypotheses that the evaluation of clean speech stored, by utterance."""
     lines = map(json.loads, (folder.parent / "transcripts.jsonl").read_text().splitlines())
-    return {line["id"]: line["hypothesis"] for line in lines}
+    return {line["id"]: BASIC(line["hypothesis"]) for line in lines}
 
 
 @pytest.mark.parametrize("inputs", ["A+L", "A+O"])
@@ -167,7 +168,16 @@ def test_beams_of_transformers_are_ours(family):
         ids = torch.from_numpy(prompt.ids).unsqueeze(0)
         output = model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :].tolist()
         ends = [n for n, token in enumerate(output) if token == VOCABULARY.special("<eos>")]
-        assert output[: ends[0] if ends else None] == expected.tolist()
+        assert output[: ends[0] if ends else None] == expected.ids.tolist()
+
+
+def test_a_model_has_a_normaliser_and_an_older_one_the_basic_one(moved, tmp_path):
+    folder = moved("A+L")
+    stored = json.loads((folder / "dmlm.json").read_text("utf-8"))
+    assert stored.pop("normaliser") == "basic"
+    for added, expected in (({}, "basic"), ({"normaliser": "none"}, "none")):
+        (folder / "dmlm.json").write_text(json.dumps(stored | added), "utf-8")
+        assert read_description(folder).normaliser == expected
 
 
 def test_the_id_space_of_a_model_that_was_trained_from_a_trained_one(tmp_path):

@@ -1,6 +1,8 @@
 """Scores against jiwer, against hand computation, and against what an interval must do."""
 
 import math
+import sys
+import unicodedata
 
 import jiwer
 import numpy as np
@@ -9,10 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmlm.errors import UserError
+from dmlm.score import normalisers
 from dmlm.score.benefit import benefit_of_pooled, mean_of_benefits, relative_benefit
 from dmlm.score.intervals import Estimate, bootstrap, wer_difference, wer_interval
+from dmlm.score.normalisers import BASIC, ENGLISH, NONE
 from dmlm.score.perceptual import derangements, matched_derangement, perceptual_score
-from dmlm.score.wer import Counts, align, count_errors, mean_over_runs, normalise, pool
+from dmlm.score.wer import (
+    Counts,
+    align,
+    count_character_errors,
+    count_errors,
+    mean_over_runs,
+    pool,
+    pool_characters,
+)
 
 WORD = st.sampled_from(["a", "b", "c", "16", "minus", "Equals"])
 TEXT = st.lists(WORD, max_size=12).map(" ".join)
@@ -30,7 +42,7 @@ def counts(errors, words=None, prefix="u"):
 
 @given(st.lists(st.tuples(REFERENCE, TEXT), min_size=1, max_size=8))
 def test_pooled_wer_equals_jiwer(pairs):
-    references, hypotheses = zip(*((normalise(a), normalise(b)) for a, b in pairs), strict=True)
+    references, hypotheses = zip(*((BASIC(a), BASIC(b)) for a, b in pairs), strict=True)
     ours = pool(count_errors(reference, hypothesis) for reference, hypothesis in pairs)
     assert ours.wer == pytest.approx(jiwer.wer(list(references), list(hypotheses)))
 
@@ -38,7 +50,7 @@ def test_pooled_wer_equals_jiwer(pairs):
 @given(REFERENCE, TEXT)
 def test_errors_are_the_edit_distance(reference, hypothesis):
     """By the textbook recurrence, without jiwer."""
-    left, right = normalise(reference).split(), normalise(hypothesis).split()
+    left, right = BASIC(reference).split(), BASIC(hypothesis).split()
     row = list(range(len(right) + 1))
     for i, word in enumerate(left, start=1):
         corner, row[0] = row[0], i
@@ -63,15 +75,80 @@ def test_empty_hypothesis_is_all_deletions():
 
 
 def test_empty_reference_is_refused():
-    with pytest.raises(UserError, match="reference is empty"):
+    with pytest.raises(UserError, match="no word left after normaliser basic/2"):
         count_errors(" ", "a")
+
+
+@pytest.mark.parametrize("normaliser", [NONE, BASIC])
+def test_one_text_typed_in_two_ways_is_one_text(normaliser):
+    """A letter and its accent are one code point (NFC) or two (NFD)."""
+    reference, hypothesis = (unicodedata.normalize(form, "Ångström déjà") for form in ("NFD", "NFC"))
+    assert reference != hypothesis
+    assert count_errors(reference, hypothesis, normaliser).errors == 0
+    assert count_character_errors(reference, hypothesis, normaliser).errors == 0
+    assert count_character_errors(reference, hypothesis, normaliser).reference_characters == len("Ångström déjà")
+    assert align(reference, hypothesis, normaliser).operations == ""
+
+
+@given(st.text())
+@pytest.mark.parametrize("normaliser", [NONE, BASIC])
+def test_normalising_twice_changes_nothing(normaliser, text):
+    assert normaliser(normaliser(text)) == normaliser(text)
+    assert unicodedata.is_normalized("NFC", normaliser(text))
+
+
+def test_without_a_normaliser_only_spaces_are_alike():
+    assert count_errors("The  cat", "the cat", NONE).errors == 1
+    assert NONE(" The\tcat. ") == "The cat."
+
+
+def test_the_english_normaliser_is_whispers():
+    """Lines of the paper's appendix C (arXiv 2212.04356): contractions, titles, numbers, spellings, fillers, brackets."""
+    pytest.importorskip("whisper_normalizer")
+    assert ENGLISH("Mr. Park's colour-coded  [laughter] plan, um, won't cost $20 million!") == (
+        "mister park is color coded plan will not cost $20000000"
+    )
+    assert count_errors("It's twenty-one.", "it is 21", ENGLISH).errors == 0
+    with pytest.raises(UserError, match="no word left after normaliser english/1"):
+        count_errors("hmm", "a", ENGLISH)
+
+
+def test_a_normaliser_that_lacks_its_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "whisper_normalizer", None)
+    normalisers._english_normaliser.cache_clear()
+    normalisers._english.cache_clear()
+    with pytest.raises(UserError, match=r'pip install -e "\.\[english\]"'):
+        ENGLISH.require()
+
+
+def test_a_stored_result_names_its_normaliser():
+    assert normalisers.of_stored("english/1") is ENGLISH
+    with pytest.raises(UserError, match="normaliser 'basic/99'; this version has"):
+        normalisers.of_stored("basic/99")
+
+
+@given(st.lists(st.tuples(REFERENCE, TEXT), min_size=1, max_size=8))
+def test_cer_equals_jiwer_on_the_normalised_texts(pairs):
+    ours = pool_characters(count_character_errors(reference, hypothesis) for reference, hypothesis in pairs)
+    references, hypotheses = zip(*((BASIC(a), BASIC(b)) for a, b in pairs), strict=True)
+    assert ours.cer == pytest.approx(jiwer.cer(list(references), list(hypotheses)))
+    assert ours.reference_characters == sum(map(len, references)), "spaces between words are characters"
+
+
+def test_systems_of_different_normalisers_are_not_compared():
+    first = Counts(("u1",), np.array([1.0]), np.array([3.0]), "basic/2")
+    second = Counts(("u1",), np.array([1.0]), np.array([3.0]), "english/1")
+    for compare in (relative_benefit, wer_difference):
+        with pytest.raises(UserError, match="one was scored with normaliser basic/2, the other with english/1"):
+            compare(first, second)
+    assert mean_over_runs([second, second]).normaliser == "english/1"
 
 
 @given(REFERENCE, TEXT)
 def test_alignment_shows_the_texts_and_the_errors(reference, hypothesis):
     alignment = align(reference, hypothesis)
-    assert [w for w in alignment.reference.lower().split() if set(w) != {"*"}] == normalise(reference).split()
-    assert [w for w in alignment.hypothesis.lower().split() if set(w) != {"*"}] == normalise(hypothesis).split()
+    assert [w for w in alignment.reference.lower().split() if set(w) != {"*"}] == BASIC(reference).split()
+    assert [w for w in alignment.hypothesis.lower().split() if set(w) != {"*"}] == BASIC(hypothesis).split()
     assert len(alignment.operations.split()) == count_errors(reference, hypothesis).errors
 
 

@@ -15,6 +15,7 @@ from dmlm.corpus.manifest import Corpus, Utterance
 from dmlm.errors import UserError
 from dmlm.plan.cell import ALL_SNRS_DB, Cell
 from dmlm.plan.grid import read_grid_file
+from dmlm.recognition.transcribe import Transcript
 from dmlm.sequence.template import Template, unpack
 from dmlm.sweep.evaluate_trial import evaluate_trial
 from dmlm.sweep.materials import Materials, prepare
@@ -79,9 +80,9 @@ def cell_of(**changes) -> Cell:
     return Cell(**plain, template=TEMPLATE, execution={"loggers": ()}, **changes)
 
 
-def say_what_was_read(model, streams, reading) -> list[str]:
+def say_what_was_read(model, streams, reading) -> list[Transcript]:
     """A transcript that names the owner of the audio, the number of its level, and the owner of the lips."""
-    return [f"{item['A'][0]} {item['A'][1]} {item['L'][0]}" for item in streams]
+    return [Transcript(f"{item['A'][0]} {item['A'][1]} {item['L'][0]}", False, False) for item in streams]
 
 
 @pytest.fixture
@@ -184,11 +185,37 @@ def test_a_clip_at_another_level_than_asked_for_is_named_and_nothing_is_scored(e
 
 def test_a_word_too_many_is_stored_as_an_insertion_and_a_missing_one_as_a_deletion(evaluate):
     """Said was `a b c d`."""
-    longer = lambda model, streams, reading: ["A  x c d e f"] * len(streams)  # noqa: E731
+    longer = lambda model, streams, reading: [Transcript("A  x c d e f", True, False)] * len(streams)  # noqa: E731
     (records,) = evaluate(cell_of(), [Evaluation(Condition(0.0))], longer)
     counts = {"substitutions": 1, "deletions": 0, "insertions": 2, "reference_words": 4}
-    assert {(r["reference"], r["hypothesis"]) for r in records} == {(TEXT, "a x c d e f")}
+    assert {(r["reference"], r["hypothesis"]) for r in records} == {(TEXT, "A  x c d e f")}, "as it was written"
     assert all({key: record[key] for key in counts} == counts for record in records)
+    characters = {"substitutions": 1, "deletions": 0, "insertions": 4, "reference_characters": 7}
+    assert all(record["characters"] == characters for record in records)
+
+
+def test_cut_and_stopped_hypotheses_are_marked_and_counted(evaluate, tmp_path):
+    def some(model, streams, reading):
+        return [Transcript("a b", place % 3 == 0, place % 3 == 1) for place in range(len(streams))]
+
+    evaluation = Evaluation(Condition(0.0))
+    (records,) = evaluate(cell_of(), [evaluation], some)
+    assert [record["cut"] for record in records] == [place % 3 == 0 for place in range(ITEMS)]
+    result = json.loads(next(tmp_path.rglob("result.json")).read_text("utf-8"))
+    assert result["cut_hypotheses"] == sum(record["cut"] for record in records)
+    assert result["looped_hypotheses"] == sum(record["looped"] for record in records) > 0
+
+
+def test_a_cell_is_scored_with_the_normaliser_of_its_corpus(evaluate, tmp_path):
+    shout = lambda model, streams, reading: [Transcript("A B C D", False, False)] * len(streams)  # noqa: E731
+    evaluation, corpus = Evaluation(Condition(0.0)), {"recipe": "made_up", "preset": "small"}
+    cells = {
+        name: Cell(**cell_of().model_dump() | {"corpus": corpus | {"normaliser": name}}) for name in ("none", "basic")
+    }
+    errors = {name: evaluate(cell, [evaluation], shout)[0][0]["substitutions"] for name, cell in cells.items()}
+    assert errors == {"none": 4, "basic": 0}
+    results = {json.loads(path.read_text("utf-8"))["normaliser"] for path in tmp_path.rglob("result.json")}
+    assert results == {"none/1", "basic/2"}, "another normaliser is another evaluation of the same model"
 
 
 def test_a_grid_with_two_noise_draws_trains_on_them_in_turn(finished, home, monkeypatch):

@@ -226,8 +226,8 @@ def decoding(toy: bool) -> Iterator[Row]:
             net.get_output_embeddings().weight.normal_(std=0.5, generator=torch.Generator(device()).manual_seed(1))
         for beams in (1, 3):
             settings = DecodeSettings(max_new_tokens=6 if toy else 40, beams=beams)
-            together = decode(net, prompts, VOCABULARY, settings, device())
-            alone = [decode(net, [prompt], VOCABULARY, settings, device())[0] for prompt in prompts]
+            together = [answer.ids for answer in decode(net, prompts, VOCABULARY, settings, device())]
+            alone = [decode(net, [prompt], VOCABULARY, settings, device())[0].ids for prompt in prompts]
             kind = "greedy" if beams == 1 else f"{beams} beams"
             yield check(f"{name} {kind}: transcripts that differ alone", _differing(together, alone), 0.1)
             if beams > 1:

@@ -6,6 +6,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,10 +175,10 @@ def run_cell(toy: bool, shards_folder: Path, trial: str, results: Path) -> Itera
             if evaluation["permuted"]:
                 streams = permute(streams, evaluation["permuted"], evaluation["draw"])
             inputs.append(streams)
-        texts = transcribe(net, [item for streams in inputs for item in streams], reading)
+        transcripts = transcribe(net, [item for streams in inputs for item in streams], reading)
         decode_s = (time.monotonic() - began) / len(group)
         for number, (evaluation, streams) in enumerate(zip(group, inputs, strict=True)):
-            hypotheses = texts[number * len(streams) : (number + 1) * len(streams)]
+            hypotheses = [asdict(one) for one in transcripts[number * len(streams) : (number + 1) * len(streams)]]
             found["evaluations"][evaluation["name"]] = {"hypotheses": hypotheses, "decode_s": round(decode_s, 3)}
         files.write_text(target, json.dumps(found))
         yield fact(f"tested under {len(group)} conditions, seconds for each", round(decode_s, 1))

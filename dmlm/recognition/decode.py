@@ -26,6 +26,15 @@ MOST_CACHE_TOKENS = 1 << 18  # of a batch on a GPU, written ones included
 COMPACT_BELOW = 0.75  # finished rows are removed when the share of unfinished rows falls below this
 
 
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """The answer to one prompt, and why it ended: with <eos> unless it was `cut` or `looped`."""
+
+    ids: np.ndarray  # (N,) text IDs, without <eos>
+    cut: bool  # it has `max_new_tokens` tokens and no <eos>
+    looped: bool  # it was stopped because a phrase had occurred `max_repeats` times in a row
+
+
 @torch.inference_mode()
 def decode(
     model: PreTrainedModel,
@@ -34,14 +43,14 @@ def decode(
     settings: DecodeSettings,
     device: torch.device,
     batch_tokens: int | None = None,
-) -> list[np.ndarray]:
-    """Return the text IDs that the model generates after each prompt, without <eos>, in the order of the prompts.
+) -> list[Decoded]:
+    """Return what the model generates after each prompt, in the order of the prompts.
 
     The result of a prompt does not depend on the other prompts of its batch (tested, for both families).
     """
     model.to(device).eval()  # type: ignore[arg-type]  # transformers' wrapper of `to` loses self
     decoder = _Decoder(model, vocabulary, settings, device)
-    outputs: list[np.ndarray] = [np.empty(0, np.int64)] * len(prompts)
+    outputs: dict[int, Decoded] = {}
     beams, room = settings.beams, settings.max_new_tokens
     if batch_tokens is None and device.type == "cuda":
         batches = _batches(
@@ -52,7 +61,7 @@ def decode(
     for indices in batches:
         for index, output in zip(indices, decoder.decode([prompts[i].ids for i in indices]), strict=True):
             outputs[index] = output
-    return outputs
+    return [outputs[index] for index in range(len(prompts))]
 
 
 def _cache_tokens(model: PreTrainedModel, device: torch.device) -> int:
@@ -123,11 +132,12 @@ class _Decoder:
         self.output_weights = self.model.get_output_embeddings().weight[allowed].t().contiguous()  # (D, W)
         self.end = text_size  # column of <eos>, the last one; text IDs are their own columns
 
-    def decode(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return the text IDs generated after each prompt."""
+    def decode(self, prompts: Sequence[np.ndarray]) -> list[Decoded]:
+        """Return what is generated after each prompt."""
         cache, hidden = self._prefill(prompts)
-        search = self._greedy if self.settings.beams == 1 else self._beam
-        return [self._cut(output) for output in search(cache, hidden)]
+        if self.settings.beams > 1:
+            return [self._decoded(output, False) for output in self._beam(cache, hidden)]
+        return [self._decoded(output, looped) for output, looped in zip(*self._greedy(cache, hidden), strict=True)]
 
     def _prefill(self, prompts: Sequence[np.ndarray]) -> tuple[Any, torch.Tensor]:
         """Process the prompts, common prefixes once; return the cache and the last hidden state (B, D) of each."""
@@ -152,29 +162,36 @@ class _Decoder:
         ids = torch.from_numpy(np.concatenate(sequences)).to(self.device)
         return self.family.extend(self.model, ids, layout, cache)
 
-    def _greedy(self, cache: Any, hidden: torch.Tensor) -> list[np.ndarray]:
-        """Generate the likeliest token of each row, step by step, until all rows have ended."""
+    def _greedy(self, cache: Any, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Generate the likeliest token of each row, step by step, until all rows have stopped.
+
+        Whether a row stops depends on its own tokens only: one that has stopped writes nothing but <eos> from then on.
+
+        Returns:
+            IDs (B, steps), and (B,) bool: which rows were stopped for a loop.
+        """
         steps = self.settings.max_new_tokens
         outputs = torch.full((steps, len(hidden)), self.end, device=self.device)
+        looped = torch.zeros(len(hidden), dtype=torch.bool, device=self.device)
         rows = torch.arange(len(hidden), device=self.device)  # column in `outputs` of each row of the cache
-        looped = torch.zeros(len(hidden), dtype=torch.bool, device=self.device)  # rows that were stopped for a loop
+        stopped = torch.zeros_like(looped)  # of each row of the cache: it has ended, or was stopped for a loop
         for step in range(steps):
-            tokens = (hidden @ self.output_weights).argmax(-1).masked_fill(looped, self.end)
+            tokens = (hidden @ self.output_weights).argmax(-1).masked_fill(stopped, self.end)
             outputs[step].index_copy_(0, rows, tokens)
-            alive = tokens != self.end
+            stopped |= tokens == self.end
             if self.settings.max_repeats:
-                looped |= self._looping(outputs[: step + 1, rows].t())
-                alive &= ~looped
-            alive_count = int(alive.sum())
+                looping = self._looping(outputs[: step + 1, rows].t()) & ~stopped
+                looped[rows] |= looping
+                stopped |= looping
+            alive_count = len(rows) - int(stopped.sum())
             if alive_count == 0 or step == steps - 1:
                 break
             if alive_count < COMPACT_BELOW * len(rows):
-                alive_rows = alive.nonzero().squeeze(1)
-                rows, tokens, looped = rows[alive_rows], tokens[alive_rows], looped[alive_rows]
+                alive_rows = (~stopped).nonzero().squeeze(1)
+                rows, tokens, stopped = rows[alive_rows], tokens[alive_rows], stopped[alive_rows]
                 cache.select(alive_rows)
-            # an ended row that is still in the batch goes on generating; `_cut` removes what follows its <eos>
             hidden = self.family.step(self.model, tokens, cache)
-        return list(outputs.t().cpu().numpy())
+        return outputs.t().cpu().numpy(), looped.cpu().numpy()
 
     def _beam(self, cache: Any, hidden: torch.Tensor) -> list[np.ndarray]:
         """Beam search: return the hypothesis of each prompt with the largest log p / length ** length_penalty."""
@@ -218,7 +235,8 @@ class _Decoder:
                 looping |= (tail[:, period:] == tail[:, :-period]).all(1)
         return looping
 
-    def _cut(self, output: np.ndarray) -> np.ndarray:
-        """Return the IDs before the first <eos>."""
+    def _decoded(self, output: np.ndarray, looped: bool) -> Decoded:
+        """Return the IDs before the first <eos>, and why they end there."""
         ends = np.flatnonzero(output == self.end)
-        return output[: int(ends[0])] if len(ends) else output
+        ids = output[: int(ends[0])] if len(ends) else output
+        return Decoded(ids, cut=not len(ends) and not looped, looped=bool(looped))

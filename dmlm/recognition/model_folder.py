@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from dmlm import files
 from dmlm.errors import UserError
 from dmlm.recognition.settings import DecodeSettings
+from dmlm.score import normalisers
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
 
 FILE = "dmlm.json"
@@ -49,6 +50,7 @@ class ModelDescription(_Record):
     text_size: int
     encoders: dict[str, EncoderDescription]  # by modality letter
     decode: DecodeSettings
+    normaliser: normalisers.Name = "basic"  # of transcripts; older folders have none
     corpus: dict[str, Any]  # its card, with licence and language
     trial: dict[str, Any]  # every setting that the weights depend on
 

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from dmlm.corpus import media
+from dmlm.corpus.check import SHORTEST_S
 from dmlm.corpus.noise import mix
 from dmlm.errors import UserError
 from dmlm.modalities import FIELDS, INPUTS, SAMPLE_RATE_HZ
@@ -17,11 +18,11 @@ from dmlm.model import backbones
 from dmlm.recognition.device import device
 from dmlm.recognition.model_folder import EncoderDescription, ModelDescription, read_description
 from dmlm.recognition.transcribe import Reading, transcribe
-from dmlm.score.wer import normalise
+from dmlm.score.normalisers import NORMALISERS
 from dmlm.sequence.template import Template, pack
 from dmlm.snr import CLEAN_DB
 from dmlm.tokens.encoder import Encoder, Reader, Tokenizer
-from dmlm.tokens.encoding import SHORTEST_S, EncoderSpec
+from dmlm.tokens.encoding import EncoderSpec
 from dmlm.tokens.vocabulary import TextVocabulary
 
 CONTENTS: dict[str | None, tuple[Any, int, str]] = {  # by kind of file: dtype, dimensions, and both in words
@@ -72,7 +73,7 @@ class Recogniser:
         return cls(description, encoders, model, reading)
 
     def transcribe(self, *, first_pass: str | None = None, **inputs: Any) -> str:
-        """Return the transcript of one clip.
+        """Return the transcript of one clip, normalised as for the scores of the model.
 
         Args:
             first_pass: transcript by another recogniser, for a reader that uses it to choose lines of a page.
@@ -84,7 +85,8 @@ class Recogniser:
                 what it should be; or the clip is too long for the model.
         """
         streams = self.tokens(first_pass=first_pass, **inputs)
-        return normalise(transcribe(self.model, [streams], self._reading_of(streams))[0])
+        (written,) = transcribe(self.model, [streams], self._reading_of(streams))
+        return NORMALISERS[self.description.normaliser](written.text)
 
     def _reading_of(self, streams: Mapping[str, np.ndarray]) -> Reading:
         """How this clip is read: its transcript may be as long as the model's context has room for."""

@@ -25,11 +25,22 @@ class Reading:
     device: torch.device
 
 
-def transcribe(model: PreTrainedModel, streams: Sequence[Mapping[str, np.ndarray]], reading: Reading) -> list[str]:
+@dataclass(frozen=True)
+class Transcript:
+    """What a model wrote, as it wrote it, and whether it was cut or stopped; see `dmlm.recognition.decode.Decoded`."""
+
+    text: str
+    cut: bool
+    looped: bool
+
+
+def transcribe(
+    model: PreTrainedModel, streams: Sequence[Mapping[str, np.ndarray]], reading: Reading
+) -> list[Transcript]:
     """Return the transcripts of several utterances; `streams` holds the token streams of each by modality letter."""
     prompts = [
         pack(reading.template, utterance, reading.vocabulary, reading.rates_hz, with_target=False)
         for utterance in streams
     ]
-    transcripts = decode(model, prompts, reading.vocabulary, reading.decoding, reading.device)
-    return [reading.text.decode(ids) for ids in transcripts]
+    answers = decode(model, prompts, reading.vocabulary, reading.decoding, reading.device)
+    return [Transcript(reading.text.decode(answer.ids), answer.cut, answer.looped) for answer in answers]

@@ -141,6 +141,25 @@ def draw_systems(
     return all_points
 
 
+def draw_rates(
+    results: GridResults, folder: Path, name: str, point_of: Callable[[System, float], Point], label: str
+) -> tuple[list[Point], tuple[Path, ...], str]:
+    """Draw an error rate against SNR, a panel per model, from zero upwards, and save it as NAME.
+
+    Returns:
+        All points, and the files and the SVG text of `save`.
+    """
+    figure, columns = panels(results.models)
+    points: list[Point] = []
+    for model, (axis,) in zip(results.models, columns, strict=True):
+        points += draw_systems(axis, results, systems(results, model), point_of)
+        per_cent_axis(axis, label)
+    top = max(5.0, columns[0][0].get_ylim()[1])
+    columns[0][0].set_ylim(-0.015 * top, top)
+    legend(figure, columns)
+    return points, *save(figure, folder, name)
+
+
 def note_missing(axis: Axes, points: Sequence[Point]) -> None:
     """Write into the panel how many of its points are missing or undefined; a gap alone is easily overlooked."""
     counts = {status: sum(point.status == status for point in points) for status in ("missing", "undefined")}

@@ -13,7 +13,7 @@ from dmlm.results.measures import Point
 
 POINT_HEAD = (
     *("model", "template", "variant", "snr_db", "permuted", "measure", "value", "low_95", "high_95", "status"),
-    *("runs_done", "runs_asked", "sd_over_seeds", "utterances", "errors", "reference_words", "undefined_resamples"),
+    *("runs_done", "runs_asked", "sd_over_seeds", "utterances", "errors"),
 )
 
 
@@ -26,6 +26,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     words: int = 1  # number of leading columns with words, which are left-aligned
     folded: bool = False  # collapsed in the report until it is clicked
+    notes: tuple[str, ...] = ()  # sentences beneath it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,11 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) ->
     return path
 
 
-def write_points(path: Path, measure: str, points: Iterable[Point]) -> Path:
-    """Write the numbers of a figure, one point per line. A missing point has a line with its status and no number."""
+def write_points(path: Path, measure: str, points: Iterable[Point], unit: str = "words") -> Path:
+    """Write the numbers of a figure, one point per line. A missing point has a line with its status and no number.
+
+    Errors and references are counted in `unit`.
+    """
     rows = []
     for point in points:
         estimate, counts = point.estimate, point.counts
@@ -82,4 +86,4 @@ def write_points(path: Path, measure: str, points: Iterable[Point]) -> Path:
                 estimate.undefined if estimate else "",
             ]
         )
-    return write_csv(path, POINT_HEAD, rows)
+    return write_csv(path, (*POINT_HEAD, f"reference_{unit}", "undefined_resamples"), rows)

@@ -62,9 +62,7 @@ class EvaluationFolder:
         utterances = []
         for number, record in enumerate(read_lines(path, done), start=1):
             try:
-                utterances.append(
-                    UtteranceResult(**{name: record[name] for name in UtteranceResult.__dataclass_fields__})
-                )
+                utterances.append(UtteranceResult.of(record))
             except KeyError as error:
                 raise UserError(
                     f"{path}, line {number}: {error} is missing; remove the folder and run the grid again."
@@ -75,17 +73,30 @@ class EvaluationFolder:
 
     def _check_totals(self, utterances: Sequence[UtteranceResult]) -> None:
         stored = self.result
-        recounted = EvaluationResult.of_utterances(utterances, stored.decode_s)
-        for name in ("utterances", *COUNTS):
+        recounted = EvaluationResult.of_utterances(utterances, stored.decode_s, stored.normaliser)
+        for name in ("utterances", *COUNTS, "characters", "cut_hypotheses", "looped_hypotheses"):
             if getattr(stored, name) != getattr(recounted, name):
                 raise UserError(
                     f"{self.path / RESULT} says {name} = {getattr(stored, name)}, but utterances.jsonl beside it"
                     f" adds up to {getattr(recounted, name)}; remove the folder and run the grid again."
                 )
 
-    def write(self, spec: dict[str, Any], utterances: Sequence[UtteranceResult], decode_s: float) -> EvaluationResult:
-        """Write the files of a finished evaluation, `result.json` last; return the result."""
-        result = EvaluationResult.of_utterances(utterances, round(decode_s, 3))
+    def write(
+        self,
+        spec: dict[str, Any],
+        utterances: Sequence[UtteranceResult],
+        decode_s: float,
+        left_out: dict[str, int] | None = None,
+    ) -> EvaluationResult:
+        """Write the files of a finished evaluation, `result.json` last; return the result.
+
+        Args:
+            spec: what determines the result; `normaliser` in it is that of the counts.
+            utterances: the records of all utterances.
+            decode_s: seconds of decoding.
+            left_out: how many utterances of the split were not used, by rule.
+        """
+        result = EvaluationResult.of_utterances(utterances, round(decode_s, 3), spec["normaliser"], left_out)
         lines = (json.dumps(utterance.stored(), ensure_ascii=False) + "\n" for utterance in utterances)
         write_object(self.path / SPEC, spec)
         files.write_text(self.path / "utterances.jsonl", "".join(lines))

@@ -6,7 +6,7 @@ An evaluation without a valid `result.json` is missing, whatever else its folder
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dmlm import snr
+from dmlm.corpus.faults import describe_left_out
 from dmlm.errors import UserError
 from dmlm.results.folders import EvaluationFolder, TrialFolder
 from dmlm.results.json_files import read_object, write_object
@@ -33,7 +34,8 @@ class CorpusCard:
     version: str
     licence: str
     digest: str
-    utterances: dict[str, int]  # by split
+    utterances: dict[str, int]  # that are used, by split
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)  # that are not, by split and rule
 
     @classmethod
     def of(cls, card: dict[str, Any]) -> "CorpusCard":
@@ -41,12 +43,14 @@ class CorpusCard:
         return cls(
             **{key: card.get(key, "not recorded") for key in ("name", "version", "licence", "digest")},
             utterances=card["utterances"],
+            left_out=card.get("left_out", {}),
         )
 
     @property
     def label(self) -> str:
-        """A readable and unique name: `name-digest8`."""
-        return f"{self.name}-{self.digest[:8]}"
+        """A readable and unique name: `name-digest8`, and what is left out, if anything is: it is another test set then."""
+        without = f" without {describe_left_out(self.left_out)}" if self.left_out else ""
+        return f"{self.name}-{self.digest[:8]}{without}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +98,20 @@ class GridEvaluation:
 
     @cached_property
     def counts(self) -> Counts:
-        """Errors and reference words of each utterance."""
-        return Counts(
-            tuple(utterance.id for utterance in self.utterances),
-            np.array([utterance.errors for utterance in self.utterances], dtype=float),
-            np.array([utterance.reference_words for utterance in self.utterances], dtype=float),
-        )
+        """Errors and reference words of each utterance of a finished evaluation."""
+        return self._counts([(utterance.errors, utterance.reference_words) for utterance in self.utterances])
+
+    @cached_property
+    def character_counts(self) -> Counts | None:
+        """Character errors and reference characters of each utterance; None if they are not recorded."""
+        if self.result.characters is None:
+            return None
+        characters = [utterance.characters for utterance in self.utterances if utterance.characters]
+        return self._counts([(counts.errors, counts.reference_characters) for counts in characters])
+
+    def _counts(self, pairs: Sequence[tuple[int, int]]) -> Counts:
+        errors, units = np.array(pairs, dtype=float).reshape(-1, 2).T
+        return Counts(tuple(utterance.id for utterance in self.utterances), errors, units, self.result.normaliser)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,6 +124,7 @@ class GridCell:
     label: str
     variant: str  # tells it from cells of the same model, template and seed; often empty
     corpus: CorpusCard
+    normaliser: str  # of references and hypotheses, with its version
     tokenizers: dict[str, str]  # recipe by letter
     noise: dict[str, Any]
     steps: int | None
@@ -141,7 +154,6 @@ class GridResults:
 
     folder: Path
     name: str
-    normaliser: str
     baseline: str
     cells: tuple[GridCell, ...]
     about: str = ""  # the question that the grid answers
@@ -155,6 +167,21 @@ class GridResults:
     def snrs_db(self) -> list[float]:
         """All SNRs of the grid from easy to hard: clean first, the lowest SNR last."""
         return sorted({evaluation.snr_db for cell in self.cells for evaluation in cell.evaluations}, reverse=True)
+
+    @property
+    def normaliser(self) -> str:
+        """The normalisers of its cells, with their versions."""
+        return " and ".join(self.distinct(lambda cell: cell.normaliser))
+
+    @property
+    def finished(self) -> list[GridEvaluation]:
+        """All finished evaluations."""
+        return [evaluation for cell in self.cells for evaluation in cell.evaluations if evaluation.done]
+
+    @property
+    def has_characters(self) -> bool:
+        """Whether character errors are recorded for any evaluation."""
+        return any(evaluation.result.characters for evaluation in self.finished)
 
     def distinct(self, value: Callable[[GridCell], Any]) -> list[Any]:
         """Return the distinct values of `value(cell)`, in the order of the grid."""
@@ -221,6 +248,7 @@ def write_grid(grid: GridResults) -> None:
             "label": cell.label,
             "variant": cell.variant,
             "corpus": asdict(cell.corpus),
+            "normaliser": cell.normaliser,
             "tokenizers": cell.tokenizers,
             "noise": cell.noise,
             "steps": cell.steps,
@@ -238,7 +266,7 @@ def write_grid(grid: GridResults) -> None:
         }
         for cell in grid.cells
     ]
-    facts = {"name": grid.name, "about": grid.about, "normaliser": grid.normaliser, "baseline": grid.baseline}
+    facts = {"name": grid.name, "about": grid.about, "baseline": grid.baseline}
     write_object(grid.folder / FILE, {"schema": SCHEMA, **facts, "cells": cells})
 
 
@@ -256,10 +284,10 @@ def read_grid(folder: Path) -> GridResults:
             f"{path} has schema {schema!r}, this version reads schema {SCHEMA}; use the version that wrote it."
         )
     try:
-        cells = _cells(_upgraded(grid) if schema == 1 else grid["cells"], path.parent)
+        records = _upgraded(grid) if schema == 1 else grid["cells"]
+        cells = _cells(records, path.parent, grid.get("normaliser", ""))
         about = str(grid.get("about", ""))  # older files have none
-        names = ("name", "normaliser", "baseline")
-        return GridResults(folder=path.parent, cells=cells, about=about, **{name: grid[name] for name in names})
+        return GridResults(folder=path.parent, cells=cells, about=about, name=grid["name"], baseline=grid["baseline"])
     except KeyError as error:
         raise UserError(f"{path}: the field {error} is missing; restore the file or run the grid again.") from None
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -277,8 +305,11 @@ def _upgraded(grid: dict[str, Any]) -> Iterable[dict[str, Any]]:
         yield {"corpus": corpus, "noise": settings.get("noise", noise), "tokenizers": tokenizers, **cell}
 
 
-def _cells(records: Iterable[dict[str, Any]], folder: Path) -> tuple[GridCell, ...]:
-    """Build the cells. Cells of equal model, template, seed and variant are numbered, so that they are never pooled."""
+def _cells(records: Iterable[dict[str, Any]], folder: Path, normaliser: str) -> tuple[GridCell, ...]:
+    """Build the cells. Cells of equal model, template, seed and variant are numbered, so that they are never pooled.
+
+    `normaliser` is that of cells that name none: earlier versions stored it once for the whole grid.
+    """
     cells: list[GridCell] = []
     counts: dict[tuple[str, str, int, str], int] = {}
     for record in records:
@@ -293,6 +324,7 @@ def _cells(records: Iterable[dict[str, Any]], folder: Path) -> tuple[GridCell, .
                 label=record["label"],
                 variant=f"{variant} setting {number}".strip() if number > 1 else variant,
                 corpus=CorpusCard.of(record["corpus"]),
+                normaliser=record.get("normaliser", normaliser),
                 tokenizers=record["tokenizers"],
                 noise=record["noise"],
                 steps=record.get("steps"),

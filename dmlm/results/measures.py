@@ -1,6 +1,7 @@
 """Compute the numbers of figures and tables from stored counts, each with its interval and the number of runs."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -79,12 +80,19 @@ def cells_of(results: GridResults, system: System) -> list[GridCell]:
     return [cell for cell in results.cells if System.of(cell) == system]
 
 
+def normaliser_of(results: GridResults, system: System) -> str:
+    """Return the normaliser of a system, with its version: cells of several are several systems."""
+    return cells_of(results, system)[0].normaliser
+
+
 def baseline_of(results: GridResults, system: System) -> System | None:
-    """Return the baseline of a system, or None: same model and corpus; of several variants the most similar one."""
+    """Return the baseline of a system, or None: same model, corpus and normaliser; of several variants the most similar."""
     candidates = [
         other
         for other in systems(results, system.model)
-        if other.template == results.baseline and other.corpus == system.corpus
+        if other.template == results.baseline
+        and other.corpus == system.corpus
+        and normaliser_of(results, other) == normaliser_of(results, system)
     ]
     parts = set(system.variant.split(", "))
     return max(candidates, key=lambda other: len(parts & set(other.variant.split(", "))), default=None)
@@ -110,18 +118,41 @@ def _runs(
     }
 
 
-def _finished(runs: dict[int, list[GridEvaluation]]) -> dict[int, list[Counts]]:
+CountsOf = Callable[[GridEvaluation], Counts | None]  # of a finished evaluation; None if it has none
+
+
+def _words(evaluation: GridEvaluation) -> Counts:
+    return evaluation.counts
+
+
+def _characters(evaluation: GridEvaluation) -> Counts | None:
+    return evaluation.character_counts
+
+
+def _finished(runs: dict[int, list[GridEvaluation]], counts_of: CountsOf = _words) -> dict[int, list[Counts]]:
     """Return the counts of the finished evaluations by seed; a seed without any is left out."""
-    finished = {seed: [e.counts for e in evaluations if e.done] for seed, evaluations in runs.items()}
+    finished = {
+        seed: [counts for e in evaluations if e.done and (counts := counts_of(e))] for seed, evaluations in runs.items()
+    }
     return {seed: counts for seed, counts in finished.items() if counts}
 
 
 @cache
 def wer_point(results: GridResults, system: System, snr_db: float) -> Point:
     """Return the WER of a system, pooled over utterances and averaged over training seeds."""
+    return _rate_point(results, system, snr_db, _words)
+
+
+@cache
+def cer_point(results: GridResults, system: System, snr_db: float) -> Point:
+    """Return the CER of a system, like its WER; missing where no evaluation recorded character errors."""
+    return _rate_point(results, system, snr_db, _characters)
+
+
+def _rate_point(results: GridResults, system: System, snr_db: float, counts_of: CountsOf) -> Point:
     runs = _runs(results, system, snr_db)
     asked = sum(map(len, runs.values()))
-    counts_of_runs = [counts for of_seed in _finished(runs).values() for counts in of_seed]
+    counts_of_runs = [counts for of_seed in _finished(runs, counts_of).values() for counts in of_seed]
     if not counts_of_runs:
         return Point(system, snr_db, None, None, None, 0, asked)
     mean = mean_over_runs(counts_of_runs)
@@ -150,14 +181,24 @@ def paired_counts(results: GridResults, system: System, snr_db: float, against: 
     return left, right
 
 
+def seeds_of(results: GridResults, system: System, snr_db: float) -> set[int]:
+    """Return the training seeds with a finished evaluation at an SNR."""
+    return set(_finished(_runs(results, system, snr_db)))
+
+
 @cache
 def benefit_point(results: GridResults, system: System, snr_db: float) -> Point:
-    """Return the relative benefit of a system over its baseline."""
-    wer = wer_point(results, system, snr_db)
+    """Return the relative benefit of a system over its baseline; its runs are those of the seeds that both have."""
+    baseline = baseline_of(results, system)
+    of_system, of_baseline = (
+        {c.seed for c in cells_of(results, each)} if each else set() for each in (system, baseline)
+    )
+    asked = len(of_system & of_baseline or of_system)
     pair = paired_counts(results, system, snr_db)
-    if pair is None:
-        return Point(system, snr_db, None, None, None, 0, wer.runs_asked)
-    return Point(system, snr_db, None, relative_benefit(*pair), pair[1], wer.runs_done, wer.runs_asked)
+    if pair is None or baseline is None:
+        return Point(system, snr_db, None, None, None, 0, asked)
+    seeds, others = (seeds_of(results, each, snr_db) for each in (system, baseline))
+    return Point(system, snr_db, None, relative_benefit(*pair), pair[1], len(seeds & others or seeds), asked)
 
 
 def permuted_modalities(results: GridResults, system: System) -> list[str]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from dmlm.score.wer import ErrorCounts, pool
+from dmlm.score.normalisers import FIRST
+from dmlm.score.wer import CharacterCounts, ErrorCounts, pool, pool_characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,35 +33,83 @@ class TrialResult:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult(ErrorCounts):
-    """`result.json` of an evaluation, which is written last: counts pooled over its utterances."""
+    """`result.json` of an evaluation, which is written last: counts pooled over its utterances.
+
+    What earlier versions did not record is None.
+    """
 
     utterances: int
     decode_s: float
+    characters: CharacterCounts | None = None
+    cut_hypotheses: int | None = None  # utterances whose hypothesis did not end within `decode.max_new_tokens`
+    looped_hypotheses: int | None = None  # utterances whose hypothesis `decode.max_repeats` stopped
+    normaliser: str = FIRST  # of references and hypotheses, with its version
+    left_out: dict[str, int] | None = (
+        None  # utterances of the split that were not used, by the rule of `corpus.leave_out`
+    )
 
     @classmethod
     def of(cls, values: dict[str, Any] | None) -> Self | None:
-        """Build the record from stored values; None if one is missing."""
-        return _record(cls, values, [field.name for field in fields(cls)])
+        """Build the record from stored values; None if a required one is missing."""
+        return _record(cls, values, (*COUNTS, "utterances", "decode_s"))
 
     @classmethod
-    def of_utterances(cls, utterances: Sequence["UtteranceResult"], decode_s: float) -> Self:
-        """Sum the counts of the utterances."""
-        return cls(**asdict(pool(utterances)), utterances=len(utterances), decode_s=decode_s)
+    def of_utterances(
+        cls,
+        utterances: Sequence["UtteranceResult"],
+        decode_s: float,
+        normaliser: str,
+        left_out: dict[str, int] | None = None,
+    ) -> Self:
+        """Sum the counts of the utterances; what one of them does not record is None."""
+        characters = [utterance.characters for utterance in utterances if utterance.characters]
+        return cls(
+            **asdict(pool(utterances)),
+            utterances=len(utterances),
+            decode_s=decode_s,
+            characters=pool_characters(characters) if len(characters) == len(utterances) else None,
+            cut_hypotheses=_count([utterance.cut for utterance in utterances]),
+            looped_hypotheses=_count([utterance.looped for utterance in utterances]),
+            normaliser=normaliser,
+            left_out=left_out,
+        )
+
+    @property
+    def cer(self) -> float | None:
+        """The character error rate, pooled over the utterances; None if it is not recorded."""
+        return self.characters.cer if self.characters else None
 
     def stored(self) -> dict[str, Any]:
-        """Return the content of the file; the WER is included for people who read the file."""
-        return {"wer": self.wer, **asdict(self)}
+        """Return the content of the file; WER and CER are included for people who read the file."""
+        return {"wer": self.wer, "cer": self.cer, **asdict(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class UtteranceResult(ErrorCounts):
-    """One line of `utterances.jsonl`: reference, hypothesis, and the edit operations between the two."""
+    """One line of `utterances.jsonl`: reference, hypothesis, and the edit operations between the two.
+
+    Both texts are as they were given and written; the operations are those of the normalised texts. (Earlier versions
+    stored normalised hypotheses.) What earlier versions did not record is None.
+    """
 
     id: str
     reference: str
     hypothesis: str
     snr_db_measured: float | None  # None for clean speech
     speaker: str | None = None
+    characters: CharacterCounts | None = None
+    cut: bool | None = None  # the hypothesis did not end within `decode.max_new_tokens`
+    looped: bool | None = None  # it was stopped by `decode.max_repeats`
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """Build the record from a stored line.
+
+        Raises:
+            KeyError: a required value is missing.
+        """
+        required = (*COUNTS, "id", "reference", "hypothesis", "snr_db_measured")
+        return cls(**{name: values[name] for name in required}, **_optional(cls, values, required))
 
     def stored(self) -> dict[str, Any]:
         """Return the content of the line, texts first."""
@@ -85,4 +134,19 @@ COUNTS = tuple(field.name for field in fields(ErrorCounts))
 def _record(kind: Any, values: dict[str, Any] | None, required: Sequence[str]) -> Any:
     if values is None or any(values.get(name) is None for name in required):
         return None
-    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+    try:
+        return kind(**{name: values[name] for name in required}, **_optional(kind, values, required))
+    except KeyError:  # a count of characters is missing
+        return None
+
+
+def _optional(kind: Any, values: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the other fields of `kind` that are stored."""
+    found = {f.name: values[f.name] for f in fields(kind) if f.name in values and f.name not in required}
+    if isinstance(characters := found.get("characters"), dict):
+        found["characters"] = CharacterCounts(**{f.name: characters[f.name] for f in fields(CharacterCounts)})
+    return found
+
+
+def _count(flags: Sequence[bool | None]) -> int | None:
+    return None if None in flags else sum(map(bool, flags))

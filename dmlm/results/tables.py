@@ -6,15 +6,19 @@ put both on one line, the interval in brackets: the value is *bracketed*.
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from dmlm import snr
-from dmlm.results.grid import GridResults
+from dmlm.corpus.faults import describe_left_out
+from dmlm.results.grid import GridCell, GridResults
 from dmlm.results.measures import (
     System,
     baseline_of,
     benefit_point,
     compared_systems,
     paired_counts,
+    seeds_of,
     systems,
     wer_point,
 )
@@ -23,6 +27,8 @@ from dmlm.score.intervals import RESAMPLES, Estimate
 
 MISSING = "—"
 UNDEFINED = "undef."
+UNTRAINED = "†"
+UNTRAINED_PAIR = "it or the baseline never beats writing nothing: not trained enough to read an effect into it"
 
 
 def percent(value: float, signed: bool = False) -> str:
@@ -99,6 +105,77 @@ def has_learned(results: GridResults, system: System) -> bool:
     return any(point.value < 1 for point in points if point)
 
 
+def marked(text: str, results: GridResults, system: System) -> str:
+    """Return the name of a compared system, with a dagger if it or its baseline has not learned."""
+    baseline = baseline_of(results, system)
+    learned = has_learned(results, system) and baseline is not None and has_learned(results, baseline)
+    return text if learned else f"{text} {UNTRAINED}"
+
+
+def benefit_notes(results: GridResults) -> list[str]:
+    """Return the sentences beneath a table of relative benefits: of fewer seeds than the table of WER, and the dagger."""
+    notes = []
+    for system in compared_systems(results):
+        baseline = baseline_of(results, system)
+        for snr_db in results.snrs_db if baseline else ():
+            seeds, others = (seeds_of(results, each, snr_db) for each in (system, baseline) if each)
+            if (shared := seeds & others) and seeds != others:
+                numbers = [", ".join(map(str, sorted(each))) for each in (shared, seeds, others)]
+                notes.append(
+                    f"{_label(system, results)}: the benefit is over seed {numbers[0]}, which it shares with the baseline;"
+                    f" WER is over seed {numbers[1]}, that of the baseline over seed {numbers[2]}."
+                )
+    if any(UNTRAINED in marked("", results, system) for system in compared_systems(results)):
+        notes.append(f"{UNTRAINED} {UNTRAINED_PAIR}")
+    return list(dict.fromkeys(notes))
+
+
+def _decode_setting(key: str, cell: GridCell) -> Any:
+    return cell.settings.get("decode", {}).get(key)
+
+
+def left_out(results: GridResults) -> list[str]:
+    """Return a sentence for each corpus of which utterances were left out, such as `left out of mine: test 3 (silent 3)`."""
+    return [f"left out of {card.name}: {describe_left_out(card.left_out)}" for card in results.corpora if card.left_out]
+
+
+def unended(results: GridResults) -> list[str]:
+    """Return sentences about hypotheses that did not end by themselves, such as `12 of 300 hypotheses were cut at ...`."""
+    sentences = []
+    recorded = [evaluation.result for evaluation in results.finished]
+    for kind, verb, key in (
+        ("cut_hypotheses", "cut", "max_new_tokens"),
+        ("looped_hypotheses", "stopped", "max_repeats"),
+    ):
+        counts = [
+            (getattr(result, kind), result.utterances) for result in recorded if getattr(result, kind) is not None
+        ]
+        if total := sum(count for count, _ in counts):
+            values = results.distinct(partial(_decode_setting, key))
+            setting = f"decode.{key}" + (f"={values[0]}" if len(values) == 1 and values[0] is not None else "")
+            among = sum(utterances for _, utterances in counts)
+            sentences.append(f"{total:,} of {among:,} hypotheses were {verb} at {setting}")
+    return sentences
+
+
+def _without_baseline(results: GridResults) -> str:
+    """Return a sentence about systems whose baseline was scored with another normaliser; empty if there is none."""
+    baselines = [system for system in systems(results) if system.template == results.baseline]
+    alone = [
+        _label(system, results)
+        for system in systems(results)
+        if system.template != results.baseline
+        and baseline_of(results, system) is None
+        and any((other.model, other.corpus) == (system.model, system.corpus) for other in baselines)
+    ]
+    if not alone:
+        return ""
+    return (
+        f"{', '.join(alone)}: no relative benefit, because {results.baseline} was scored with another normaliser;"
+        " give both the same corpus.normaliser."
+    )
+
+
 def terminal_tables(results: GridResults) -> str:
     """Return the tables of WER and of relative benefit by SNR of a grid, finished or not, as text."""
     snrs_db = results.snrs_db
@@ -117,14 +194,9 @@ def terminal_tables(results: GridResults) -> str:
         _layout(["WER %", *head], wer_rows) if wer_rows else "The grid has no cell.",
     ]
     if compared := compared_systems(results):
-
-        def both_learned(system: System) -> bool:
-            baseline = baseline_of(results, system)
-            return has_learned(results, system) and baseline is not None and has_learned(results, baseline)
-
         rows = [
             [
-                (_label(system, results) + ("" if both_learned(system) else " †"), ""),
+                (marked(_label(system, results), results, system), ""),
                 *(shown(benefit_point(results, system, snr_db).estimate, signed=True) for snr_db in snrs_db),
                 *(shown(estimate, signed=True) for estimate in mean_benefits(results, system)),
             ]
@@ -135,9 +207,13 @@ def terminal_tables(results: GridResults) -> str:
             f"Relative benefit over {results.baseline} in %, 95 % interval beneath (* it excludes zero)",
             "mean: of the RBs of the noisy levels; pooled: RB of their pooled WER",
             _layout(["RB %", *head, "mean", "pooled"], rows),
+            *benefit_notes(results),
         ]
-        if not all(map(both_learned, compared)):
-            parts += ["† it or the baseline never beats writing nothing: not trained enough to read an effect into it"]
+    if mixed := _without_baseline(results):
+        parts += [mixed]
+    parts += [f"{sentence}." for sentence in (*left_out(results), *unended(results))]
+    if results.has_characters:
+        parts += ["Character error rates: figures/summary.md and the report."]
     if missing := len(results.missing):
         parts += ["", f"{MISSING} missing: {missing} of {results.evaluation_count} evaluations are not finished."]
     return "\n".join(parts)

@@ -1,27 +1,17 @@
-"""Word error rate: per-utterance counts of substitutions, deletions and insertions; corpus rates pool the counts."""
+"""Word and character error rates: counts of substitutions, deletions and insertions for each utterance; rates pool them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dmlm.errors import UserError
+from dmlm.score.normalisers import BASIC, Normaliser
 
 if TYPE_CHECKING:
     import jiwer
-
-NORMALISER = "lower-whitespace/1"  # name and version; stored with every number that depends on it
-
-
-def normalise(text: str) -> str:
-    """Convert to lower case and replace runs of white space by one space. Digits and signs stay, as in references.
-
-    >>> normalise(" 16  minus X ")
-    '16 minus x'
-    """
-    return " ".join(text.lower().split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +34,36 @@ class ErrorCounts:
         return self.errors / self.reference_words
 
 
-def _words(reference: str, hypothesis: str) -> "jiwer.WordOutput":
+@dataclass(frozen=True, kw_only=True)
+class CharacterCounts:
+    """Edit operations on characters; the space between two words is a character, as in jiwer."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    reference_characters: int
+
+    @property
+    def errors(self) -> int:
+        """S + D + I."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def cer(self) -> float:
+        """(S + D + I) / N; may exceed 1."""
+        return self.errors / self.reference_characters
+
+
+def _normalised(reference: str, hypothesis: str, normaliser: Normaliser) -> tuple[str, str]:
+    if not (compared := normaliser(reference)):
+        raise UserError(
+            f"A reference has no word left after normaliser {normaliser}, so its error rate is undefined; remove the"
+            " utterance or give its text."
+        )
+    return compared, normaliser(hypothesis)
+
+
+def _words(reference: str, hypothesis: str, normaliser: Normaliser) -> "jiwer.WordOutput":
     """Normalise and align two texts by minimum edit distance.
 
     Raises:
@@ -52,15 +71,10 @@ def _words(reference: str, hypothesis: str) -> "jiwer.WordOutput":
     """
     import jiwer  # here: measures of counts need no alignment
 
-    reference, hypothesis = normalise(reference), normalise(hypothesis)
-    if not reference:
-        raise UserError(
-            "A reference is empty, so its word error rate is undefined; remove the utterance or give its text."
-        )
-    return jiwer.process_words(reference, hypothesis)
+    return jiwer.process_words(*_normalised(reference, hypothesis, normaliser))
 
 
-def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
+def count_errors(reference: str, hypothesis: str, normaliser: Normaliser = BASIC) -> ErrorCounts:
     """Count the errors of one utterance by jiwer's alignment of the normalised texts.
 
     An empty hypothesis counts as deletions only.
@@ -71,12 +85,32 @@ def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
     >>> count_errors("W to the power of 3", "w to power of 3 x")
     ErrorCounts(substitutions=0, deletions=1, insertions=1, reference_words=6)
     """
-    output = _words(reference, hypothesis)
+    output = _words(reference, hypothesis, normaliser)
     return ErrorCounts(
         substitutions=output.substitutions,
         deletions=output.deletions,
         insertions=output.insertions,
         reference_words=output.hits + output.substitutions + output.deletions,
+    )
+
+
+def count_character_errors(reference: str, hypothesis: str, normaliser: Normaliser = BASIC) -> CharacterCounts:
+    """Count the character errors of one utterance by jiwer's alignment of the normalised texts, spaces included.
+
+    Raises:
+        UserError: the reference has no word.
+
+    >>> count_character_errors("log of X", "logs of y").cer
+    0.25
+    """
+    import jiwer
+
+    output = jiwer.process_characters(*_normalised(reference, hypothesis, normaliser))
+    return CharacterCounts(
+        substitutions=output.substitutions,
+        deletions=output.deletions,
+        insertions=output.insertions,
+        reference_characters=output.hits + output.substitutions + output.deletions,
     )
 
 
@@ -88,13 +122,17 @@ def pool(counts: Iterable[ErrorCounts]) -> ErrorCounts:
     >>> pool([one, nine]).wer
     0.1
     """
+    return ErrorCounts(**_sums(ErrorCounts, counts))
+
+
+def pool_characters(counts: Iterable[CharacterCounts]) -> CharacterCounts:
+    """Sum the character counts of utterances."""
+    return CharacterCounts(**_sums(CharacterCounts, counts))
+
+
+def _sums(kind: type, counts: Iterable[object]) -> dict[str, int]:
     counts = list(counts)
-    return ErrorCounts(
-        substitutions=sum(count.substitutions for count in counts),
-        deletions=sum(count.deletions for count in counts),
-        insertions=sum(count.insertions for count in counts),
-        reference_words=sum(count.reference_words for count in counts),
-    )
+    return {field.name: sum(getattr(count, field.name) for count in counts) for field in fields(kind)}
 
 
 class Alignment(NamedTuple):
@@ -105,7 +143,7 @@ class Alignment(NamedTuple):
     operations: str
 
 
-def align(reference: str, hypothesis: str) -> Alignment:
+def align(reference: str, hypothesis: str, normaliser: Normaliser = BASIC) -> Alignment:
     """Align two texts word by word for display; words in error are in capitals.
 
     >>> print(*align("16 minus x", "16 plus"), sep="\\n")
@@ -113,7 +151,7 @@ def align(reference: str, hypothesis: str) -> Alignment:
     16 PLUS  *
        S     D
     """
-    output = _words(reference, hypothesis)
+    output = _words(reference, hypothesis, normaliser)
     columns: list[tuple[str, str, str]] = []
     for chunk in output.alignments[0]:
         left = output.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
@@ -134,11 +172,15 @@ def align(reference: str, hypothesis: str) -> Alignment:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """One evaluation of a system on a test set: errors and reference words of each utterance, in the order of `ids`."""
+    """One evaluation of a system on a test set: errors and reference words of each utterance, in the order of `ids`.
+
+    Character errors have the same form; then `words` are the characters of the references.
+    """
 
     ids: tuple[str, ...]
     errors: NDArray[np.float64]  # (n,)
     words: NDArray[np.float64]  # (n,)
+    normaliser: str = str(BASIC)  # of both texts, with its version
 
     @property
     def wer(self) -> float:
@@ -155,16 +197,21 @@ def mean_over_runs(runs: Sequence[Counts]) -> Counts:
         UserError: the runs differ in utterances or in reference words.
     """
     aligned = [runs[0], *(in_order_of(runs[0], run) for run in runs[1:])]
-    return Counts(runs[0].ids, np.mean([run.errors for run in aligned], axis=0), runs[0].words)
+    return replace(runs[0], errors=np.mean([run.errors for run in aligned], axis=0))
 
 
 def in_order_of(first: Counts, second: Counts) -> Counts:
     """Return `second` with its utterances in the order of `first`.
 
     Raises:
-        UserError: an utterance is in one of them only, or its references differ in length; paired measures need the
-            same test set.
+        UserError: an utterance is in one of them only, its references differ in length, or the texts went through
+            different normalisers; paired measures need the same test set.
     """
+    if first.normaliser != second.normaliser:
+        raise UserError(
+            f"Two systems cannot be compared: one was scored with normaliser {first.normaliser}, the other with"
+            f" {second.normaliser}; give both the same corpus.normaliser."
+        )
     if differing := sorted(set(first.ids) ^ set(second.ids)):
         raise UserError(
             f"Two systems cannot be compared: utterance {differing[0]!r} was read by one of them only"
@@ -177,4 +224,4 @@ def in_order_of(first: Counts, second: Counts) -> Counts:
             f"Two systems cannot be compared: the reference of utterance {first.ids[unequal[0]]!r} has another number"
             " of words in each; evaluate both on the same transcripts."
         )
-    return Counts(first.ids, second.errors[order], second.words[order])
+    return replace(second, ids=first.ids, errors=second.errors[order], words=second.words[order])

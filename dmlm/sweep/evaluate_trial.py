@@ -12,7 +12,7 @@ from dmlm.recognition.device import device
 from dmlm.recognition.score import score
 from dmlm.recognition.transcribe import Reading, transcribe
 from dmlm.results.records import UtteranceResult
-from dmlm.score.wer import normalise
+from dmlm.score.normalisers import NORMALISERS
 from dmlm.sequence.template import Template
 from dmlm.sweep.controls import exchanged_with, permute
 from dmlm.sweep.materials import Materials
@@ -33,19 +33,20 @@ def evaluate_trial(trial: Trial, pending: Sequence[Evaluation], materials: Mater
     model = backbones.load(trial.stored.model)
     reading = reading_of(cell, materials)
     utterances = materials.corpus.split(cell.split)
+    left_out = materials.corpus.left_out_counts.get(cell.split, {})
     with loggers:
         loggers.start(cell.train.steps)
         for start in range(0, len(pending), CONDITIONS_AT_ONCE):
             group = pending[start : start + CONDITIONS_AT_ONCE]
             started = time.monotonic()
             inputs = [_inputs(evaluation, cell, materials) for evaluation in group]
-            texts = transcribe(model, [item for streams, _ in inputs for item in streams], reading)
+            transcripts = transcribe(model, [item for streams, _ in inputs for item in streams], reading)
             decode_s = (time.monotonic() - started) / len(group)
             for number, (evaluation, (streams, snr_db_measured)) in enumerate(zip(group, inputs, strict=True)):
-                hypotheses = texts[number * len(streams) : (number + 1) * len(streams)]
-                records = score(utterances, [normalise(text) for text in hypotheses], snr_db_measured)
+                written = transcripts[number * len(streams) : (number + 1) * len(streams)]
+                records = score(utterances, written, snr_db_measured, NORMALISERS[cell.corpus.normaliser])
                 results = [UtteranceResult(**record) for record in records]
-                result = trial.folder_of(evaluation).write(evaluation.spec(cell), results, decode_s)
+                result = trial.folder_of(evaluation).write(evaluation.spec(cell), results, decode_s, left_out)
                 loggers.scalars(cell.train.steps, {f"wer/{trial.name_of(evaluation)}": result.wer})
             write_card(trial, materials, reading)
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dmlm import __version__, files, recipes, snr
+from dmlm.corpus.faults import describe_left_out
 from dmlm.model.pretrained import family_of
 from dmlm.recognition.model_folder import EncoderDescription, ModelDescription
 from dmlm.recognition.settings import DecodeSettings
@@ -104,6 +105,7 @@ def description_of(trial: Trial, materials: Materials) -> ModelDescription:
         text_size=materials.text.size,
         encoders=encoders,
         decode=cell.decode,
+        normaliser=cell.corpus.normaliser,
         corpus=materials.corpus.card,
         trial=trial.spec,
     )
@@ -142,6 +144,7 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
     ranges = [
         f", {k} {vocabulary.offset(k)}..{vocabulary.offset(k) + size - 1}" for k, size in vocabulary.sizes.items()
     ]
+    left_out = f"; left out: {describe_left_out(corpus.left_out_counts)}" if corpus.unused else ""
     recipe_names = {letter: cell.tokenizers[letter].recipe for letter in cell.letters}
     facts = {"language": corpus.card.get("language"), "license": str(corpus.card.get("licence", "")).lower()}
     text = CARD.format(
@@ -152,7 +155,7 @@ def write_card(trial: Trial, materials: Materials, reading: Reading) -> None:
         version=__version__,
         backbone=cell.backbone,
         parameters=result.parameters,
-        corpus=f"{corpus.label}, licence {corpus.card.get('licence', 'not recorded')}",
+        corpus=f"{corpus.label}, licence {corpus.card.get('licence', 'not recorded')}{left_out}",
         tokenizers=", ".join(f"{letter} `{recipe}`" for letter, recipe in recipe_names.items()),
         last_text=vocabulary.text_size - 1,
         ranges="".join(ranges),

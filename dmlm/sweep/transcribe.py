@@ -8,7 +8,7 @@ from dmlm import files, progress
 from dmlm.errors import UserError
 from dmlm.model import backbones
 from dmlm.recognition.transcribe import transcribe
-from dmlm.score.wer import normalise
+from dmlm.score.normalisers import BASIC
 from dmlm.sweep.evaluate_trial import reading_of
 from dmlm.sweep.materials import Materials
 from dmlm.sweep.trial import Trial
@@ -44,9 +44,8 @@ def transcribe_all(trial: Trial, materials: Materials, folder: Path) -> int:
             path = first_pass.transcripts_path(folder, condition.key, split)
             if not first_pass.is_complete(path, [utterance.id for utterance in materials.corpus.split(split)]):
                 items, _ = materials.streams(cell.letters, split, condition)
-                texts = map(normalise, transcribe(model, items, reading))
-                records = zip(materials.corpus.split(split), texts, strict=True)
-                lines = (json.dumps({"id": utterance.id, "text": text}) + "\n" for utterance, text in records)
+                records = zip(materials.corpus.split(split), transcribe(model, items, reading), strict=True)
+                lines = (json.dumps({"id": u.id, "text": BASIC(written.text)}) + "\n" for u, written in records)
                 files.write_text(path, "".join(lines))
             bar.update(counts[split])
     return sum(counts[split] for split, _ in passes)
