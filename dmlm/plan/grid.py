@@ -11,8 +11,6 @@ grids:    named blocks, on top of the `base` of the file: NAME:small selects one
 
 import copy
 import itertools
-import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from dmlm.limits import taken_for_another_kind
 from dmlm.plan.cell import Cell, Section, first_problem
 from dmlm.plan.dotted import Lines, assign, dotted_keys, merged, parse_override, read_yaml, value_at
 from dmlm.plan.space import Search, check_space, pop_search_overrides
+from dmlm.plan.variants import formatted, variants_of
 from dmlm.sequence.template import Template
 
 Settings = dict[str, Any]  # of one cell, nested, not validated
@@ -236,7 +235,7 @@ def _check_exclusions(block: Block, matched_rules: set[int], path: Path, lines: 
     """
     for rule in block.exclude:
         if id(rule) not in matched_rules:
-            words = ", ".join(f"{key}: {_format(value)}" for key, value in rule.items())
+            words = ", ".join(f"{key}: {formatted(value)}" for key, value in rule.items())
             known_keys = _varied_keys(block) | {*dotted_keys(block.base)}
             near = "".join(f"; {did_you_mean(key, known_keys)}" for key in rule if key not in known_keys)
             line = lines.locate(["exclude", *rule])
@@ -303,7 +302,7 @@ def _build_grid(
         for snr_db in cell.perceptual.snr_db if added and not cell.permute else ():
             if snr_db not in cell.snr_db.test:
                 raise UserError(_untested(cell, snr_db, where))
-    variants = tuple(_variants(cells, settings_of_cells, varied_keys))
+    variants = tuple(variants_of(cells, settings_of_cells, varied_keys))
     return Grid(name, baseline.notation, file.about, tuple(cells), variants)
 
 
@@ -369,51 +368,5 @@ def _hint(settings: Settings, keys: Sequence[str], sentence: str) -> str:
         value = [part.strip() for part in value.split(",")]
     if not isinstance(value, list) or not value or (wants_list and value == value_at(settings, key)):
         return ""
-    written = f"[{', '.join(map(_format, value))}]"
+    written = f"[{', '.join(map(formatted, value))}]"
     return f" A list is written {key}={written}" if wants_list else f" Several values are an axis: axes.{key}={written}"
-
-
-def _variants(
-    cells: Sequence[Cell], settings_of_cells: Sequence[Settings], varied_keys: Sequence[str]
-) -> Iterator[str]:
-    """Yield for each cell a name such as `noise.placement whole`; empty where nothing needs to be said.
-
-    It lists the settings that differ between cells of equal backbone, template and seed anywhere in the grid.
-    """
-    groups: dict[tuple[str, str, int], list[tuple[Cell, Settings]]] = {}
-    for cell, settings in zip(cells, settings_of_cells, strict=True):
-        groups.setdefault((cell.backbone, cell.template, cell.seed), []).append((cell, settings))
-
-    def value(cell: Cell, settings: Settings, key: str) -> Any:
-        """The value of a key; None if the key is about a modality that the cell does not read."""
-        section, _, rest = key.removeprefix("train.").partition(".")
-        letter = rest.partition(".")[0] if section in ("tokenizers", "lambdas") else ""
-        return None if letter and letter not in (*cell.letters, "T") else value_at(settings, key)
-
-    distinguishing = [
-        key
-        for key in varied_keys
-        if key not in ("backbone", "template", "seed")
-        and any(len({repr(value(*member, key)) for member in group}) > 1 for group in groups.values())
-    ]
-    prefixes = {
-        key: {"permute": "permuted "}.get(key, "" if re.fullmatch(r"tokenizers\..", key) else f"{key} ")
-        for key in distinguishing
-    }
-    for cell, settings in zip(cells, settings_of_cells, strict=True):
-        values = [(key, value(cell, settings, key)) for key in distinguishing]
-        yield ", ".join(f"{prefixes[key]}{_format(item)}" for key, item in values if item is not None)
-
-
-def _format(value: Any) -> str:
-    """Write a value on one line; of a recipe its name and its plain settings, of a path the name of the file."""
-    if isinstance(value, dict) and "recipe" in value:  # nested settings, such as layer sizes, would fill the line
-        settings = value.get("settings", {}).items()
-        return " ".join(
-            [_format(value["recipe"]), *(f"{k}={_format(item)}" for k, item in settings if not isinstance(item, dict))]
-        )
-    if isinstance(value, dict):
-        return " ".join(_format(item) for item in value.values())
-    if isinstance(value, str) and os.path.isabs(value):
-        return Path(value).name
-    return "/".join(map(_format, value)) if isinstance(value, list) else str(value)
