@@ -85,7 +85,7 @@ def inspect_all(
             held = 0
         groups[-1].append((path, kind))
         held += size
-    with progress.bar("reading media", len(jobs), "file") as bar:
+    with progress.bar(f"reading {jobs[0][1] if jobs else 'media'}", len(jobs), "file") as bar:
         for found in run(inspect_some, groups):
             yield from found
             bar.update(len(found))
