@@ -68,7 +68,7 @@ class TokenizerChoice(Section):
 class TextSettings(Section):
     """The text vocabulary: BPE learned on the training transcripts, or the vocabulary of a pretrained model."""
 
-    vocab_size: int = Field(default=400, ge=256)
+    vocab_size: int = Field(default=400, ge=256, le=10**6)
     tokenizer: str | None = None  # a folder or Hub id; required for pretrained backbones
 
 
@@ -89,7 +89,7 @@ class PerceptualChoice(Section):
 class ModelSettings(Section):
     """Settings that all backbones share."""
 
-    context: int = Field(default=512, ge=8, description="longest sequence, in tokens")
+    context: int = Field(default=512, ge=8, le=10**7, description="longest sequence, in tokens")
     start: Literal["structured", "random"] = "structured"  # see start_at_centroids in dmlm.model.backbones
 
 
