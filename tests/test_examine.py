@@ -307,6 +307,19 @@ def test_a_mistake_in_a_recipe_is_a_sentence_with_its_line(cell, tmp_path):
         prepared(asked)
 
 
+def test_media_of_a_split_that_is_not_used_are_not_opened(cell, tmp_path):
+    """A search reads `train` and `val`: what is wrong with the test is found when the test is opened."""
+    (tmp_path / "faulty.py").write_text(
+        RECIPE.replace('"train" if number < 6', '"train" if number < 5 else "val" if number < 6')
+    )
+    asked, searching = cell(""), cell("", split="val")
+    prepared(searching)
+    (corpus_folder(asked.corpus)[0] / "clip-8.wav").write_bytes(b"not audio")
+    prepared(searching)
+    with pytest.raises(UserError, match=r"1 error \(changed 1\), .*clip-8\.wav"):
+        prepared(asked)
+
+
 def test_an_unknown_rule_is_named(cell):
     with pytest.raises(UserError, match="no rule about clips is called 'silnt'; did you mean 'silent'"):
         cell("", "silnt")

@@ -14,7 +14,7 @@ from dmlm import known_files
 from dmlm.corpus import texts
 from dmlm.corpus.faults import Fault, describe_left_out
 from dmlm.corpus.inspection import FACTS, inspect_all
-from dmlm.corpus.manifest import EMPTY, Corpus, Line, Utterance, read_corpus, read_lines
+from dmlm.corpus.manifest import EMPTY, SPLITS, Corpus, Line, Utterance, read_corpus, read_lines
 from dmlm.errors import UserError
 from dmlm.modalities import FIELDS, FILES, FRAMES_HZ, SAMPLE_RATE_HZ
 from dmlm.processes import Map
@@ -72,21 +72,25 @@ def check_manifest(path: Path, run: Map) -> list[Fault]:
     return _sorted([*faults, *_faults(path, valid, look_at(path.parent, names, run), {}, FILES)])
 
 
-def check_corpus(corpus: Corpus, fields: Collection[str], run: Map | None) -> tuple[list[Fault], Media]:
+def check_corpus(
+    corpus: Corpus, fields: Collection[str], run: Map | None, splits: Collection[str] = SPLITS
+) -> tuple[list[Fault], Media]:
     """Return every fault of a corpus that is not left out, and what is known of its media.
 
     Args:
         corpus: with all its utterances
         fields: media to look at: `audio`, `lips`, `image`
         run: maps a function over jobs, with which new files are read; None: no file is read
+        splits: whose media are looked at, so that a search never opens those of the test
 
     Raises:
         Unread: `run` is None, and there are files that were never read.
     """
     valid = list(enumerate(corpus.utterances, start=1))
-    names = {name: kind for u in corpus.utterances for kind, name in u.media.items() if kind in fields}
-    media = look_at(corpus.folder, names, run)
-    return _sorted(_faults(corpus.folder / "manifest.jsonl", valid, media, corpus.media_digests, fields)), media
+    used = (utterance for utterance in corpus.utterances if utterance.split in splits)
+    media = look_at(corpus.folder, {name: kind for u in used for kind, name in u.media.items() if kind in fields}, run)
+    path = corpus.folder / "manifest.jsonl"
+    return _sorted(_faults(path, valid, media, corpus.media_digests, fields, splits)), media
 
 
 def look_at(folder: Path, kinds: Mapping[str, str], run: Map | None) -> Media:
@@ -145,6 +149,7 @@ def _faults(
     media: Media,
     recorded: Mapping[str, str],
     fields: Collection[str],
+    splits: Collection[str] = SPLITS,
 ) -> Iterator[Fault]:
     manifest = str(path)
     sound: list[tuple[int, Utterance]] = []  # whose files have no error
@@ -153,7 +158,8 @@ def _faults(
         def fault(rule: str, what: str, file: str, number: int = number, of: Utterance = utterance) -> Fault:
             return Fault(rule, what, file, number, of.id, of.split)
 
-        files = {kind: name for kind, name in utterance.media.items() if kind in fields}
+        looked_at = utterance.media if utterance.split in splits else {}
+        files = {kind: name for kind, name in looked_at.items() if kind in fields}
         of_files = [
             fault(rule, what, str(path.parent / name))
             for kind, name in files.items()

@@ -48,14 +48,14 @@ def _examine_corpus(cells: Sequence[Cell], say: Say, run: Map | None) -> dict[st
     corpus = open_corpus(choice.model_copy(update={"left_out": {}}))
     numbers = {utterance.id: number for number, utterance in enumerate(corpus.utterances, start=1)}
     media = {encoder.media for encoder in grid_faults.encoders_of(cells)}
-    faults, known = check_corpus(corpus, [field for field in FILES if field in media], run)
+    used = dict.fromkeys(["train", *(cell.split for cell in cells)])
+    faults, known = check_corpus(corpus, [field for field in FILES if field in media], run, used)
     faults += grid_faults.lacking(corpus, cells, numbers)
     broken = {str(fault.utterance): fault.rule for fault in faults if fault.is_error and fault.utterance}
     audio = {u.id: facts for u in corpus.utterances if (facts := known.facts.get(u.audio)) and u.id not in broken}
     faults += grid_faults.silent_spans(corpus, cells, audio, numbers)
     left_out = settle(corpus, faults, choice.leave_out)
     kept = without(corpus, left_out)
-    used = dict.fromkeys(["train", *(cell.split for cell in cells)])
     more = [*of_splits(kept, used), *grid_faults.references(kept, cells, numbers)]
     left_out |= settle(kept, more, choice.leave_out)
     rest = without(corpus, left_out)
