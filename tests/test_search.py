@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from dmlm.cli import grid
 from dmlm.corpus.condition import CLEAN, Condition
+from dmlm.corpus.manifest import read_corpus
 from dmlm.errors import UserError
 from dmlm.plan.cell import CorpusChoice
 from dmlm.plan.grid import Grid, read_grid_file
@@ -37,7 +39,7 @@ base:
   template: A+L -> T
   train: {{steps: 3, batch_size: 8, lr: 2.0e-3, warmup_steps: 1, draws: 1}}
   perceptual: {{snr_db: clean, draws: 1}}
-  decode: {{max_new_tokens: 8}}
+  decode: {{max_new_tokens: 24}}
 {more}
 """
 TPE = """
@@ -313,6 +315,11 @@ def own(finished, home, tmp_path) -> Path:
     return tmp_path / "own"
 
 
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "np") as file:
+        return file.metadata()
+
+
 @pytest.mark.slow
 def test_a_search_is_killed_and_continued_and_sees_the_test_split_only_when_it_is_over(own, tmp_path, monkeypatch):
     home = own
@@ -353,7 +360,10 @@ def test_a_search_is_killed_and_continued_and_sees_the_test_split_only_when_it_i
         assert len(list((found.parent / row["trial"]).glob("evals/val_clean-*/result.json"))) == 1 - diverged
     assert {row["status"].partition(":")[0] for row in rows} == {"best", "done", "failed"}
     assert not [path for path in trials.glob("*/evals/*") if not path.name.startswith("val_")]
-    assert not list((home / "tokens").rglob("test-*.safetensors"))
+    counts = read_corpus(corpus).counts
+    for folder in (home / "tokens").glob("*_*-*"):
+        encoded = [len(json.loads(metadata(path)["keys"])) for path in folder.glob("clean/*.safetensors")]
+        assert sum(encoded) == counts["train"] + counts["val"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     for path, content in spoilt.items():
