@@ -15,7 +15,9 @@ from dmlm.plan.cell import Cell
 from dmlm.plan.grid import read_grid_file
 from dmlm.score import normalisers
 from dmlm.score.normalisers import Normaliser
+from dmlm.sweep import preparation
 from dmlm.sweep.examine import leaving_out
+from dmlm.sweep.grid_faults import long_sequences
 from dmlm.sweep.materials import clips_to_encode, prepare
 from dmlm.sweep.parts import corpus_folder
 from dmlm.sweep.preparation import _key, find_ready, prepare_under_lease
@@ -96,6 +98,7 @@ def test_all_such_clips_are_named_at_once_and_can_be_left_out(cell, change, rule
         prepared(cell(change))
     assert [name for name in (f"clip-{n}" for n in range(10)) if f"({name})" in error.value.details] == ids
     assert f"({ids[0]})" in str(error.value)
+    assert all(f", line {int(name[-1]) + 1} ({name}): " in error.value.details for name in ids)
     assert f"corpus.leave_out=[{rule}]" in str(error.value)
     said: list[str] = []
     (materials,) = prepared(cell(change, rule), say=said.append)
@@ -206,11 +209,14 @@ def test_the_points_of_a_search_are_scored_on_the_same_clips(cell, tmp_path, cho
         assert [json.loads(path.read_text())["utterances"] for path in scored] == [2, 2]
 
 
-def test_what_was_left_out_before_stays_out(cell):
+def test_what_was_left_out_before_stays_out_this_time_only(cell):
+    """Of a search; what is asked later, in the same home, is not decided by it."""
     asked = cell("long", "too_long", model={"context": 2000})
     folder = corpus_folder(asked.corpus)[0]
     (materials,) = prepare_under_lease([asked], print, in_this_process, left_out={folder: {"clip-7": "too_long"}})
     assert materials.corpus.left_out == {"clip-7": "too_long"}
+    (materials,) = prepared(asked)
+    assert materials.corpus.left_out == {}
 
 
 def test_nothing_is_encoded_again_for_what_was_found_too_long(cell, tmp_path):
@@ -298,6 +304,15 @@ def test_a_test_with_a_modality_of_another_utterance_has_to_fit_too(cell, tmp_pa
     longest = max(len(item["A"]) + len(item["O"]) for item in items)
     with pytest.raises(UserError, match="too_long"):
         prepared(with_context(longest + 10 + 64))
+
+
+def test_a_control_is_measured_apart_from_its_twin(cell, monkeypatch):
+    """Both read the same materials by the same template, but the control beside a modality of other utterances."""
+    measured = []
+    spy = lambda one, materials: measured.append(one.permute) or long_sequences(one, materials)  # noqa: E731
+    monkeypatch.setattr(preparation, "long_sequences", spy)
+    prepared(cell(""), cell("", permute="A"), cell("", seed=1))
+    assert measured == [None, "A"]
 
 
 def test_a_mistake_in_a_recipe_is_a_sentence_with_its_line(cell, tmp_path):

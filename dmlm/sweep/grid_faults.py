@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dmlm.corpus.faults import Fault
-from dmlm.corpus.manifest import Corpus, Utterance
+from dmlm.corpus.manifest import Corpus, Utterance, read_utterances
 from dmlm.corpus.noise import noisy_spans
 from dmlm.modalities import SAMPLE_RATE_HZ
 from dmlm.plan.cell import Cell
@@ -168,5 +168,8 @@ def _fault(rule: str, what: str, utterance: Utterance, corpus: Corpus, numbers: 
 
 def too_long(found: Mapping[str, str], corpus: Corpus) -> list[Fault]:
     """Return what `long_sequences` found as faults."""
-    whole = sorted([*corpus.utterances, *(utterance for utterance, _ in corpus.unused)], key=lambda u: u.id)
-    return [_fault("too_long", found[u.id], u, corpus, {}) for u in whole if u.id in found]
+    if not found:
+        return []
+    whole = read_utterances(corpus.folder / "manifest.jsonl")
+    numbers = {utterance.id: number for number, utterance in enumerate(whole, start=1)}
+    return [_fault("too_long", found[u.id], u, corpus, numbers) for u in whole if u.id in found]

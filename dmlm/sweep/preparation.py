@@ -17,6 +17,14 @@ from dmlm.sweep.materials import Materials, find_prepared, prepare
 from dmlm.sweep.parts import corpus_folder, open_corpus
 
 Say = Callable[[str], None]
+DECIDES = {
+    "template",
+    "permute",
+    "model",
+    "decode",
+    "perceptual",
+    "train",
+}  # settings: of cells that share materials, how long
 TOO_LONG = "too_long/1"  # what `known_files` keeps: ids by what decides it
 
 
@@ -56,6 +64,8 @@ def prepare_under_lease(
             if shorter == examined:
                 break
             examined = shorter
+        if not left_out:  # else an answer would depend on what was asked before
+            _remember(examined)
     for corpus in {id(m.corpus): m.corpus for m in materials.values()}.values():
         if corpus.unused:
             lines.append(f"left out {describe_left_out(corpus.left_out_counts)}, of {corpus.folder}")
@@ -86,7 +96,7 @@ def without_long(
         left_out, seen = dict(choice.left_out), {}
         for n in filter(materials.__contains__, group):
             cell, corpus = cells[n], materials[n].corpus
-            key = id(materials[n]), cell.template, cell.model.context, cell.decode.max_new_tokens, cell.train.draws
+            key = id(materials[n]), cell.model_dump_json(include=DECIDES)
             if key not in seen:
                 seen[key] = too_long(long_sequences(cell, materials[n]), corpus)
             faults = seen[key]
@@ -101,9 +111,6 @@ def without_long(
             settle(rest := open_corpus(choice.model_copy(update={"left_out": left_out})), of_splits(rest, used), ())
             for n in group:
                 shorter[n] = leaving_out(cells[n], left_out)
-        if "too_long" in choice.leave_out:
-            found = {name: rule for name, rule in left_out.items() if rule == "too_long"}
-            known_files.keep(TOO_LONG, {_key([cells[n] for n in group]): found})
     return shorter
 
 
@@ -118,6 +125,15 @@ def _key(cells: Sequence[Cell]) -> str:
         others = {name: rule for name, rule in cell.corpus.left_out.items() if rule != "too_long"}
         facts.append(leaving_out(cell, others).model_dump_json(exclude={"execution", "seed"}))
     return known_files.digest_of(facts)
+
+
+def _remember(cells: Sequence[Cell]) -> None:
+    """Keep which utterances are too long for these cells, see `_as_before`."""
+    for group in group_by_corpus(cells):
+        choice = cells[group[0]].corpus
+        if "too_long" in choice.leave_out:
+            found = {name: rule for name, rule in choice.left_out.items() if rule == "too_long"}
+            known_files.keep(TOO_LONG, {_key([cells[n] for n in group]): found})
 
 
 def _as_before(cells: Sequence[Cell]) -> list[Cell]:
