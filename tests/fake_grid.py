@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dmlm import paths, recipes
 from dmlm.score.normalisers import BASIC
 from dmlm.score.wer import count_character_errors, count_errors
 
@@ -150,3 +151,24 @@ def rows(path: Path) -> list[dict[str, str]]:
     """The lines of a CSV file, by its head."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def word_loser(rates):
+    """A speaker that loses the first words of every sentence: as many as `rates` says by template and SNR.
+
+    With a permuted modality it loses as many as without it.
+    """
+
+    def speaker(reference, model, template, snr_db, permuted, draw):
+        return " ".join(reference.split()[rates["A -> T" if permuted else template][snr_db] :])
+
+    return speaker
+
+
+def figures_program():
+    """The command line of make_figures."""
+    import typer
+
+    program = typer.Typer()
+    program.command()(recipes.load("analysis", str(paths.recipe_folder("analysis") / "make_figures.py")).main)
+    return program

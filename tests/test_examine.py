@@ -1,14 +1,13 @@
 """What a corpus gets wrong is refused before anything is encoded, or left out, counted, and shown with each result."""
 
 import json
-import shutil
 
-import numpy as np
 import pytest
 import soundfile
 from faulty_corpus import RATE_HZ, speech
+from faulty_recipe import RECIPE, cells_on, prepared
 from grids import run_here
-from small_corpus import in_this_process, small_cell, write_tones
+from small_corpus import in_this_process
 
 from dmlm.errors import UserError
 from dmlm.plan.cell import Cell
@@ -18,70 +17,17 @@ from dmlm.score.normalisers import Normaliser
 from dmlm.sweep import preparation
 from dmlm.sweep.examine import leaving_out
 from dmlm.sweep.grid_faults import long_sequences
-from dmlm.sweep.materials import clips_to_encode, prepare
+from dmlm.sweep.materials import prepare
 from dmlm.sweep.parts import corpus_folder
 from dmlm.sweep.preparation import _key, find_ready, prepare_under_lease
 from dmlm.sweep.trial import trial_of
-
-RECIPE = """
-from pathlib import Path
-import soundfile
-from pydantic import BaseModel, ConfigDict
-from faulty_corpus import RATE_HZ, speech
-from grids import run_here
-from dmlm.corpus.manifest import Utterance, write_corpus
-
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    change: str = ""
-
-PRESETS = {"p": Settings()}
-
-def prepare(settings, folder, workers=None):
-    folder.mkdir(parents=True, exist_ok=True)
-    utterances = []
-    for number in range(10):
-        name, split, words = f"clip-{number}", "train" if number < 6 else "test", ["one", "two", "six"][number % 3:]
-        samples, fields = speech(number), {}
-        if number in (6, 8) and settings.change == "silent":
-            samples[16_000:] = 0
-        if number == 7 and settings.change == "long":
-            samples, fields = speech(number, 12), {"duration_s": 12.0}
-        if number == 1 and settings.change == "long training":
-            samples, fields = speech(number, 12), {"duration_s": 12.0}
-        if number == 9 and settings.change == "wordy":
-            words = words * 40
-        if number in (6, 8) and settings.change == "spans":
-            samples[:2000] = 0
-            fields = {"spans": [(1.0, 3.0)] if number == 6 else [(500.0, 1500.0)]}
-        if number == 3 and settings.change == "dev":
-            split = "dev"
-        if number == 3 and settings.change == "no text":
-            words = []
-        soundfile.write(folder / f"{name}.wav", samples, RATE_HZ)
-        fields = {"text": " ".join(words), "audio": f"{name}.wav", "duration_s": 2.0, **fields}
-        utterances.append(Utterance(id=name, split=split, **fields))
-    return write_corpus(folder, utterances, {"name": "mine", "version": "1", "licence": "CC0-1.0"})
-"""
 
 
 @pytest.fixture
 def cell(tmp_path, monkeypatch):
     """A function that returns a cell on a corpus with a change."""
     monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
-    recipe = tmp_path / "faulty.py"
-    recipe.write_text(RECIPE)
-    write_tones(tmp_path / "tones")
-
-    def build(change: str, *leave_out: str, **changes: object) -> Cell:
-        corpus = {"recipe": str(recipe), "preset": "p", "settings": {"change": change}, "leave_out": leave_out}
-        return small_cell(tmp_path / "tones", corpus=corpus, **{"snr_db": {"train": [0], "test": [0]}, **changes})
-
-    return build
-
-
-def prepared(*cells: Cell, say=lambda line: None):
-    return prepare_under_lease(cells, say, in_this_process)
+    return cells_on(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -124,18 +70,6 @@ def test_a_worker_leaves_out_the_same(cell):
     again, of_worker = opened(task_of(trial, (), 30.0))
     assert again.id == trial.id
     assert of_worker.corpus.left_out == materials.corpus.left_out
-
-
-def test_what_is_left_out_changes_what_is_trained_only_where_it_is_trained_on(cell):
-    def ids(cells):
-        (trial,) = (trial_of(c, m, "A -> T") for c, m in zip(cells, prepared(*cells), strict=True))
-        return trial.id, trial.name_of(trial.evaluations[0])
-
-    plain, of_test = ids([cell("")]), ids([cell("long", "too_long")])
-    of_training = ids([cell("long training", "too_long")])
-    assert plain[0] == of_test[0] != of_training[0]
-    assert plain[1] != of_test[1]
-    assert plain[1] == of_training[1]
 
 
 def test_a_dry_run_finds_what_a_run_prepared_and_reads_nothing(cell):
@@ -219,22 +153,6 @@ def test_what_was_left_out_before_stays_out_this_time_only(cell):
     assert materials.corpus.left_out == {}
 
 
-def test_nothing_is_encoded_again_for_what_was_found_too_long(cell, tmp_path):
-    """Also if its tokens were removed meanwhile: those of the codebook that was learned on the long clips too."""
-    asked = cell("long training", "too_long")
-    prepared(asked)
-    tokens = tmp_path / "home" / "tokens"
-    (used,) = {materials.sources["A"].name for materials in prepared(asked)}
-    others = [folder for folder in tokens.glob("audio_mfcc-*") if folder.name != used]
-    assert others
-    for folder in others:
-        shutil.rmtree(folder)
-    written = tokens_written(tmp_path)
-    prepared(asked)
-    assert tokens_written(tmp_path) == written
-    assert clips_to_encode([asked], find_ready([asked])) == 0
-
-
 def test_a_clip_that_lacks_what_the_grid_reads_is_named(cell):
     lips = {"A": "audio_mfcc", "L": {"recipe": "lips_dct", "settings": {"clusters": 8}}}
     with pytest.raises(UserError, match=r"10 errors \(lacking 10\), .*it has no lips, which the grid reads"):
@@ -261,17 +179,6 @@ def test_silence_where_no_noise_goes_is_no_fault(cell):
     """The second half of two test clips is silent; the test is clean."""
     (materials,) = prepared(cell("silent", snr_db={"train": [0], "test": ["clean"]}, perceptual={"snr_db": ["clean"]}))
     assert materials.corpus.left_out == {}
-
-
-def test_another_id_is_another_test_but_the_same_model(cell):
-    asked = cell("")
-    (materials,) = prepared(asked)
-    first = trial_of(asked, materials, "A -> T")
-    rewritten(corpus_folder(asked.corpus)[0], 9, id="renamed")
-    (materials,) = prepared(asked)
-    again = trial_of(asked, materials, "A -> T")
-    assert again.id == first.id
-    assert again.name_of(again.evaluations[0]) != first.name_of(first.evaluations[0])
 
 
 def test_a_split_that_is_scored_may_not_be_empty(cell):
@@ -350,66 +257,6 @@ def test_an_unknown_rule_is_named(cell):
 def test_a_mistake_of_a_recipe_is_a_sentence_with_the_utterance(cell, change, complaint):
     with pytest.raises(UserError, match=complaint):
         prepared(cell(change))
-
-
-def tokens_written(tmp_path):
-    return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "home" / "tokens").rglob("*.safetensors")}
-
-
-def rewritten(folder, utterance: int, **changes: object) -> None:
-    """Change a line of the manifest of a corpus, and make its card again."""
-    from dmlm.corpus.manifest import Utterance, read_corpus, write_corpus
-
-    corpus = read_corpus(folder)
-    lines = [u.model_dump() for u in corpus.utterances]
-    lines[utterance] |= changes
-    write_corpus(folder, [Utterance(**line) for line in lines], corpus.card)
-
-
-def test_another_transcript_encodes_nothing_and_another_recording_one_clip(cell, tmp_path, monkeypatch):
-    asked = cell("")
-    folder = corpus_folder(asked.corpus)[0]
-    (before,) = prepared(asked)
-    written, first = tokens_written(tmp_path), trial_of(asked, before, "A -> T")
-    rewritten(folder, 9, text="two two")
-    (materials,) = prepared(asked)
-    assert tokens_written(tmp_path) == written
-    second = trial_of(asked, materials, "A -> T")
-    assert second.id == first.id  # the same model
-    assert second.name_of(second.evaluations[0]) != first.name_of(first.evaluations[0])  # read on other references
-    soundfile.write(folder / "clip-9.wav", speech(99), RATE_HZ)
-    rewritten(folder, 9)
-    (materials,) = prepared(asked)
-    (new,) = [path for path in (tmp_path / "home" / "tokens").rglob("*.safetensors") if path.name not in written]
-    condition = materials.test_conditions[0.0]
-    items, _ = materials.streams(("A",), "test", condition)
-    old, _ = before.streams(("A",), "test", condition)
-    assert [np.array_equal(a["A"], b["A"]) for a, b in zip(items, old, strict=True)] == [True, True, True, False]
-    assert len(json.loads(_metadata(new)["keys"])) == 1
-
-
-def _metadata(path):
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as file:
-        return file.metadata()
-
-
-def test_a_transcript_of_training_is_another_model_but_the_same_tokens(cell, tmp_path):
-    asked = cell("")
-    (materials,) = prepared(asked)
-    first, written = trial_of(asked, materials, "A -> T"), tokens_written(tmp_path)
-    rewritten(corpus_folder(asked.corpus)[0], 0, text="six six six")
-    (materials,) = prepared(asked)
-    assert trial_of(asked, materials, "A -> T").id != first.id
-    assert tokens_written(tmp_path) == written
-
-
-def test_two_corpora_share_the_tokens_of_equal_recordings(cell, tmp_path):
-    prepared(cell(""))
-    written = tokens_written(tmp_path)
-    prepared(cell("wordy", "long_reference"))  # the same recordings in another corpus
-    assert tokens_written(tmp_path) == written
 
 
 def test_the_order_of_cells_does_not_matter_to_prepare(cell):

@@ -2,27 +2,14 @@
 
 import math
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dmlm.cli.main import app
-from dmlm.corpus.condition import CLEAN, Condition
 from dmlm.errors import UserError
 from dmlm.plan.cell import Cell
-from dmlm.plan.grid import Grid, assign, read_grid_file
-from dmlm.plan.identity import canonical, identity
+from dmlm.plan.grid import assign, read_grid_file
 from dmlm.sweep.preview import describe
-from dmlm.sweep.trial import evaluations_of, training_spec, trial_name
-
-FINGERPRINTS = {"A": "a", "L": "l", "O": "o"}
-
-
-def spec(grid: Grid, number: int = 0):
-    return training_spec(grid.cells[number], {"A": "a", "T": "t"}, "text", FINGERPRINTS, [CLEAN])
-
 
 BASE = """
 base:
@@ -336,62 +323,6 @@ def test_a_grid_named_after_its_file_has_a_folder_of_its_own_too(tmp_path, name,
     assert read_grid_file(f"{tmp_path / name}{part}", ["name=mine"]).name == "mine"
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-1000, 1000) | st.floats(allow_nan=False, width=32) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
-    max_leaves=12,
-)
-
-
-@given(st.dictionaries(st.text(max_size=4), JSON, max_size=6))
-def test_identity_ignores_the_order_of_keys(values):
-    assert identity(values) == identity(dict(reversed(values.items())))
-
-
-def test_identity_ignores_how_a_number_is_written():
-    assert canonical({"a": 0, "b": 2}) == canonical({"b": 2.0, "a": -0.0})
-    assert canonical({"a": np.int64(3), "b": np.float32(0.5)}) == canonical({"a": 3, "b": 0.5})
-    assert canonical({"a": math.nan}) == canonical({"a": float("nan")})
-    assert canonical({"a": 0.5}) != canonical({"a": 0.25})
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "train.lr=0.5",
-        "train.lambdas.A=0",
-        "train.dropout=0.3",
-        "seed=7",
-        "permute=A",
-        "model.context=600",
-        "model.start=random",
-    ],
-)
-def test_what_changes_a_result_changes_the_trial(change):
-    assert identity(spec(read_grid_file("quickstart"))) != identity(spec(read_grid_file("quickstart", [change])))
-
-
-def test_new_test_levels_train_nothing():
-    before, after = read_grid_file("quickstart"), read_grid_file("quickstart", ["snr_db.test=[clean, -10, -15]"])
-    assert identity(spec(before)) == identity(spec(after))
-
-
-def test_the_name_of_a_trial_is_readable():
-    grid = read_grid_file("quickstart")
-    assert trial_name(grid.cells[1], spec(grid, 1)).startswith("opt-tiny_A+L_seed0-")
-
-
-def test_only_added_modalities_are_permuted():
-    grid = read_grid_file("quickstart", ["perceptual={snr_db: [0], draws: 3}"])
-    snrs_db = grid.cells[0].snr_db.test
-    conditions = {snr_db: CLEAN if snr_db == math.inf else Condition(snr_db, bank_digest="b") for snr_db in snrs_db}
-    plain, lips = (evaluations_of(grid.cells[n], grid.baseline, conditions, {}) for n in (0, 1))
-    assert {e.permuted for e in plain} == {None}
-    assert [(e.permuted, e.draw) for e in lips if e.permuted] == [("L", 0), ("L", 1), ("L", 2)]
-    names = [e.name(grid.cells[1]) for e in lips]
-    assert len(set(names)) == len(names)
-
-
 def test_several_values_where_one_belongs_are_pointed_to_axes():
     with pytest.raises(UserError, match=r"On the command line, seed=\[0, 1\]: .* an axis: axes\.seed=\[0, 1\]$"):
         read_grid_file("smoke", ["seed=[0, 1]"])
@@ -405,93 +336,6 @@ def test_the_override_is_named_where_it_and_the_file_do_not_fit():
 # ---- paths
 
 
-def lay_out(tmp_path):
-    """A grid file with the files that it names beside it, and a folder to run it from."""
-    for name in ("grids", "grids/noise/musan", "grids/org/net", "elsewhere"):
-        (tmp_path / name).mkdir(parents=True)
-    for name in ("grids/audio_mine.py", "corpus_mine.py", "elsewhere/audio_mine.py"):
-        (tmp_path / name).write_text("")
-    text = """
-base:
-  corpus: {recipe: ../corpus_mine.py, preset: smoke}
-  tokenizers:
-    L: {recipe: lips_ssl_kmeans, settings: {model: org/net, layers: {first: ./one, second: org/other}}}
-  noise.set: noise/musan
-  template: A -> T
-  backbone: opt-nano
-axes: {tokenizers.A: [audio_mfcc, audio_mine.py, {recipe: ./audio_mine.py, settings: {first_pass: ../first}}]}
-exclude: [{tokenizers.A: audio_mine.py}]
-"""
-    (tmp_path / "grids" / "mine.yaml").write_text(text)
-    return tmp_path / "grids" / "mine.yaml"
-
-
-def test_a_path_in_a_grid_file_is_relative_to_that_file(tmp_path, monkeypatch):
-    path = lay_out(tmp_path)
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    grid = read_grid_file(str(path))
-    first, second = grid.cells
-    beside = path.parent
-    assert first.corpus.recipe == str(tmp_path / "corpus_mine.py")
-    assert first.noise.set == str(beside / "noise" / "musan")
-    assert first.tokenizers["L"].settings["model"] == str(beside / "org" / "net")
-    assert first.tokenizers["L"].settings["layers"] == {"first": str(beside / "one"), "second": "org/other"}
-    assert (first.tokenizers["A"].recipe, second.tokenizers["A"].recipe) == (
-        "audio_mfcc",
-        str(beside / "audio_mine.py"),
-    )
-    assert second.tokenizers["A"].settings["first_pass"] == str(tmp_path / "first")
-    assert grid.variants == ("audio_mfcc", "audio_mine.py first_pass=first")
-
-
-def test_a_path_in_an_override_is_relative_to_the_current_folder(tmp_path, monkeypatch):
-    path = lay_out(tmp_path)
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    changes = ["tokenizers.A=audio_mine.py", "noise.set=musan", "tokenizers.L.settings.model=./net"]
-    (cell,) = read_grid_file(str(path), changes).cells
-    assert cell.tokenizers["A"].recipe == str(tmp_path / "elsewhere" / "audio_mine.py")
-    assert cell.noise.set == str(tmp_path / "elsewhere" / "musan")
-    assert cell.tokenizers["L"].settings["model"] == str(tmp_path / "elsewhere" / "net")
-
-
-RECIPE = """
-from pathlib import Path
-from dmlm.tokens.encoder import Settings as BaseSettings, Tokenizer
-
-class Settings(BaseSettings):
-    table: Path
-
-class Mine(Tokenizer):
-    modality, media, rate_hz, vocab_size, Settings = "A", "audio", 25.0, 8, Settings
-
-    def encode(self, batch):
-        return batch
-"""
-
-
-def test_a_path_that_lies_in_the_current_folder_alone_is_not_taken_from_there(tmp_path, monkeypatch):
-    path = lay_out(tmp_path)
-    (tmp_path / "elsewhere" / "org" / "other").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="org/other lies in the current folder, but paths in a sweep file are relative"):
-        read_grid_file(str(path))
-
-
-def test_where_a_file_lies_is_no_part_of_an_identity(tmp_path, monkeypatch):
-    from dmlm.tokens.encoding import EncoderSpec
-
-    monkeypatch.setenv("DMLM_HOME", str(tmp_path))
-    prints = []
-    for place, table in (("a", "one"), ("b", "one"), ("c", "two")):
-        (tmp_path / place / "folder").mkdir(parents=True)
-        (tmp_path / place / "audio_mine.py").write_text(RECIPE)
-        (tmp_path / place / "folder" / "table").write_text(table)
-        for settings in ({"table": f"{tmp_path}/{place}/folder"}, {"table": f"{tmp_path}/{place}/folder/table"}):
-            prints.append(EncoderSpec(str(tmp_path / place / "audio_mine.py"), settings).build().fingerprint)
-    assert prints[:2] == prints[2:4]
-    assert len(set(prints)) == 4
-
-
 def test_a_section_as_axis_or_override_is_merged_into_the_base(tmp_path):
     path = tmp_path / "grid.yaml"
     path.write_text(
@@ -500,12 +344,3 @@ def test_a_section_as_axis_or_override_is_merged_into_the_base(tmp_path):
     cells = read_grid_file(str(path), ["decode={beams: 2}", "train.batch_size=5"]).cells
     assert [(cell.train.lr, cell.train.steps) for cell in cells] == [(0.1, 3), (0.1, 4), (0.2, 3), (0.2, 4)]
     assert {cell.train.batch_size for cell in cells} == {5}
-
-
-def test_the_list_of_noise_sources_is_relative_to_its_file(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "grid.yaml"
-    path.parent.mkdir()
-    path.write_text(BASE + "  noise: {sources: ./sources.txt}\n  template: A -> T\n")
-    monkeypatch.chdir(tmp_path)
-    (cell,) = read_grid_file(str(path)).cells
-    assert cell.noise.sources == str(tmp_path / "deep" / "sources.txt")
