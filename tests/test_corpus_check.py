@@ -94,7 +94,7 @@ def test_clips_are_offered_to_be_left_out_only_where_a_fault_has_a_clip(tmp_path
 
 
 def test_a_recipe_without_its_preset_is_told_how_it_is_written():
-    with pytest.raises(UserError, match=r"several presets \(smoke, .*\); write three_equations:PRESET\."):
+    with pytest.raises(UserError, match=r"several presets \(smoke, .*\); write three_equations:PRESET, "):
         raise CliRunner().invoke(app, ["corpus", "check", "three_equations"]).exception
 
 

@@ -186,12 +186,15 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
         ("snr_db.test=0,10", "A list is written snr_db.test=[0, 10]"),
         ("execution.loggers=wandb", "A list is written execution.loggers=[wandb]"),
         ("snr_db.test=[500]", "On the command line, snr_db.test=[500]: perceptual.snr_db has clean"),
-        ("corpus={recipee: x}", "known: leave_out, normaliser, preset, recipe, settings"),
+        ("corpus={recipee: x}", "known: fold, lacking, leave_out, normaliser, preset, recipe, settings"),
         (
             "corpus.recipe=./tests",
-            "/tests is a corpus, and a grid reads the recipe of one, a .py file; see docs/extending.md",
+            "/tests is a folder, and no prepared corpus; run: dmlm corpus import",
         ),
-        ("corpus.recipe=manifest.jsonl", "manifest.jsonl is a corpus, and a grid reads the recipe of one"),
+        (
+            "corpus.recipe=manifest.jsonl",
+            "manifest.jsonl is a manifest; import it once: dmlm corpus import manifest.jsonl --to NAME",
+        ),
         ("snr_db.test=[]", "snr_db.test"),
         ("snr_db.test=[clean, 0]", "perceptual.snr_db has -10, which snr_db.test lacks"),
         ("permute=I", "permute: 'I' is no input modality"),

@@ -28,7 +28,19 @@ ROOMS = (  # in the order of the data flow
         "processes",
         "known_files",
     ),
-    *("weights", "corpus", "synthesis", "tokens", "ocr", "sequence", "model", "score", "training", "recognition"),
+    *(
+        "weights",
+        "corpus",
+        "importing",
+        "synthesis",
+        "tokens",
+        "ocr",
+        "sequence",
+        "model",
+        "score",
+        "training",
+        "recognition",
+    ),
     *("plan", "engines", "results", "sweep", "cli"),
 )
 FOLDERS = ("tokenizers", "datasets", "sweeps", "analysis")

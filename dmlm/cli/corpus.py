@@ -1,4 +1,4 @@
-"""The command `corpus check`: every fault of a corpus, with what to do about it."""
+"""The commands `corpus import`, from recordings to a corpus, and `corpus check`, every fault of one."""
 
 import json
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dmlm.errors import UserError, did_you_mean
+from dmlm.errors import UserError
 from dmlm.plurals import counted
 
 FAULTY = 2  # exit code if there is an error
@@ -15,19 +15,120 @@ MANIFEST = "manifest.jsonl"
 SHOWN = 20  # faults of a rule that are printed unless all are asked for
 
 
+def import_corpus(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of X.wav + X.txt (+ X.mp4, X.png), a table (JSONL, CSV, TSV), a Kaldi data folder, cuts of lhotse,"
+            " a Hugging Face dataset: its folder or hf:ID."
+        ),
+    ],
+    to: Annotated[str, typer.Option(help="Name of the corpus; a grid reads it by `corpus: NAME`.")],
+    form: Annotated[
+        str | None, typer.Option(help="Form of the source, where it is not the one that it looks like.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="FIELD=NAME: the column NAME of a table holds FIELD.")
+    ] = None,
+    media: Annotated[
+        Path | None, typer.Option(help="Folder that relative paths of media in a table start from.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Splits: given, speaker (no speaker in two) or id.")] = None,
+    test: Annotated[float, typer.Option(help="Share of the clips for the test, where splits are not given.")] = 0.2,
+    val: Annotated[float, typer.Option(help="Share of the clips for validation.")] = 0.1,
+    folds: Annotated[int | None, typer.Option(help="Folds that take turns as the test: corpus.fold=0, 1, ...")] = None,
+    spans: Annotated[
+        str, typer.Option(help="Sentence spans where none are given: speech (voice activity) or whole.")
+    ] = "speech",
+    crop: Annotated[str | None, typer.Option(help="The videos show faces: keep the mouth, or the face.")] = None,
+    landmarks: Annotated[str, typer.Option(help="Face detector of --crop: mediapipe or dlib.")] = "mediapipe",
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A rule; clips that break it are left out, counted.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the recordings; it is named with every result.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Language code of the transcripts.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Make a corpus of this name again.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
+) -> None:
+    """Make a corpus of your recordings, and check it. Interrupted, the same command goes on."""
+    from dmlm.corpus.manifest import read_corpus
+    from dmlm.importing import build
+    from dmlm.importing.settings import ImportSettings
+    from dmlm.importing.source import Reading, open_source
+    from dmlm.plan.cell import validated
+
+    columns = dict(_pair(text) for text in column or ())
+    lips = {"lips": crop} if crop else {}
+    choice = {"split": split, "test": test, "val": val, "folds": folds, "spans": spans, "landmarks": landmarks}
+    settings = validated(ImportSettings, {**choice, **lips, "leave_out": tuple(leave_out or ())}, "dmlm corpus import")
+    folder = _new_folder(to)
+    found = open_source(source, Reading(columns, media), form)
+    print(f"{source}: {counted(len(found.clips), 'clip')}, read as {found.form}")
+    if build.is_made(found.clips, folder, settings):
+        corpus = read_corpus(folder)
+    elif (folder / "corpus.json").is_file() and not replace:
+        raise UserError(
+            f"Corpus {to} exists, made of other clips or with other settings; give another name, or --replace (models that"
+            " were trained on the old one keep their results)."
+        )
+    else:
+        card = {"name": to, "version": "1", "licence": licence or found.card.get("licence") or "not stated"}
+        card |= {"source": source, "form": found.form} | ({"language": language} if language else {})
+        corpus = build.make_corpus(found.clips, folder, card, settings, found.faults, workers)
+    print("\n".join(build.describe(corpus)))
+    errors = _report(folder / MANIFEST)
+    if errors:
+        raise typer.Exit(FAULTY)
+    print(f"\nA grid reads it by `corpus: {to}`, for instance: dmlm grid run own_audio corpus={to}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    field, sign, name = text.partition("=")
+    if not sign or not name:
+        raise UserError(f"--column {text!r} must read FIELD=NAME, for example --column text=sentence.")
+    return field, name
+
+
+def _new_folder(name: str) -> Path:
+    """Return the folder of a corpus to import.
+
+    Raises:
+        UserError: the name is none that a corpus may have.
+    """
+    from dmlm import recipes
+    from dmlm.corpus.imported import NAME, OF_A_RECIPE, corpus_named
+
+    if not NAME.fullmatch(name) or OF_A_RECIPE.fullmatch(name) or len(name) > 100:
+        raise UserError(
+            f"--to {name}: a corpus cannot be called so; use letters, digits, `_`, `-` and `.`, such as mine."
+        )
+    if name in recipes.names("datasets"):
+        raise UserError(f"--to {name}: this is the name of a corpus recipe; choose another one.")
+    return corpus_named(name)
+
+
 def check(
     corpus: Annotated[
-        str, typer.Argument(help="A folder with manifest.jsonl, a manifest, or a corpus recipe: NAME or NAME:PRESET.")
+        str,
+        typer.Argument(
+            help="An imported corpus, a folder with manifest.jsonl, a manifest, or a corpus recipe: NAME or NAME:PRESET."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the faults as a JSON list.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Print more than 20 faults of a rule.")] = False,
 ) -> None:
     """List every fault of a corpus: media, lengths, texts, splits. Each file is read to its end once. Exit code 2: errors."""
+    raise typer.Exit(FAULTY if _report(_manifest(corpus), as_json, everything) else 0)
+
+
+def _report(path: Path, as_json: bool = False, everything: bool = False) -> int:
+    """Print the faults of a corpus; return the number of errors."""
     from dmlm import processes
     from dmlm.corpus.check import check_folder, check_manifest
     from dmlm.corpus.faults import RULES
 
-    path = _manifest(corpus)
     faults = check_folder(path.parent, processes.run) if path.name == MANIFEST else check_manifest(path, processes.run)
     if as_json:
         print(json.dumps([fault.stored() for fault in faults], indent=1, ensure_ascii=False))
@@ -50,31 +151,22 @@ def check(
             print(f"\n{rule} ({count:,}): {RULES[rule].remedy}.{leave_out}")
         errors = sum(fault.is_error for fault in faults)
         print(f"\n{path}: {counted(errors, 'error')}, {counted(len(faults) - errors, 'warning')}.")
-    if any(fault.is_error for fault in faults):
-        raise typer.Exit(FAULTY)
+    return sum(fault.is_error for fault in faults)
 
 
 def _manifest(name: str) -> Path:
-    """Return the manifest of a corpus: in a folder, the file itself, or of a recipe, which is made first if needed.
+    """Return the manifest of a corpus: in a folder, the file itself, an imported one, or of a recipe, made first if needed.
 
     Raises:
         UserError: there is no such corpus, or the recipe has several presets.
     """
-    from dmlm import recipes
     from dmlm.plan.cell import CorpusChoice
     from dmlm.sweep.parts import open_corpus
 
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() and (path / MANIFEST).is_file():
         return path / MANIFEST
     if path.is_file() and path.suffix != ".py":
         return path
     recipe, _, preset = name.partition(":")
-    presets = recipes.load("datasets", recipe).PRESETS
-    if not preset and len(presets) == 1:
-        preset = next(iter(presets))
-    if not preset:
-        raise UserError(f"Corpus {recipe} has several presets ({', '.join(presets)}); write {recipe}:PRESET.")
-    if preset not in presets:
-        raise UserError(f"Corpus {recipe} has no preset {preset!r}; {did_you_mean(preset, presets)}.")
     return open_corpus(CorpusChoice(recipe=recipe, preset=preset)).folder / MANIFEST

@@ -26,15 +26,10 @@ grids = typer.Typer(no_args_is_help=True, help="Run grids and show their state."
 for command in (grid.run, grid.show, grid.status, grid.export, grid.transcribe):
     grids.command()(command)
 app.add_typer(grids, name="grid")
-corpora = typer.Typer(no_args_is_help=True, help="Check a corpus.")
+corpora = typer.Typer(no_args_is_help=True, help="Import recordings, and check a corpus.")
+corpora.command("import")(corpus.import_corpus)
 corpora.command()(corpus.check)
 app.add_typer(corpora, name="corpus")
-
-
-@corpora.callback()
-def _corpus() -> None:
-    """Keep `check` a command of its own: Typer would make the only one of a group the group itself."""
-
 
 app.command()(mouths.mouths)
 app.command()(doctor.doctor)

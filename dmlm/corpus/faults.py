@@ -34,8 +34,13 @@ RULES = {
         Rule("repeated_id", "error", "give every utterance an id of its own", of_clips=False),
         Rule("empty_text", "error", "give the transcript"),
         Rule("span", "error", "correct the spans; times are in seconds from the start of the clip"),
-        Rule("lacking", "error", "add the file to the manifest, or drop the modality"),
+        Rule("lacking", "error", "add the file, drop the modality, or read an empty segment: corpus.lacking=empty"),
         Rule("milliseconds", "error", "give duration_s and spans in seconds"),
+        # what a corpus is imported from
+        Rule("no_text", "error", "add its transcript"),
+        Rule("no_audio", "error", "add its recording"),
+        Rule("no_face", "error", "leave it out, or crop it by hand"),
+        Rule("outside", "error", "correct start_s and end_s, in seconds from the start of the recording"),
         # media
         Rule("missing", "error", REMAKE),
         Rule("unreadable", "error", "replace the file"),
@@ -110,8 +115,8 @@ class Fault:
         }  # fmt: skip
 
 
-def check_rules(names: Iterable[str]) -> None:
-    """Check the names in `corpus.leave_out`.
+def check_rules(names: Iterable[str], where: str = "corpus.leave_out") -> None:
+    """Check the names of rules that a user gave; `where` is the setting.
 
     Raises:
         UserError: there is no such rule, or it is not about single clips.
@@ -119,9 +124,7 @@ def check_rules(names: Iterable[str]) -> None:
     of_clips = [rule.name for rule in RULES.values() if rule.of_clips]
     for name in names:
         if name not in of_clips:
-            raise UserError(
-                f"corpus.leave_out: no rule about clips is called {name!r}; {did_you_mean(name, of_clips)}."
-            )
+            raise UserError(f"{where}: no rule about clips is called {name!r}; {did_you_mean(name, of_clips)}.")
 
 
 def listing(faults: Sequence[Fault]) -> str:

@@ -39,6 +39,9 @@ class Utterance(BaseModel):
     image: FilePath | None = None
     ocr: str | None = None  # text known to be on the image; a reader recipe may use or ignore it
     speaker: str | None = None
+    category: str | None = None  # such as the kind of thing that is spoken of
+    translations: dict[str, str] | None = None  # the same sentence in other languages, by language code
+    fold: int | None = Field(default=None, ge=0)  # of a corpus that is tested part by part, see `in_fold`
     duration_s: float = Field(gt=0)
     spans: tuple[tuple[float, float], ...] = ()  # start and end of each spoken sentence, in seconds
 
@@ -208,11 +211,16 @@ def _card(path: Path) -> dict[str, Any]:
     return card
 
 
-def read_corpus(folder: Path, left_out: Mapping[str, str] | None = None) -> Corpus:
+def read_corpus(folder: Path, left_out: Mapping[str, str] | None = None, fold: int | None = None) -> Corpus:
     """Open a prepared corpus (a folder with `manifest.jsonl` and `corpus.json`), without the utterances `left_out`.
 
+    Args:
+        folder: of the corpus
+        left_out: rule by id of the utterance
+        fold: which fold is tested, see `in_fold`; None: the splits of the manifest
+
     Raises:
-        UserError: a file is missing or damaged, or the manifest has changed.
+        UserError: a file is missing or damaged, the manifest has changed, or the corpus has no such fold.
     """
     path, manifest = folder / "corpus.json", folder / "manifest.jsonl"
     if not path.is_file():
@@ -224,7 +232,29 @@ def read_corpus(folder: Path, left_out: Mapping[str, str] | None = None) -> Corp
             f"{manifest} is missing, or was changed after the corpus was made; restore it, or remove {path} and run the"
             " same command, which makes both again."
         )
-    return without(Corpus(folder, read_utterances(manifest), card), left_out or {})
+    corpus = Corpus(folder, read_utterances(manifest), card)
+    return without(corpus if fold is None else in_fold(corpus, fold), left_out or {})
+
+
+def in_fold(corpus: Corpus, fold: int) -> Corpus:
+    """Return a corpus of K folds with one of them as test split, the next one as val, and the others to train on.
+
+    Over all folds, each utterance is tested once, by a model that has not seen it.
+
+    Raises:
+        UserError: the corpus has no such fold, or an utterance without one.
+    """
+    count = len({utterance.fold for utterance in corpus.utterances})
+    if any(utterance.fold is None for utterance in corpus.utterances):
+        raise UserError(
+            f"corpus.fold={fold}: {corpus.folder} has no folds; import it with --folds K, or leave fold out."
+        )
+    if not fold < count:
+        raise UserError(f"corpus.fold={fold}: {corpus.folder} has folds 0 to {count - 1}; give one of them.")
+    split_of: dict[int | None, Split] = {(fold + 1) % count: "val", fold: "test"}
+    split = [u.model_copy(update={"split": split_of.get(u.fold, "train")}) for u in corpus.utterances]
+    counts = {name: sum(u.split == name for u in split) for name in SPLITS}
+    return Corpus(corpus.folder, tuple(split), {**corpus.card, "utterances": counts})
 
 
 def without(corpus: Corpus, left_out: Mapping[str, str]) -> Corpus:

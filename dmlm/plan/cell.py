@@ -40,17 +40,30 @@ class Section(BaseModel):
 
 
 class CorpusChoice(Section):
-    """A corpus recipe, one of its presets, settings that replace single values of that preset, and how texts are compared."""
+    """Which corpus, which part of it, and how texts are compared; in the file, a name alone is enough.
 
-    recipe: str
-    preset: str
+    A corpus is a recipe, one of its presets and settings that replace single values of that preset; or an imported corpus,
+    by its name or its folder.
+    """
+
+    recipe: str  # of an imported corpus its name or its folder
+    preset: str = ""  # needed if a recipe has several
     settings: dict[str, Any] = {}
+    fold: int | None = Field(default=None, ge=0, description="which fold of the corpus is tested; the others train")
+    lacking: Literal["error", "empty"] = (
+        "error"  # of a clip without a modality that is read: refused, or an empty segment
+    )
     leave_out: Annotated[
         tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_known_rules)
     ] = ()  # rules of `dmlm corpus check`
     # set by a run, so not among the keys of a sweep file: the id of each clip that broke one -> rule
     left_out: dict[str, str] = Field(default={}, repr=False)
     normaliser: normalisers.Name = "basic"  # of references and hypotheses, when they are compared
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_bare_name(cls, value: Any) -> Any:
+        return {"recipe": value} if isinstance(value, str) else value
 
 
 class TokenizerChoice(Section):

@@ -35,7 +35,7 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
     target: Any = values
     for part, following in zip(parents, [*parents[1:], last], strict=False):
         inner = target.get(part)
-        if isinstance(inner, str) and following in ("recipe", "settings"):  # a recipe given by name alone
+        if isinstance(inner, str) and (following in ("recipe", "settings") or part == "corpus"):  # given by name alone
             inner = target[part] = {"recipe": inner}
         target = target.setdefault(part, {}) if inner is None else inner
         if not isinstance(target, dict):

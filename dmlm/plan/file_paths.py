@@ -2,7 +2,7 @@
 
 A cell holds absolute paths, so that every process finds what the user named. How a path is told from a name:
 
-* recipes (`corpus.recipe`, `tokenizers.A`): a slash, or the suffix `.py`, as in `dmlm.recipes.find`;
+* recipes and imported corpora (`corpus`, `corpus.recipe`, `tokenizers.A`): a slash, or the suffix `.py`, as in `dmlm.recipes.find`;
 * `noise.set`: anything but `builtin`;
 * elsewhere (`backbone`, `text.tokenizer`, `noise.sources`, settings of recipes), where an id of the Hub has a slash too: what begins with
   `./`, `../` or `~`, and what has a slash and lies in that folder.
@@ -50,6 +50,6 @@ def _is_path(text: str, folder: Path, keys: Sequence[str]) -> bool:
                 f" {folder / text} does not exist; write the absolute path."
             )
         return False
-    if section == "tokenizers" or last == "recipe":
-        return recipes.is_path("datasets" if section == "corpus" else "tokenizers", text)
+    if section == "tokenizers" or last in ("recipe", "corpus"):
+        return recipes.is_path("datasets" if "corpus" in (section, last) else "tokenizers", text)
     return (section, last) == ("noise", "set") and text != "builtin"

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from dmlm import recipes, snr
+from dmlm.corpus.imported import imported_folder, names
 from dmlm.errors import UserError, did_you_mean
 from dmlm.limits import taken_for_another_kind
 from dmlm.plan.cell import Cell, Section, first_problem
@@ -342,15 +343,24 @@ def _build_cell(settings: Settings, where: Callable[[Sequence[str]], str]) -> Ce
         raise UserError(f"{where(found[0])}: {'.'.join(found[0])}: {found[1]}.")
     if cell.corpus.left_out:
         raise UserError(f"{where(['corpus', 'left_out'])}: a run writes this; name rules in corpus.leave_out.")
-    choices = {("corpus", "recipe"): ("datasets", cell.corpus.recipe)}
+    try:
+        is_imported = imported_folder(cell.corpus.recipe) is not None
+    except UserError as error:
+        raise UserError(f"{where(['corpus', 'recipe'])}: {error}") from None
+    choices = {} if is_imported else {("corpus", "recipe"): ("datasets", cell.corpus.recipe)}
     choices |= {("tokenizers", letter): ("tokenizers", cell.tokenizers[letter].recipe) for letter in cell.letters}
     for place, (kind, recipe) in choices.items():
         try:
             recipes.find(kind, recipe)
         except UserError as error:
-            is_corpus = kind == "datasets" and (recipe.endswith(".jsonl") or Path(recipe).is_dir())
-            reason = f"{recipe} is a corpus, and a grid reads the recipe of one, a .py file; see docs/extending.md."
-            raise UserError(f"{where(place)}: {reason if is_corpus else error}") from None
+            reason = str(error)
+            if kind == "datasets" and recipe.endswith(".jsonl"):
+                reason = (
+                    f"{recipe} is a manifest; import it once: dmlm corpus import {recipe} --to NAME, then corpus: NAME."
+                )
+            elif kind == "datasets" and (imported := names()):
+                reason += f" Imported corpora: {', '.join(imported)}."
+            raise UserError(f"{where(place)}: {reason}") from None
     return cell
 
 

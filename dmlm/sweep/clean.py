@@ -18,8 +18,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dmlm import paths
+from dmlm.corpus.imported import OF_A_RECIPE
 from dmlm.engines.lease import Busy, Leases, live
 from dmlm.errors import UserError
+from dmlm.importing.build import RECORDS
 from dmlm.plan.cell import CorpusChoice
 from dmlm.results.folders import TrialFolder, trial_folders
 from dmlm.results.grid import FILE, read_grid
@@ -135,6 +137,9 @@ def _in_use() -> InUse:
 
 
 def _corpus_in_use(folder: Path, in_use: InUse) -> bool:
+    """Whether a corpus is used; an imported one always counts as used, since its source may be gone."""
+    if (folder / RECORDS).is_file() and not OF_A_RECIPE.fullmatch(folder.name):
+        return True
     card = read_object_if_written(folder / "corpus.json") or {}
     return folder in in_use.corpora or card.get("digest") in in_use.corpus_digests
 

@@ -25,10 +25,9 @@ def permute(streams: Sequence[Mapping[str, Any]], letters: Sequence[str], draw: 
     """Replace the modalities `letters` of each item by those of another item, its donor.
 
     Donors have a similar length in the first of these modalities. They depend only on those lengths and on `draw`, so
-    they are the same for every model and SNR.
+    they are the same for every model and SNR. An item that lacks the modality (no token) stays as it is and gives none.
     """
-    donors = matched_derangement([len(item[letters[0]]) for item in streams], generator("donors", letters[0], draw))
-    return [
-        {**item, **{letter: streams[donor][letter] for letter in letters}}
-        for item, donor in zip(streams, donors, strict=True)
-    ]
+    having = [item for item in streams if len(item[letters[0]])]
+    donors = matched_derangement([len(item[letters[0]]) for item in having], generator("donors", letters[0], draw))
+    of_donors = iter([{letter: having[donor][letter] for letter in letters} for donor in donors])
+    return [{**item, **next(of_donors)} if len(item[letters[0]]) else dict(item) for item in streams]

@@ -73,10 +73,11 @@ def of_splits(corpus: Corpus, used: Iterable[str]) -> list[Fault]:
 
 
 def group_by_corpus(cells: Sequence[Cell]) -> list[list[int]]:
-    """Group the indices of cells that read one corpus and leave out by the same rules."""
-    groups: dict[tuple[Path, tuple[str, ...]], list[int]] = {}
+    """Group the indices of cells that read one corpus, in one fold, and leave out by the same rules."""
+    groups: dict[tuple[Path, tuple[str, ...], int | None], list[int]] = {}
     for index, cell in enumerate(cells):
-        groups.setdefault((corpus_folder(cell.corpus)[0], cell.corpus.leave_out), []).append(index)
+        choice = cell.corpus
+        groups.setdefault((corpus_folder(choice)[0], choice.leave_out, choice.fold), []).append(index)
     return list(groups.values())
 
 

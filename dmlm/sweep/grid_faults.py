@@ -29,7 +29,8 @@ def encoders_of(cells: Iterable[Cell]) -> list[Encoder]:
 
 
 def lacking(corpus: Corpus, cells: Sequence[Cell], numbers: Numbers) -> Iterator[Fault]:
-    """Yield the utterances that lack what a cell reads."""
+    """Yield the utterances that lack what a cell reads, unless its corpus says that the segment is empty then."""
+    cells = [cell for cell in cells if cell.corpus.lacking == "error"]
     media = dict.fromkeys(encoder.media for encoder in encoders_of(cells))
     splits = {"train", *(cell.split for cell in cells)}
     for utterance in corpus.utterances:

@@ -108,8 +108,8 @@ def letters_of(cells: Sequence[Cell], indices: Sequence[int]) -> list[str]:
 
 
 def corpus_key(choice: CorpusChoice) -> str:
-    """Return a key of a corpus and of what is left out of it."""
-    return f"{corpus_folder(choice)[0]} {digest_of(sorted(choice.left_out))}"
+    """Return a key of a corpus, of which fold of it is tested, and of what is left out of it."""
+    return f"{corpus_folder(choice)[0]} {choice.fold} {digest_of(sorted(choice.left_out))}"
 
 
 @dataclass

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from dmlm import known_files, paths, recipes
 from dmlm.corpus import noise_record
 from dmlm.corpus.condition import Condition
-from dmlm.corpus.manifest import Corpus, first_reason, read_corpus, without
+from dmlm.corpus.imported import imported_folder
+from dmlm.corpus.manifest import Corpus, first_reason, in_fold, read_corpus, without
 from dmlm.corpus.noise import NoiseSettings
 from dmlm.corpus.noise_files import NoiseBank
 from dmlm.errors import BrokenRecipe, UserError, did_you_mean
@@ -23,27 +24,39 @@ from dmlm.tokens.vocabulary import TextVocabulary
 def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
     """Return the folder of a corpus with these settings, its recipe and its validated settings.
 
+    An imported corpus has neither recipe nor settings: both are None.
+
     Raises:
         UserError: unknown recipe, preset or setting.
     """
+    if (folder := imported_folder(choice.recipe)) is not None:
+        if choice.preset or choice.settings:
+            raise UserError(
+                f"corpus: {folder} is an imported corpus, which has no preset and no settings; leave them out."
+            )
+        return folder, None, None
     recipe = recipes.load("datasets", choice.recipe)
     for name in ("Settings", "PRESETS", "prepare"):
         if not hasattr(recipe, name):
             raise UserError(
                 f"{recipe.__file__} defines no {name}; see docs/extending.md for what a corpus recipe defines."
             )
-    if choice.preset not in recipe.PRESETS:
+    preset = choice.preset or (next(iter(recipe.PRESETS)) if len(recipe.PRESETS) == 1 else "")
+    if not preset:
         raise UserError(
-            f"Corpus {choice.recipe} has no preset {choice.preset!r}; {did_you_mean(choice.preset, recipe.PRESETS)}."
+            f"Corpus {choice.recipe} has several presets ({', '.join(recipe.PRESETS)}); write {choice.recipe}:PRESET, in a"
+            f" grid {{recipe: {choice.recipe}, preset: PRESET}}."
         )
-    values = recipe.PRESETS[choice.preset].model_dump() | choice.settings
+    if preset not in recipe.PRESETS:
+        raise UserError(f"Corpus {choice.recipe} has no preset {preset!r}; {did_you_mean(preset, recipe.PRESETS)}.")
+    values = recipe.PRESETS[preset].model_dump() | choice.settings
     settings = validated(recipe.Settings, values, f"corpus.settings of {choice.recipe}")
     path = Path(str(recipe.__file__))
     facts = {"settings": settings.model_dump(mode="json"), "recipe": recipes.digest(recipe.__name__)}
     if path.parent != paths.recipe_folder("datasets"):  # two of one program may read different files beside them
         facts["path"] = str(path)
     key = identity(facts, 8)
-    return paths.home() / "corpora" / f"{Path(choice.recipe).stem}-{choice.preset}-{key}", recipe, settings
+    return paths.home() / "corpora" / f"{Path(choice.recipe).stem}-{preset}-{key}", recipe, settings
 
 
 def open_corpus(choice: CorpusChoice) -> Corpus:
@@ -54,7 +67,7 @@ def open_corpus(choice: CorpusChoice) -> Corpus:
     """
     folder, recipe, settings = corpus_folder(choice)
     if (folder / "corpus.json").is_file():
-        return read_corpus(folder, choice.left_out)
+        return read_corpus(folder, choice.left_out, choice.fold)
     try:
         corpus: Corpus = recipe.prepare(settings, folder)
     except (UserError, OSError):  # of the disk, too
@@ -68,7 +81,7 @@ def open_corpus(choice: CorpusChoice) -> Corpus:
         ) from None
     except Exception as error:
         raise BrokenRecipe(recipes.located(Path(recipe.__file__), error)) from error
-    return without(corpus, choice.left_out)
+    return without(corpus if choice.fold is None else in_fold(corpus, choice.fold), choice.left_out)
 
 
 def _utterance_in(error: ValidationError) -> str | None:

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from safetensors import safe_open
 
 from dmlm import files, known_files, paths, processes, progress
@@ -31,6 +32,7 @@ from dmlm.tokens.encoding import EncoderSpec, EncodingJob
 
 T = TypeVar("T")
 SHARD_SIZE = 128  # utterances
+LACKING = "lacking"  # key of an utterance that lacks the modality
 CODEBOOK_CLIPS = 640  # about so many training clips give frames for a codebook
 
 
@@ -38,7 +40,9 @@ CODEBOOK_CLIPS = 640  # about so many training clips give frames for a codebook
 class Encoded:
     """Tokens or texts of a split under one condition, and the measured SNRs."""
 
-    tokens: dict[str, Any]  # utterance id -> int32 (T,), or str from a reader
+    tokens: dict[
+        str, Any
+    ]  # utterance id -> int32 (T,), or str from a reader; empty where the utterance lacks the modality
     snr_db_measured: dict[str, float]  # utterance id -> dB
 
 
@@ -143,19 +147,23 @@ class TokenSource:
             yield self._learned_path("codebook", encoder)
 
     def _learned_path(self, part: str, encoder: Encoder | None = None) -> Path:
-        clips = self._codebook_clips if part == "codebook" else self.corpus.split("train")
+        clips = self._codebook_clips if part == "codebook" else self._having("train")
         keys = (self.key_of(utterance, self._learn_under) for utterance in clips)
         key = known_files.digest_of([(encoder or self.encoder).fingerprint, self._learn_under.key, *keys])[:16]
         return self._root / f"{part}s" / f"{Path(self.spec.recipe).stem}-{key}.safetensors"
 
     @cached_property
     def _codebook_clips(self) -> list[Utterance]:
-        training = self.corpus.split("train")
+        training = self._having("train")
         return training[:: max(1, len(training) // CODEBOOK_CLIPS)]
+
+    def _having(self, split: str) -> list[Utterance]:
+        """Return the utterances of a split that have what is encoded."""
+        return [u for u in self.corpus.split(split) if getattr(u, self.encoder.media) is not None]
 
     def learn(self) -> "TokenSource":
         """Learn the network and the codebook that the tokenizer needs, or open those in the cache. Return self."""
-        training = self.corpus.split("train")
+        training = self._having("train")
         if isinstance(self.encoder, Tokenizer) and self.encoder.learns and self.encoder.learned is None:
             path = self._learned_path("network")
             if not _is_learned(path):
@@ -198,15 +206,11 @@ class TokenSource:
     def key_of(self, utterance: Utterance, condition: Condition) -> str:
         """Return the digest of what the tokens of an utterance depend on, besides the encoder and the condition.
 
-        Raises:
-            UserError: the utterance lacks what is encoded.
+        It is `LACKING` if the utterance has nothing to encode: it has no token, so its segment is empty.
         """
         content = getattr(utterance, self.encoder.media)
         if content is None:
-            raise UserError(
-                f"{self.corpus.folder}/manifest.jsonl: utterance {utterance.id!r} has no {self.encoder.media}; add it or drop"
-                f" modality {self.encoder.modality}."
-            )
+            return LACKING
         parts = [self._digest_of(utterance) or f"text {content}"]
         if not condition.clean or (isinstance(self.encoder, Reader) and self.encoder.first_pass):
             parts += [utterance.id, utterance.split, repr(utterance.duration_s), repr(utterance.spans)]
@@ -240,7 +244,7 @@ class TokenSource:
     def _missing(self, split: str, condition: Condition) -> tuple[dict[str, Utterance], dict[str, tuple[Path, int]]]:
         """Return the clips of a split that are not in the cache, by key, and where all clips of the condition are."""
         stored = _stored(self._folder(condition))
-        clips = {self.key_of(utterance, condition): utterance for utterance in self.corpus.split(split)}
+        clips = {self.key_of(utterance, condition): utterance for utterance in self._having(split)}
         return {key: utterance for key, utterance in clips.items() if key not in stored}, stored
 
     def prepare(self, split: str, condition: Condition) -> None:
@@ -271,7 +275,10 @@ class TokenSource:
         tokens: dict[str, Any] = {}
         levels: dict[str, float] = {}
         for utterance in self.corpus.split(split):
-            path, row = stored[self.key_of(utterance, condition)]
+            if (key := self.key_of(utterance, condition)) == LACKING:
+                tokens[utterance.id] = "" if isinstance(self.encoder, Reader) else np.empty(0, np.int32)
+                continue
+            path, row = stored[key]
             if path not in shards:
                 shards[path] = encoding.open_tensors(path)
             arrays = shards[path]

@@ -1,0 +1,154 @@
+"""Copy the media of clips into a corpus: audio as 16 kHz mono FLAC, videos cut and cropped, pictures. Runs in workers."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dmlm import files
+from dmlm.corpus import media, mouth_roi
+from dmlm.corpus.recordings import Outside, read_any_audio
+from dmlm.corpus.voice_activity import speech_spans
+from dmlm.errors import UserError
+from dmlm.importing.clip import Clip, Stretch
+from dmlm.importing.settings import ImportSettings
+from dmlm.modalities import SAMPLE_RATE_HZ
+
+PAUSE_S = 0.6  # a longer pause stands between two sentences
+LOUDEST = 1.0  # full scale
+IMAGE_WIDTH = 512  # pixels of a rendered SVG
+
+
+@dataclass(frozen=True)
+class CopyJob:
+    """Clips, each with the name of its files without suffix, that one worker copies."""
+
+    folder: Path
+    clips: tuple[tuple[Clip, str], ...]
+    settings: ImportSettings
+
+
+Copied = dict[
+    str, Any
+]  # `media` by field, `duration_s`, `spans`, `notes`; or `fault`: rule, what is wrong, and in which file
+
+
+def copy_clips(job: CopyJob) -> list[tuple[str, Copied]]:
+    """Copy the clips of a job; return by id what was made of each, or why nothing was."""
+    find = None
+    copied: list[tuple[str, Copied]] = []
+    for clip, name in job.clips:
+        if clip.lips and job.settings.lips != "as_given" and find is None:
+            find = mouth_roi.detector(job.settings.landmarks)
+        copied.append((clip.id, _copy(clip, name, job.folder, job.settings, find)))
+    return copied
+
+
+def _copy(clip: Clip, name: str, folder: Path, settings: ImportSettings, find: mouth_roi.Detector | None) -> Copied:
+    notes: list[str] = []
+    made = {"audio": f"audio/{name}.flac"}
+    rule, file = "unreadable", clip.audio[0].path
+    try:
+        samples = np.concatenate([_piece(stretch) for stretch in clip.audio])
+        if (peak := float(np.abs(samples).max(initial=0.0))) > LOUDEST:
+            samples, notes = samples * (LOUDEST / peak), ["made quieter, so that 16 bits hold it"]
+        _write_audio(folder / made["audio"], samples)
+        if clip.lips:
+            file, made["lips"] = clip.lips.path, f"lips/{name}{_video_suffix(clip.lips, find)}"
+            rule = "no_face" if find else "unreadable"
+            _copy_video(clip.lips, folder / made["lips"], find)
+        if clip.image:
+            rule, file, made["image"] = "unreadable", clip.image, f"image/{name}{_image_suffix(clip.image)}"
+            _copy_image(clip.image, folder / made["image"])
+    except Outside as error:
+        return {"fault": ["outside", _reason(error, file), str(file)]}
+    except UserError as error:
+        missing = not file.is_file()
+        if rule == "no_face" and "no face" not in str(error):
+            rule = "unreadable"
+        return {"fault": ["missing" if missing else rule, _reason(error, file), str(file)]}
+    duration_s = len(samples) / SAMPLE_RATE_HZ
+    spans, more = _spans(clip, samples, settings)
+    return {"media": made, "duration_s": duration_s, "spans": spans, "notes": notes + more}
+
+
+def _reason(error: UserError, file: Path) -> str:
+    """Return a sentence without the file at its start and the full stop, as the rest of a fault."""
+    return str(error).removeprefix(str(file)).rstrip(".").strip()
+
+
+def _piece(stretch: Stretch) -> np.ndarray:
+    silence = np.zeros(round(stretch.silence_s * SAMPLE_RATE_HZ), np.float32)
+    return np.concatenate([silence, read_any_audio(stretch.path, stretch.start_s, stretch.end_s)])
+
+
+def _write_audio(path: Path, samples: np.ndarray) -> None:
+    import soundfile
+
+    with files.atomic(path) as temporary:
+        soundfile.write(temporary, samples, SAMPLE_RATE_HZ, "PCM_16", format="FLAC")
+
+
+def _spans(clip: Clip, samples: np.ndarray, settings: ImportSettings) -> tuple[list[tuple[float, float]], list[str]]:
+    """Return the sentence spans of a clip in seconds, and what is to be said about them."""
+    whole = [(0.0, len(samples) / SAMPLE_RATE_HZ)]
+    if clip.spans is not None:
+        return list(clip.spans), []
+    if settings.spans == "whole":
+        return whole, []
+    sentences: list[tuple[float, float]] = []
+    for start_s, end_s in speech_spans(samples):
+        if sentences and start_s - sentences[-1][1] < PAUSE_S:
+            sentences[-1] = sentences[-1][0], end_s
+        else:
+            sentences.append((start_s, end_s))
+    return (sentences, []) if sentences else (whole, ["no speech was found: its span is the whole clip"])
+
+
+def _video_suffix(video: Stretch, find: mouth_roi.Detector | None) -> str:
+    return ".mp4" if find or not video.is_whole else video.path.suffix.lower()
+
+
+def _copy_video(video: Stretch, target: Path, find: mouth_roi.Detector | None) -> None:
+    """Copy a video, or the stretch of it, or the mouth in it; a stretch is made grey, 25 frames a second."""
+    if find:
+        target.unlink(missing_ok=True)
+        mouth_roi.crop(video.path, target, find)
+    elif video.is_whole:
+        _copy_file(video.path, target)
+    else:
+        frames = np.stack(list(media.video_frames(video.path, media.grey)))
+        with files.atomic(target) as temporary:
+            media.write_video(temporary, frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2])
+
+
+def _image_suffix(image: Path) -> str:
+    return ".png" if image.suffix.lower() == ".svg" else image.suffix.lower()
+
+
+def _copy_image(image: Path, target: Path) -> None:
+    if image.suffix.lower() != ".svg":
+        _copy_file(image, target)
+        return
+    if not image.is_file():
+        raise UserError(f"There is no file {image}.")
+    from dmlm.importing.svg import render
+
+    with files.atomic(target) as temporary:
+        temporary.write_bytes(render(image, IMAGE_WIDTH))
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise UserError(f"There is no file {source}.")
+    with files.atomic(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def groups(folder: Path, clips: Sequence[tuple[Clip, str]], settings: ImportSettings, workers: int) -> list[CopyJob]:
+    """Return the jobs for some clips: at most 50 clips each, and enough jobs for every worker."""
+    size = max(1, min(50, -(-len(clips) // (4 * workers))))
+    return [CopyJob(folder, tuple(clips[start : start + size]), settings) for start in range(0, len(clips), size)]
