@@ -1,0 +1,37 @@
+"""Where the recordings of a corpus recipe come from: licence, cost, how to get them, and in which folder they are looked for."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmlm import paths
+from dmlm.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Recordings that others publish. Nothing is downloaded: a user reads this, and then gets them as `get` says."""
+
+    name: str  # of the sub-folder that they are looked for in, such as `grid`
+    title: str
+    licence: str
+    cost: str  # megabytes, and an account or a fee if there is one
+    get: str  # commands, or where to go
+    citation: str
+
+    @property
+    def sentence(self) -> str:
+        """Licence, cost and how to get it, on one line."""
+        return f"{self.title}; licence: {self.licence}; {self.cost}; {self.get}"
+
+    def folder(self, chosen: Path | None = None) -> Path:
+        """Return the folder of the recordings: the one chosen, or NAME in `DMLM_RECORDINGS`, by default `recordings` of the home.
+
+        Raises:
+            UserError: it does not exist; says how to get the recordings.
+        """
+        parent = Path(os.environ.get("DMLM_RECORDINGS") or paths.home() / "recordings").expanduser()
+        folder = chosen.expanduser() if chosen else parent / self.name
+        if folder.is_dir():
+            return folder
+        raise UserError(f"There is no folder {folder} with the recordings. {self.sentence}.")
