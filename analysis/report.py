@@ -71,7 +71,8 @@ def _unended(results: GridResults) -> str:
 
 def _corpus(card: CorpusCard) -> str:
     sizes = ", ".join(f"{count} {split}" for split, count in card.utterances.items())
-    return f"{card.name} {card.version}: {sizes} utterances; licence {card.licence}, SHA-256 {card.digest}"
+    folds = f" (in each of {card.folds} folds, about)" if card.folds else ""
+    return f"{card.name} {card.version}: {sizes} utterances{folds}; licence {card.licence}, SHA-256 {card.digest}"
 
 
 def _noise(noise: dict[str, object]) -> str:

@@ -95,6 +95,15 @@ class Corpus:
             of_split[rule] = of_split.get(rule, 0) + 1
         return counts
 
+    def lacking_counts(self, fields: Iterable[str]) -> dict[str, dict[str, int]]:
+        """Return how many utterances lack each of some fields, such as `lips`, by split and field; none where all have it."""
+        counts = {
+            split: {field: sum(getattr(u, field) is None for u in self.split(split)) for field in fields}
+            for split in SPLITS
+        }
+        some = {split: {field: n for field, n in of_split.items() if n} for split, of_split in counts.items()}
+        return {split: of_split for split, of_split in some.items() if of_split}
+
     @property
     def counts(self) -> dict[str, int]:
         """How many utterances are used, by split."""

@@ -158,7 +158,10 @@ class Cell(Section):
         """Name for people, such as `OPT A+L permuted L seed 1`."""
         family = pretrained.family_of(self.backbone).label
         control = f" permuted {self.permute}" if self.permute else ""
-        return f"{family} {self.template.removesuffix(' -> T')}{control}" + (f" seed {self.seed}" if self.seed else "")
+        run = (f" seed {self.seed}" if self.seed else "") + (
+            "" if self.corpus.fold is None else f" fold {self.corpus.fold}"
+        )
+        return f"{family} {self.template.removesuffix(' -> T')}{control}{run}"
 
 
 def validated(kind: type[BaseModel], values: dict[str, Any], where: str) -> Any:

@@ -12,16 +12,17 @@ from dmlm.plan.file_paths import absolute
 from dmlm.plan.yaml_values import load, problem
 
 
+OF_A_CORPUS = ("recipe", "preset", "settings")  # which corpus it is; other keys of `corpus` say how it is read
+
+
 def merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Merge `more` into a copy of `values`, section by section. A value with a `recipe` replaces the old one entirely."""
+    """Merge `more` into a copy of `values`, section by section. A value with a `recipe` replaces the old one entirely.
+
+    Another corpus replaces the old one and its settings, but not how it is read: `fold`, `leave_out`, `normaliser`.
+    """
     result = copy.deepcopy(values)
     for key, value in more.items():
-        if "." in key:
-            assign(result, key, value)
-        elif isinstance(value, dict) and isinstance(result.get(key), dict) and "recipe" not in value:
-            result[key] = merged(result[key], value)
-        else:
-            result[key] = copy.deepcopy(value)
+        assign(result, key, value)
     return result
 
 
@@ -43,8 +44,16 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
                 f"There is no place {key!r}: {part} is a plain value; its settings are in dmlm/plan/cell.py."
             )
     old = target.get(last)
-    merges = bool(value) and isinstance(value, dict) and isinstance(old, dict) and "recipe" not in value
-    target[last] = merged(old, value) if merges else copy.deepcopy(value)
+    if (
+        last == "corpus"
+        and isinstance(old, dict)
+        and (isinstance(value, str) or (isinstance(value, dict) and "recipe" in value))
+    ):
+        kept = {name: setting for name, setting in old.items() if name not in OF_A_CORPUS}
+        value = {**kept, **({"recipe": value} if isinstance(value, str) else value)}
+    elif value and isinstance(value, dict) and isinstance(old, dict) and "recipe" not in value:
+        value = merged(old, value)
+    target[last] = copy.deepcopy(value)
 
 
 def value_at(values: dict[str, Any], key: str) -> Any:

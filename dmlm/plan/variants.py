@@ -1,4 +1,4 @@
-"""The variant of a cell: what tells it from other cells of its backbone, template and seed, in the words of the sweep file."""
+"""The variant of a cell: what tells it from others of its backbone, template, seed and fold, in the words of the sweep file."""
 
 import os
 import re
@@ -15,11 +15,11 @@ def variants_of(
 ) -> Iterator[str]:
     """Yield for each cell a name such as `noise.placement whole`; empty where nothing needs to be said.
 
-    It lists the settings that differ between cells of equal backbone, template and seed anywhere in the grid.
+    It lists the settings that differ between cells of equal backbone, template, seed and fold anywhere in the grid.
     """
-    groups: dict[tuple[str, str, int], list[tuple[Cell, dict[str, Any]]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[Cell, dict[str, Any]]]] = {}
     for cell, settings in zip(cells, settings_of_cells, strict=True):
-        groups.setdefault((cell.backbone, cell.template, cell.seed), []).append((cell, settings))
+        groups.setdefault((cell.backbone, cell.template, cell.seed, cell.corpus.fold), []).append((cell, settings))
 
     def value(cell: Cell, settings: dict[str, Any], key: str) -> Any:
         """The value of a key; None if the key is about a modality that the cell does not read."""
@@ -30,7 +30,7 @@ def variants_of(
     distinguishing = [
         key
         for key in varied_keys
-        if key not in ("backbone", "template", "seed")
+        if key not in ("backbone", "template", "seed", "corpus.fold")
         and any(len({repr(value(*member, key)) for member in group}) > 1 for group in groups.values())
     ]
     prefixes = {

@@ -5,6 +5,7 @@ An evaluation without a valid `result.json` is missing, whatever else its folder
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -36,6 +37,8 @@ class CorpusCard:
     digest: str
     utterances: dict[str, int]  # that are used, by split
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)  # that are not, by split and rule
+    lacking: dict[str, dict[str, int]] = field(default_factory=dict)  # read with an empty segment, by split and field
+    folds: int | None = None  # if its folds take turns as the test
 
     @classmethod
     def of(cls, card: dict[str, Any]) -> "CorpusCard":
@@ -44,12 +47,20 @@ class CorpusCard:
             **{key: card.get(key, "not recorded") for key in ("name", "version", "licence", "digest")},
             utterances=card["utterances"],
             left_out=card.get("left_out", {}),
+            lacking=card.get("lacking", {}),
+            folds=card.get("folds"),
         )
 
     @property
     def label(self) -> str:
-        """A readable and unique name: `name-digest8`, and what is left out, if anything is: it is another test set then."""
-        without = f" without {describe_left_out(self.left_out)}" if self.left_out else ""
+        """A readable and unique name: `name-digest8`, and what is left out, if anything is: it is another test set then.
+
+        It is the same for all folds: what is left out of any split is left out of the test of a fold.
+        """
+        counts = self.left_out
+        if self.folds and counts:
+            counts = {"all": dict(sum((Counter(rules) for rules in counts.values()), Counter()))}
+        without = f" without {describe_left_out(counts)}" if counts else ""
         return f"{self.name}-{self.digest[:8]}{without}"
 
 
@@ -133,6 +144,12 @@ class GridCell:
     evaluations: tuple[GridEvaluation, ...]
 
     @property
+    def fold(self) -> int | None:
+        """The fold of the corpus that it is tested on; None without folds."""
+        fold = self.settings.get("corpus", {}).get("fold")
+        return None if fold is None else int(fold)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Input modalities in order, by letter."""
         return Template.parse(self.template).letters
@@ -193,8 +210,11 @@ class GridResults:
 
     @property
     def corpora(self) -> list[CorpusCard]:
-        """Every corpus of the grid."""
-        return self.distinct(lambda cell: cell.corpus)
+        """Every corpus of the grid; the folds of one are one, with the sizes of the first."""
+        cards: dict[object, CorpusCard] = {}
+        for cell in self.cells:
+            cards.setdefault(repr(cell.corpus) if cell.fold is None else cell.corpus.label, cell.corpus)
+        return list(cards.values())
 
     def tokenizers_of(self, letter: str) -> list[str]:
         """Return the tokenizer recipes that cells use for a modality."""
@@ -306,15 +326,16 @@ def _upgraded(grid: dict[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _cells(records: Iterable[dict[str, Any]], folder: Path, normaliser: str) -> tuple[GridCell, ...]:
-    """Build the cells. Cells of equal model, template, seed and variant are numbered, so that they are never pooled.
+    """Build the cells. Cells of equal model, template, seed, variant and fold are numbered, so that they are never pooled.
 
     `normaliser` is that of cells that name none: earlier versions stored it once for the whole grid.
     """
     cells: list[GridCell] = []
-    counts: dict[tuple[str, str, int, str], int] = {}
+    counts: dict[tuple[str, str, int, str, int | None], int] = {}
     for record in records:
         variant = record.get("variant") or ""
-        key = record["model"], record["template"], int(record["seed"]), variant
+        fold = ((record.get("settings") or {}).get("corpus") or {}).get("fold")
+        key = record["model"], record["template"], int(record["seed"]), variant, fold
         number = counts[key] = counts.get(key, 0) + 1
         cells.append(
             GridCell(

@@ -11,13 +11,13 @@ from dmlm.results.grid import GridCell, GridEvaluation, GridResults
 from dmlm.score.benefit import Pair, relative_benefit
 from dmlm.score.intervals import Estimate, wer_interval
 from dmlm.score.perceptual import PerceptualScore, perceptual_score
-from dmlm.score.wer import Counts, mean_over_runs
+from dmlm.score.wer import Counts, mean_over_runs, pooled_over_folds
 from dmlm.sequence.template import Template
 
 
 @dataclass(frozen=True)
 class System:
-    """One line of a figure: all cells that differ only in the training seed."""
+    """One line of a figure: all cells that differ only in the training seed, or in the fold that they are tested on."""
 
     model: str
     template: str
@@ -54,8 +54,8 @@ class Point:
     permuted: str | None
     estimate: Estimate | None
     counts: Counts | None  # of the system; mean over seeds
-    runs_done: int  # finished evaluations in it: seeds, or seeds x draws for a permuted modality
-    runs_asked: int  # evaluations of the grid for it, finished or not
+    runs_done: int  # finished runs in it: seeds, or seeds x draws for a permuted modality; a run is over all folds
+    runs_asked: int  # runs of the grid for it, finished or not
     seed_sd: float = math.nan  # sample standard deviation over seeds; NaN for one
 
     @property
@@ -76,7 +76,7 @@ def systems(results: GridResults, model: str | None = None) -> tuple[System, ...
 
 
 def cells_of(results: GridResults, system: System) -> list[GridCell]:
-    """Return the cells of a system: one per training seed."""
+    """Return the cells of a system: one per training seed, and per fold of the corpus where folds take turns."""
     return [cell for cell in results.cells if System.of(cell) == system]
 
 
@@ -108,14 +108,22 @@ def compared_systems(results: GridResults, model: str | None = None) -> list[Sys
     return compared
 
 
-def _runs(
-    results: GridResults, system: System, snr_db: float, permuted: str | None = None
-) -> dict[int, list[GridEvaluation]]:
-    """Return the evaluations of a condition by training seed, finished or not."""
-    return {
-        cell.seed: [e for e in cell.evaluations if e.snr_db == snr_db and e.permuted == permuted]
-        for cell in cells_of(results, system)
-    }
+Run = tuple[GridEvaluation, ...]  # one evaluation, or those of all folds, which together test each utterance once
+
+
+def _runs(results: GridResults, system: System, snr_db: float, permuted: str | None = None) -> dict[int, list[Run]]:
+    """Return the runs of a condition by training seed, finished or not: one, or one for each draw of a permutation.
+
+    Where seeds have other folds than each other, as when seed and fold change together, all are one run, by the first seed.
+    """
+    by_seed: dict[int, dict[int | None, list[GridEvaluation]]] = {}
+    for cell in cells_of(results, system):
+        found = [e for e in cell.evaluations if e.snr_db == snr_db and e.permuted == permuted]
+        by_seed.setdefault(cell.seed, {})[cell.fold] = found
+    if len({frozenset(folds) for folds in by_seed.values()}) > 1:
+        together = [found for folds in by_seed.values() for found in folds.values()]
+        return {min(by_seed): list(zip(*together, strict=True))}
+    return {seed: list(zip(*folds.values(), strict=True)) for seed, folds in by_seed.items()}
 
 
 CountsOf = Callable[[GridEvaluation], Counts | None]  # of a finished evaluation; None if it has none
@@ -129,12 +137,15 @@ def _characters(evaluation: GridEvaluation) -> Counts | None:
     return evaluation.character_counts
 
 
-def _finished(runs: dict[int, list[GridEvaluation]], counts_of: CountsOf = _words) -> dict[int, list[Counts]]:
-    """Return the counts of the finished evaluations by seed; a seed without any is left out."""
-    finished = {
-        seed: [counts for e in evaluations if e.done and (counts := counts_of(e))] for seed, evaluations in runs.items()
-    }
-    return {seed: counts for seed, counts in finished.items() if counts}
+def _finished(runs: dict[int, list[Run]], counts_of: CountsOf = _words) -> dict[int, list[Counts]]:
+    """Return the counts of the finished runs by seed; a seed without any is left out, and so is a run that lacks a fold."""
+    finished: dict[int, list[Counts]] = {}
+    for seed, of_seed in runs.items():
+        for run in of_seed:
+            counts = [found for e in run if e.done and (found := counts_of(e))]
+            if len(counts) == len(run):
+                finished.setdefault(seed, []).append(pooled_over_folds(counts))
+    return finished
 
 
 @cache

@@ -135,8 +135,15 @@ def _decode_setting(key: str, cell: GridCell) -> Any:
 
 
 def left_out(results: GridResults) -> list[str]:
-    """Return a sentence for each corpus of which utterances were left out, such as `left out of mine: test 3 (silent 3)`."""
-    return [f"left out of {card.name}: {describe_left_out(card.left_out)}" for card in results.corpora if card.left_out]
+    """Return a sentence for each corpus of which utterances were left out, such as `left out of mine: test 3 (silent 3)`.
+
+    And one for each of which utterances were read without a modality, such as `read with an empty segment, of mine: ...`.
+    """
+    cards = results.corpora
+    sentences = [f"left out of {card.name}: {describe_left_out(card.left_out)}" for card in cards if card.left_out]
+    lacking = [card for card in results.distinct(lambda cell: cell.corpus) if card.lacking]
+    sentences += [f"read with an empty segment, of {card.name}: {describe_left_out(card.lacking)}" for card in lacking]
+    return list(dict.fromkeys(sentences))
 
 
 def unended(results: GridResults) -> list[str]:

@@ -200,6 +200,26 @@ def mean_over_runs(runs: Sequence[Counts]) -> Counts:
     return replace(runs[0], errors=np.mean([run.errors for run in aligned], axis=0))
 
 
+def pooled_over_folds(parts: Sequence[Counts]) -> Counts:
+    """Put the test sets of several evaluations together; an utterance that is in several has the mean of its errors.
+
+    >>> one, two = (Counts((name,), np.array([errors]), np.array([4.0])) for name, errors in (("a", 1.0), ("b", 3.0)))
+    >>> pooled_over_folds([one, two]).wer
+    0.5
+    """
+    if len(parts) == 1:
+        return parts[0]
+    ids = tuple(dict.fromkeys(name for part in parts for name in part.ids))
+    place = {name: number for number, name in enumerate(ids)}
+    where = np.array([place[name] for part in parts for name in part.ids], dtype=int)
+    times = np.bincount(where, minlength=len(ids))
+    errors, words = (
+        np.bincount(where, np.concatenate(values), len(ids)) / times
+        for values in ([part.errors for part in parts], [part.words for part in parts])
+    )
+    return replace(parts[0], ids=ids, errors=errors, words=words)
+
+
 def in_order_of(first: Counts, second: Counts) -> Counts:
     """Return `second` with its utterances in the order of `first`.
 
