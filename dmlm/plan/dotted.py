@@ -11,7 +11,6 @@ from dmlm.errors import UserError
 from dmlm.plan.file_paths import absolute
 from dmlm.plan.yaml_values import load, problem
 
-
 OF_A_CORPUS = ("recipe", "preset", "settings")  # which corpus it is; other keys of `corpus` say how it is read
 
 

@@ -1,0 +1,182 @@
+"""Folds that take turns as the test, and utterances that lack a modality: what is trained, what is tested, what is said."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from small_corpus import in_this_process
+
+from dmlm.corpus.manifest import Utterance, in_fold, read_corpus, write_corpus
+from dmlm.corpus.media import write_video
+from dmlm.errors import UserError
+from dmlm.plan.grid import read_grid_file
+from dmlm.results.measures import systems, wer_point
+from dmlm.results.tables import terminal_tables
+from dmlm.score.wer import Counts, pooled_over_folds
+from dmlm.sweep import api, materials
+from dmlm.sweep.controls import permute
+
+RATE = 16_000
+CARD = {"name": "mine", "version": "1", "licence": "CC0-1.0", "folds": 3}
+
+
+def corpus(folder, clips: int = 9, with_lips=lambda number: True):
+    """`clips` tones of half a second in three folds, most of them with lips."""
+    for name in ("audio", "lips"):
+        (folder / name).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    utterances = []
+    for number in range(clips):
+        samples = 0.1 * np.sin(np.arange(RATE // 2) * 0.05 * (number + 1)) + 0.01 * random.standard_normal(RATE // 2)
+        soundfile.write(folder / f"audio/{number}.flac", samples, RATE)
+        write_video(folder / f"lips/{number}.mp4", random.integers(0, 255, (13, 96, 96)).astype(np.uint8))
+        fold = number % 3
+        utterances.append(
+            Utterance(
+                id=f"clip{number}",
+                split=("test", "val", "train")[fold],
+                text=f"one two {'abcdefghi'[number]}",
+                audio=f"audio/{number}.flac",
+                lips=f"lips/{number}.mp4" if with_lips(number) else None,
+                fold=fold,
+                duration_s=0.5,
+                spans=((0.0, 0.5),),
+            )
+        )
+    return write_corpus(folder, utterances, CARD)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def overrides(**more: str) -> list[str]:
+    small = {
+        "tokenizers": "{A: {recipe: audio_mfcc, settings: {clusters: 8}}, L: {recipe: lips_dct, settings: {clusters: 8}}}"
+    }
+    small |= {
+        "corpus": "mine",
+        "backbone": "opt-nano",
+        "train.steps": "1",
+        "train.batch_size": "2",
+        "snr_db.test": "[clean]",
+    }
+    small |= {
+        "snr_db.train": "[clean]",
+        "perceptual": "{snr_db: clean, draws: 1}",
+        "execution.loggers": "[]",
+        "name": "mine",
+    }
+    return [f"{key}={value}" for key, value in (small | more).items()]
+
+
+def test_each_utterance_is_tested_once_by_a_model_that_has_not_seen_it(tmp_path):
+    made = corpus(tmp_path / "corpus")
+    folds = [in_fold(made, fold) for fold in range(3)]
+    tested = [utterance.id for fold in folds for utterance in fold.split("test")]
+    assert sorted(tested) == sorted(utterance.id for utterance in made.utterances)
+    for fold in folds:
+        splits = [{utterance.id for utterance in fold.split(name)} for name in ("train", "val", "test")]
+        assert all(splits)
+        assert sum(map(len, splits)) == len(set.union(*splits)) == 9
+    assert read_corpus(tmp_path / "corpus", fold=1).counts == {"train": 3, "val": 3, "test": 3}
+
+
+def test_a_fold_that_is_not_there_is_one_sentence(tmp_path):
+    made = corpus(tmp_path / "corpus")
+    with pytest.raises(UserError, match=r"corpus.fold=3: .* has folds 0 to 2"):
+        in_fold(made, 3)
+    plain = write_corpus(tmp_path / "corpus", [u.model_copy(update={"fold": None}) for u in made.utterances], CARD)
+    with pytest.raises(UserError, match="has no folds; import it with --folds"):
+        in_fold(plain, 0)
+
+
+def test_another_corpus_keeps_how_it_is_read():
+    """Overriding the corpus of a grid once lost the axis over its folds."""
+    grid = read_grid_file(
+        "smoke", ["corpus.normaliser=none", "axes.corpus.fold=[0, 1]", "corpus={recipe: three_equations, preset: tiny}"]
+    )
+    assert {cell.corpus.fold for cell in grid.cells} == {0, 1}
+    assert {cell.corpus.preset for cell in grid.cells} == {"tiny"}
+    assert set(grid.variants) == {""}  # a fold is a run, as a seed is
+    assert {"OPT A fold 0", "OPT A fold 1"} <= {cell.label for cell in grid.cells}
+
+
+def test_the_folds_of_a_grid_are_pooled(home):
+    corpus(home / "corpora" / "mine")
+    grid = read_grid_file(
+        "smoke", [*overrides(), "axes.template=[A -> T]", "axes.backbone=[opt-nano]", "axes.corpus.fold=[0, 1, 2]"]
+    )
+    made = materials.prepare(grid.cells, run=in_this_process)
+    index = api.index_of(
+        grid, made, trials := [api.trial_of(c, m, "A -> T") for c, m in zip(grid.cells, made, strict=True)]
+    )
+    assert len({trial.folder for trial in trials}) == 3
+    (system,) = systems(index)
+    for trial in trials[:2]:
+        api.train(trial)
+        api.evaluate(trial)
+    assert wer_point(index, system, float("inf")).status == "missing"  # two folds of three are not the test set
+    api.train(trials[2])
+    api.evaluate(trials[2])
+    again = api.index_of(grid, made, trials)
+    point = wer_point(again, system, float("inf"))
+    assert (point.status, point.runs_done, point.runs_asked) == ("measured", 1, 1)
+    assert sorted(point.counts.ids) == [f"clip{number}" for number in range(9)]
+    assert "bootstrap over 9 test utterances" in terminal_tables(again)
+
+
+def test_an_utterance_in_two_test_sets_counts_once():
+    first = Counts(("a", "b"), np.array([1.0, 2.0]), np.array([4.0, 4.0]))
+    second = Counts(("b", "c"), np.array([4.0, 1.0]), np.array([4.0, 2.0]))
+    pooled = pooled_over_folds([first, second])
+    assert pooled.ids == ("a", "b", "c")
+    assert pooled.errors.tolist() == [1.0, 3.0, 1.0]
+    assert pooled.words.tolist() == [4.0, 4.0, 2.0]
+
+
+def test_a_clip_without_lips_is_refused_or_has_an_empty_segment(home):
+    corpus(home / "corpora" / "mine", with_lips=lambda number: number not in (2, 4, 6))
+    settings = [*overrides(), "template=A+L -> T"]
+    (cell,) = read_grid_file("smoke", settings).cells
+    with pytest.raises(UserError, match=r"lacking 2.*corpus.lacking=empty"):  # of train and test; val is not read
+        api.prepare(cell)
+    (cell,) = read_grid_file("smoke", [*settings, "corpus.lacking=empty"]).cells
+    trial, made = api.prepare(cell)
+    lengths = {
+        split: [len(item["L"]) for item in made.streams(("A", "L"), split, made.test_conditions[float("inf")])[0]]
+        for split in ("train", "test")
+    }
+    assert [length > 0 for length in lengths["train"]] == [False, True, True]
+    assert [length > 0 for length in lengths["test"]] == [True, True, False]
+    api.train(trial)
+    api.evaluate(trial)
+    (grid,) = [read_grid_file("smoke", [*settings, "corpus.lacking=empty"])]
+    tables = terminal_tables(api.index_of(grid, [made], [trial]))
+    assert "read with an empty segment, of mine: train 1 (lips 1); val 1 (lips 1); test 1 (lips 1)" in tables
+
+
+def test_a_permutation_leaves_out_those_that_lack_the_modality():
+    items = [{"A": np.arange(5), "L": np.full(length, number)} for number, length in enumerate((3, 0, 4, 3))]
+    permuted = permute(items, ["L"], draw=0)
+    assert len(permuted[1]["L"]) == 0
+    for number in (0, 2, 3):
+        assert permuted[number]["L"][0] not in (1, number)
+
+
+def test_a_corpus_is_named_by_its_name_alone_or_by_its_folder(home, tmp_path):
+    corpus(home / "corpora" / "mine")
+    corpus(tmp_path / "elsewhere")
+    by_name, by_folder = (
+        read_grid_file("smoke", [*overrides(corpus=name), "template=A -> T"]).cells[0].corpus
+        for name in ("mine", str(tmp_path / "elsewhere"))
+    )
+    assert (by_name.recipe, by_folder.recipe) == ("mine", str(tmp_path / "elsewhere"))
+    assert json.loads((tmp_path / "elsewhere/corpus.json").read_text())["name"] == "mine"
+    with pytest.raises(UserError, match=r"known: .*three_equations.*Imported corpora: mine"):
+        read_grid_file("smoke", ["corpus=min"])
+    with pytest.raises(UserError, match="has no preset and no settings"):
+        api.prepare(read_grid_file("smoke", [*overrides(), "corpus.preset=tiny", "template=A -> T"]).cells[0])
