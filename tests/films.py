@@ -9,10 +9,11 @@ import numpy as np
 TURNS = {90: (0, 1, -1, 0), -90: (0, -1, 1, 0), 180: (-1, 0, 0, -1)}  # x' = a x + c y, y' = b x + d y
 
 
-def write(path, frames, fps, pictures=None, without=(), codec="libx264"):
+def write(path, frames, fps, pictures=None, without=(), codec="libx264", options=None):
     """A colour video whose frame n has grey level 5 n (or the pictures), lossless; frames `without` are left out."""
     with av.open(str(path), "w") as container:
-        options = {"qp": "0", "bf": "0"} if codec == "libx264" else {}
+        if options is None:
+            options = {"qp": "0", "bf": "0"} if codec == "libx264" else {}
         stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
         height, width = (64, 96) if pictures is None else pictures[0].shape[:2]
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"

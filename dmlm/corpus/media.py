@@ -1,8 +1,10 @@
 """Read the media files of a manifest (speech, lip video, page images), and write video. Every error names the file."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ BLOCK = 1 << 20  # samples per channel that are read at a time
 FLAC_MOST = 1 << 36  # samples per channel; libsndfile gives more for a header that does not say how many there are
 TIE = 1e-4  # frames: what is nearer is the same time, which is rounded
 PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")  # formats whose header says how long the file is
+TIMED = PROMISING[:2]  # formats that keep the time of each frame
+MARGIN_S = 1.0  # a key frame is looked for so long before a time: formats sort frames as they are decoded, not as shown
 SHORT_S = 0.5 / FRAMES_HZ  # accepted, because headers round
 STANDS_S = 60  # a picture that stands longer is a damaged timestamp, which would fill the memory
 FULL_RANGE = 2  # FFmpeg's colour range: grey levels 0..255, not 16..235
@@ -84,34 +88,55 @@ def read_video(path: Path) -> np.ndarray:
     return np.stack(frames)
 
 
-def video_frames(path: Path, convert: Callable[[Any], np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield upright frames at 25 a second, whatever the rate of the file: frame k is on screen at (k + 1/2) / 25 s.
+def video_frames(
+    path: Path, convert: Callable[[Any], np.ndarray], start_s: float = 0.0, end_s: float | None = None
+) -> Iterator[np.ndarray]:
+    """Yield upright frames at 25 a second, whatever the rate of the file: frame k is on screen at start_s + (k + 1/2) / 25.
+
+    A stretch is read from a key frame before it on, where that is certain to give the frames of a full read, and not
+    beyond its end.
 
     Args:
         path: video file
         convert: makes an array (H, W, ...) of a decoded frame (`av.VideoFrame`); its rotation is applied afterwards.
+        start_s: start of the stretch, in seconds after the first frame of the file
+        end_s: its end; None: that of the file
 
     Raises:
-        UserError: the file is unreadable or cut, has no frame, or one that stands for more than a minute.
+        UserError: the file is unreadable or cut, has no frame, or one that stands for more than a minute; the stretch is
+            empty or goes beyond the file.
     """
     import av
 
     _check_exists(path)
-    count, current = 0, None
+    stretch = f"the stretch from {start_s:g} s to {'the end' if end_s is None else f'{end_s:g} s'}"
+    if not (0 <= start_s < math.inf and (end_s is None or 0.5 / FRAMES_HZ < end_s - start_s < math.inf)):
+        raise UserError(f"{path}: {stretch} holds no frame; give a start and a later end.")
+    wanted = math.inf if end_s is None else max(1, frames_before(end_s - start_s))
+    count, ends_s, shown = 0, 0.0, None
     try:
-        with av.open(str(path)) as container:
-            video = Video(container)
-            for start_s, frame in video.timed_frames():
-                while current is not None and count < frames_before(start_s):
-                    yield current
-                    count += 1
-                current = None if frame is None else np.rot90(convert(frame), round(frame.rotation / 90))
+        with ExitStack() as stack:
+            video = Video(stack.enter_context(av.open(str(path))))
+            if start_s > MARGIN_S and not video.seek(start_s):
+                video = Video(stack.enter_context(av.open(str(path))))
+            for time_s, frame in video.timed_frames():
+                until = min(frames_before(time_s - start_s), wanted)
+                if shown is not None and count < until:
+                    picture = np.rot90(convert(shown), round(shown.rotation / 90))
+                    while count < until:
+                        yield picture
+                        count += 1
+                if count == wanted:
+                    return
+                ends_s, shown = time_s, frame
             if video.is_cut:
                 raise UserError(f"{path} ends before its header says; replace the file.")
     except (OSError, IndexError, ValueError, av.FFmpegError) as error:
         raise UserError(f"{path} cannot be read as video ({error}); replace the file.") from None
-    if not count:
+    if not ends_s:
         raise UserError(f"{path} holds no video frame; replace the file.")
+    if not count or count < wanted < math.inf:
+        raise UserError(f"{path} ends at {ends_s:.2f} s and does not hold {stretch}; correct the times.")
 
 
 def frames_before(time_s: float) -> int:
@@ -129,7 +154,35 @@ class Video:
     def __init__(self, container: Any) -> None:
         """Raises IndexError if there is no video stream."""
         self.container, self.stream = container, container.streams.video[0]
+        self._frames: Iterator[Any] = container.decode(self.stream)
+        self._first_s: float | None = None  # by the clock of the file
+        self._latest_s = 0.0  # counted from the first frame
         self._end_s = 0.0  # by the clock of the file, as far as it was read
+
+    def seek(self, time_s: float) -> bool:
+        """Go to a key frame that is on screen at a time or before; False: no such frame is certain, open the file anew.
+
+        Certain is a key frame of type I, in a container that keeps the time of each frame: those that are shown after it
+        need none before. Frames that are shown before it, and refresh without key frames, are another matter.
+        """
+        import av
+
+        if self.container.format.name not in TIMED:
+            return False
+        try:
+            first = next(self._frames, None)
+            if first is None or first.time is None:
+                return False
+            self.container.seek(int((first.time + time_s - MARGIN_S) / self.stream.time_base), stream=self.stream)
+            self._frames = self.container.decode(self.stream)
+            key = next((frame for frame in self._frames if frame.key_frame), None)
+        except av.FFmpegError:  # such as a file that is cut, which a full read finds out
+            return False
+        if key is None or key.time is None or key.pict_type != av.video.frame.PictureType.I:
+            return False
+        self._first_s, self._latest_s = first.time, key.time - first.time
+        self._frames = itertools.chain([key], self._frames)
+        return self._latest_s <= time_s
 
     def timed_frames(self) -> Iterator[tuple[float, Any]]:
         """Yield the start of each decoded frame in seconds, counted from 0, and the frame; then the end and None.
@@ -139,11 +192,10 @@ class Video:
         Raises:
             ValueError: a frame stands for more than a minute.
         """
-        first_s = end_s = None
-        latest_s = 0.0
+        first_s, latest_s, end_s = self._first_s, self._latest_s, None
         tick_s = float(self.stream.time_base)
         usual_s = float(1 / (self.stream.average_rate or FRAMES_HZ))
-        for frame in self.container.decode(self.stream):
+        for frame in self._frames:
             start_s = end_s or 0.0
             if frame.time is not None:
                 first_s = frame.time if first_s is None else first_s
