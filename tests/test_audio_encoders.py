@@ -210,6 +210,53 @@ def test_whisper_hears_at_once_what_it_has_positions_for(at_once_s, duration_s, 
     np.testing.assert_allclose(found, np.concatenate(wanted), atol=1e-4)
 
 
+def test_whisper_reads_as_far_as_the_clip_goes(home) -> None:
+    """The network of transformers, built for just so many positions, hears what the full window holds of the clip."""
+    model, clip = speech_model(home / "whisper", "whisper"), noise(24_161)
+    frames = len(clip) // 320
+    tensors = model.encoder.state_dict()
+    tensors["embed_positions.weight"] = tensors["embed_positions.weight"][:frames]
+    config = AutoConfig.for_model("whisper", **SPEECH["whisper"], max_source_positions=frames)
+    short = type(model.encoder)(config).eval()
+    short.load_state_dict(tensors)
+    mel = inputs("whisper", clip)["input_features"][..., : 2 * frames]
+    with torch.inference_mode():
+        wanted = short(mel, output_hidden_states=True).hidden_states[2][0]
+    found, full = (build("audio_ssl_kmeans", model=home / "whisper", layer=2, window=w) for w in ("clip", "full"))
+    np.testing.assert_allclose(found.features_of([clip])[0], wanted, atol=1e-4)
+    assert not np.allclose(full.features_of([clip])[0], wanted, atol=1e-2)
+    assert found.fingerprint != full.fingerprint
+
+
+@pytest.mark.parametrize("duration_s", [2, 5])
+def test_whisper_reads_alike_what_fills_its_window(duration_s, home) -> None:
+    """Of a clip of five seconds the first four fill two windows; the last second does not."""
+    speech_model(home / "whisper", "whisper", max_source_positions=100)
+    clip = noise(duration_s * RATE)
+    short, full = (
+        build("audio_ssl_kmeans", model=home / "whisper", layer=2, window=w).features_of([clip])[0]
+        for w in ("clip", "full")
+    )
+    assert len(short) == len(full) == 50 * duration_s
+    assert np.array_equal(short[:200], full[:200])
+
+
+def test_clips_of_any_length_are_read_alone(home) -> None:
+    clips = [noise(samples, seed) for seed, samples in enumerate((320, 8_000, 8_000, 8_319, 16_000))]
+    encoder = tiny(model="random:whisper", architecture=SPEECH["whisper"], window="clip")
+    alone = [encoder.features_of([clip])[0] for clip in clips]
+    assert [len(features) for features in alone] == [1, 25, 25, 25, 50]
+    for one, other in zip(alone, encoder.features_of(clips), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_only_whisper_has_a_window(home) -> None:
+    with pytest.raises(
+        UserError, match="window=clip is for Whisper, and random:hubert is a hubert, which always reads"
+    ):
+        tiny(window="clip").require()
+
+
 def tiny(**more) -> Tokenizer:
     settings = {"model": "random:hubert", "architecture": SPEECH["hubert"], "layer": 2, "clusters": 20}
     return build("audio_ssl_kmeans", **{**settings, **more})

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -64,6 +64,10 @@ class Settings(BaseSettings):
         default=60.0,
         ge=1,
         description="longer clips are read in pieces of this length; with Whisper at most 30 s, its input length",
+    )
+    window: Literal["full", "clip"] = Field(
+        default="full",
+        description="how far Whisper reads: to the end of its input, 30 s, which is silence after the clip; or of the clip",
     )
     architecture: dict[str, Any] = Field(default={}, description="configuration values of a random: model")
 
@@ -132,6 +136,11 @@ class SpeechUnits(Tokenizer):
             raise UserError(
                 f"audio_ssl_kmeans: layer={self.settings.layer}, and {model} has {layers}; give 1 to {layers}."
             )
+        if self.settings.window == "clip" and self.config.model_type != "whisper":
+            raise UserError(
+                f"audio_ssl_kmeans: window=clip is for Whisper, and {model} is a {self.config.model_type}, which always"
+                " reads as far as the clip goes; leave window out."
+            )
         if self._folder and not (self._folder / PREPROCESSOR).is_file():
             raise UserError(f"audio_ssl_kmeans: {self._folder} lacks {PREPROCESSOR}, which says how audio is scaled.")
         if self.extractor.sampling_rate != SAMPLE_RATE_HZ:
@@ -173,10 +182,10 @@ class SpeechUnits(Tokenizer):
         self.require()
         settings, kind = self.settings, _FirstLayers(self.settings.layer)
         opened: Any = open_model(self.recipe, settings.model, self.card, settings.architecture, kind)
-        network = opened.encoder if self.config.model_type == "whisper" else opened
-        layers = network.layers if self.config.model_type == "whisper" else network.encoder.layers
-        layers[-1].register_forward_hook(self._keep_output)
-        return on_device(self.device, network)
+        if self.config.model_type == "whisper":
+            return on_device(self.device, opened.encoder)
+        opened.encoder.layers[-1].register_forward_hook(self._keep_output)
+        return on_device(self.device, opened)
 
     @cached_property
     def extractor(self) -> Any:
@@ -266,11 +275,10 @@ class SpeechUnits(Tokenizer):
             )
         longest = int(self.settings.longest_s * SAMPLE_RATE_HZ) // hop
         if family == "whisper":  # each piece is scaled by its own maximum, as Whisper scales its input
-            window = self.config.max_source_positions  # frames of Whisper's input; each piece is padded to that
+            window = self.config.max_source_positions  # frames of Whisper's input
             cuts = pieces(len(clip), hop, 0, min(longest, window))
-            mels = [(clip[start:end], (end - start) // hop) for start, end in cuts if end - start >= hop]
-            options = {"sampling_rate": SAMPLE_RATE_HZ, "max_length": window * hop, "return_tensors": "np"}
-            return [(self.extractor(piece, **options).input_features[0], frames) for piece, frames in mels]
+            waves = [(clip[start:end], (end - start) // hop) for start, end in cuts if end - start >= hop]
+            return [(self._mel(wave, frames, window), frames) for wave, frames in waves]
         if family == "wav2vec2-bert":
             mel = self.extractor(clip, sampling_rate=SAMPLE_RATE_HZ, return_tensors="np").input_features[0]
             frames = ((len(clip) - MEL_FIELD) // MEL_HOP + 1) // 2  # in pairs; an odd last one is dropped
@@ -282,8 +290,20 @@ class SpeechUnits(Tokenizer):
         cuts = pieces(len(samples), hop, field - hop, longest)
         return [(samples[start:end], (end - start - field) // hop + 1) for start, end in cuts]
 
+    def _mel(self, wave: np.ndarray, frames: int, window: int) -> np.ndarray:
+        """Whisper's spectrogram (mels, 2 T) of a piece, T being `window`, or with `window: clip` the `frames` of the piece.
+
+        Silence follows the piece in both, so that they agree on the frames that they share.
+        """
+        read = window if self.settings.window == "full" else frames
+        length = min(read + 2, window) * self.hop
+        options = {"sampling_rate": SAMPLE_RATE_HZ, "max_length": length, "return_tensors": "np"}
+        return np.asarray(self.extractor(wave, **options).input_features[0][:, : 2 * read])
+
     def _layer(self, inputs: Any) -> Any:
         """Inputs (B, ...) -> output (B, T, D) of the last layer that was built."""
+        if self.config.model_type == "whisper":
+            return _whisper(self.network, inputs)
         self.network(inputs)
         return self._outputs.pop()
 
@@ -324,6 +344,20 @@ class _FirstLayers:
         config.add_adapter = False
         config.decoder_layers = 1  # Whisper's; it is not used
         return config
+
+
+def _whisper(encoder: Any, mels: Any) -> Any:
+    """Spectrograms (B, mels, 2 T) -> output (B, T, D) of the last layer that was built, for T up to the full window.
+
+    The parts of `WhisperEncoder.forward`, which takes no other length than the full window.
+    """
+    from torch.nn.functional import gelu
+
+    x = gelu(encoder.conv2(gelu(encoder.conv1(mels)))).transpose(1, 2)
+    x = x + encoder.embed_positions.weight[: x.shape[1]]
+    for layer in encoder.layers:
+        x = layer(x, None)
+    return x
 
 
 def _field(config: Any) -> int:
