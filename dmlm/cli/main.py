@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dmlm import known_files, paths, recipes
-from dmlm.cli import clean, corpus, doctor, grid, mouths
+from dmlm.cli import clean, corpus, doctor, grid, mouths, transcribe
 from dmlm.cli.terminal import print_everything
 from dmlm.errors import UserError
 
@@ -30,7 +30,7 @@ corpora = typer.Typer(no_args_is_help=True, help="Import recordings, and check a
 corpora.command("import")(corpus.import_corpus)
 corpora.command()(corpus.check)
 app.add_typer(corpora, name="corpus")
-
+app.command()(transcribe.transcribe)
 app.command()(mouths.mouths)
 app.command()(doctor.doctor)
 app.command()(clean.clean)

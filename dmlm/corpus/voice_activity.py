@@ -6,6 +6,7 @@ spans shorter than `min_speech_s` are dropped; the others are widened by `paddin
 between two. Probabilities are those of the recording at full scale, so that its loudness does not matter.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ CHUNK = 512  # samples that the detector judges at a time: 32 ms
 CHUNK_S = CHUNK / SAMPLE_RATE_HZ
 HYSTERESIS = 0.15  # speech that has begun goes on down to `threshold` less this
 LOWEST = 0.01  # of that
+PAUSE_S = 0.5  # a silence that separates two sentences
 
 
 def speech_spans(
@@ -41,6 +43,21 @@ def speech_spans(
     """
     spans = _runs(speech_probabilities(samples), threshold, min_speech_s, min_silence_s)
     return _padded(spans, padding_s, len(samples) / SAMPLE_RATE_HZ)
+
+
+def sentences(spans: Sequence[tuple[float, float]], pause_s: float = PAUSE_S) -> list[tuple[float, float]]:
+    """Join spans with less than `pause_s` of silence between them.
+
+    >>> sentences([(0.5, 1.0), (1.2, 2.0), (3.0, 4.0)])
+    [(0.5, 2.0), (3.0, 4.0)]
+    """
+    joined: list[tuple[float, float]] = []
+    for start_s, end_s in spans:
+        if joined and start_s - joined[-1][1] < pause_s:
+            joined[-1] = (joined[-1][0], end_s)
+        else:
+            joined.append((start_s, end_s))
+    return joined
 
 
 def speech_probabilities(samples: np.ndarray) -> np.ndarray:

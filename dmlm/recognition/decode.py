@@ -31,6 +31,9 @@ class Decoded:
     """The answer to one prompt, and why it ended: with <eos> unless it was `cut` or `looped`."""
 
     ids: np.ndarray  # (N,) text IDs, without <eos>
+    log_probabilities: (
+        np.ndarray
+    )  # (N,) float32, natural, among what may be written; (N + 1,) if it ended: then of <eos>
     cut: bool  # it has `max_new_tokens` tokens and no <eos>
     looped: bool  # it was stopped because a phrase had occurred `max_repeats` times in a row
 
@@ -136,8 +139,8 @@ class _Decoder:
         """Return what is generated after each prompt."""
         cache, hidden = self._prefill(prompts)
         if self.settings.beams > 1:
-            return [self._decoded(output, False) for output in self._beam(cache, hidden)]
-        return [self._decoded(output, looped) for output, looped in zip(*self._greedy(cache, hidden), strict=True)]
+            return [self._decoded(*output, False) for output in zip(*self._beam(cache, hidden), strict=True)]
+        return [self._decoded(*output) for output in zip(*self._greedy(cache, hidden), strict=True)]
 
     def _prefill(self, prompts: Sequence[np.ndarray]) -> tuple[Any, torch.Tensor]:
         """Process the prompts, common prefixes once; return the cache and the last hidden state (B, D) of each."""
@@ -162,22 +165,25 @@ class _Decoder:
         ids = torch.from_numpy(np.concatenate(sequences)).to(self.device)
         return self.family.extend(self.model, ids, layout, cache)
 
-    def _greedy(self, cache: Any, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def _greedy(self, cache: Any, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Generate the likeliest token of each row, step by step, until all rows have stopped.
 
         Whether a row stops depends on its own tokens only: one that has stopped writes nothing but <eos> from then on.
 
         Returns:
-            IDs (B, steps), and (B,) bool: which rows were stopped for a loop.
+            IDs (B, steps), their log-probabilities (B, steps), and (B,) bool: which rows were stopped for a loop.
         """
         steps = self.settings.max_new_tokens
         outputs = torch.full((steps, len(hidden)), self.end, device=self.device)
+        log_ps = torch.zeros((steps, len(hidden)), device=self.device)
         looped = torch.zeros(len(hidden), dtype=torch.bool, device=self.device)
         rows = torch.arange(len(hidden), device=self.device)  # column in `outputs` of each row of the cache
         stopped = torch.zeros_like(looped)  # of each row of the cache: it has ended, or was stopped for a loop
         for step in range(steps):
-            tokens = (hidden @ self.output_weights).argmax(-1).masked_fill(stopped, self.end)
+            logits = hidden @ self.output_weights
+            tokens = logits.argmax(-1).masked_fill(stopped, self.end)
             outputs[step].index_copy_(0, rows, tokens)
+            log_ps[step].index_copy_(0, rows, _log_probability(logits, tokens))
             stopped |= tokens == self.end
             if self.settings.max_repeats:
                 looping = self._looping(outputs[: step + 1, rows].t()) & ~stopped
@@ -191,10 +197,14 @@ class _Decoder:
                 rows, tokens, stopped = rows[alive_rows], tokens[alive_rows], stopped[alive_rows]
                 cache.select(alive_rows)
             hidden = self.family.step(self.model, tokens, cache)
-        return outputs.t().cpu().numpy(), looped.cpu().numpy()
+        return outputs.t().cpu().numpy(), log_ps.t().cpu().numpy(), looped.cpu().numpy()
 
-    def _beam(self, cache: Any, hidden: torch.Tensor) -> list[np.ndarray]:
-        """Beam search: return the hypothesis of each prompt with the largest log p / length ** length_penalty."""
+    def _beam(self, cache: Any, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Beam search: return the hypothesis of each prompt with the largest log p / length ** length_penalty.
+
+        Returns:
+            IDs (P, steps) and their log-probabilities (P, steps).
+        """
         beams, steps, prompt_count = self.settings.beams, self.settings.max_new_tokens, len(hidden)
         width = self.output_weights.shape[1]
         scores = torch.full((prompt_count, beams), -torch.inf, device=self.device)
@@ -202,6 +212,7 @@ class _Decoder:
         cache.select(torch.arange(prompt_count, device=self.device).repeat_interleave(beams))
         hidden = hidden.repeat_interleave(beams, 0)
         outputs = torch.full((prompt_count, beams, steps), self.end, device=self.device)
+        log_ps = torch.zeros((prompt_count, beams, steps), device=self.device)
         first_row = torch.arange(prompt_count, device=self.device).unsqueeze(1) * beams  # of each prompt in the cache
         for step in range(steps):
             log_p = (hidden @ self.output_weights).float().log_softmax(-1).view(prompt_count, beams, width)
@@ -210,16 +221,19 @@ class _Decoder:
             log_p = log_p.masked_fill(ended.unsqueeze(-1), -torch.inf)
             log_p[..., self.end] = log_p[..., self.end].masked_fill(ended, 0.0)
             scores, indices = (scores.unsqueeze(-1) + log_p).flatten(1).topk(beams)  # (P, K)
+            chosen = log_p.flatten(1).gather(1, indices)
             parents, tokens = indices // width, indices % width
             outputs = outputs.gather(1, parents.unsqueeze(-1).expand(-1, -1, steps))
-            outputs[:, :, step] = tokens
+            log_ps = log_ps.gather(1, parents.unsqueeze(-1).expand(-1, -1, steps))
+            outputs[:, :, step], log_ps[:, :, step] = tokens, chosen
             if bool((tokens == self.end).all()) or step == steps - 1:
                 break
             cache.select((first_row + parents).flatten())
             hidden = self.family.step(self.model, tokens.flatten(), cache)
         lengths = (outputs != self.end).sum(-1) + 1
         best = (scores / lengths**self.settings.length_penalty).argmax(1)
-        return list(outputs[torch.arange(prompt_count, device=self.device), best].cpu().numpy())
+        prompts = torch.arange(prompt_count, device=self.device)
+        return outputs[prompts, best].cpu().numpy(), log_ps[prompts, best].cpu().numpy()
 
     def _looping(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return (B,) bool: whether `outputs` (B, steps) end with a phrase that is repeated `max_repeats` times.
@@ -235,8 +249,14 @@ class _Decoder:
                 looping |= (tail[:, period:] == tail[:, :-period]).all(1)
         return looping
 
-    def _decoded(self, output: np.ndarray, looped: bool) -> Decoded:
+    def _decoded(self, output: np.ndarray, log_ps: np.ndarray, looped: bool) -> Decoded:
         """Return the IDs before the first <eos>, and why they end there."""
         ends = np.flatnonzero(output == self.end)
-        ids = output[: int(ends[0])] if len(ends) else output
-        return Decoded(ids, cut=not len(ends) and not looped, looped=bool(looped))
+        length = int(ends[0]) if len(ends) else len(output)
+        ended = bool(len(ends)) and not looped  # the <eos> of one that was stopped for a loop is not the model's
+        return Decoded(output[:length], log_ps[: length + ended], not len(ends) and not looped, bool(looped))
+
+
+def _log_probability(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability (B,) of the tokens (B,) by logits (B, W)."""
+    return logits.float().log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1)

@@ -7,6 +7,7 @@ encoders/LETTER-codebook.safetensors, ...-network...    codebooks and networks t
 example.json README.md                                  one utterance as IDs; the model card
 """
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import GenerationConfig, PreTrainedModel
 
 from dmlm import files
+from dmlm.corpus.noise import Placement
 from dmlm.errors import UserError
 from dmlm.recognition.settings import DecodeSettings
 from dmlm.score import normalisers
@@ -51,6 +53,11 @@ class ModelDescription(_Record):
     encoders: dict[str, EncoderDescription]  # by modality letter
     decode: DecodeSettings
     normaliser: normalisers.Name = "basic"  # of transcripts; older folders have none
+    may_lack: tuple[
+        str, ...
+    ] = ()  # letters of modalities that the model was trained to do without, by an empty segment
+    placement: Placement = "second_half"  # which part of a sentence was noisy in training; older folders have none
+    longest_s: float | None = None  # the longest clip of training; older folders have none
     corpus: dict[str, Any]  # its card, with licence and language
     trial: dict[str, Any]  # every setting that the weights depend on
 
@@ -59,6 +66,14 @@ class ModelDescription(_Record):
         """The shared ID space."""
         sizes = {letter: e.vocab_size for letter, e in self.encoders.items() if e.vocab_size is not None}
         return Vocabulary(self.text_size, sizes)
+
+    @property
+    def used_to_s(self) -> float:
+        """How long a clip may be, in seconds: as the longest of training; in older folders, half of what fits the context."""
+        rates_hz = [encoder.rate_hz for encoder in self.encoders.values() if encoder.rate_hz]
+        if self.longest_s or not rates_hz:
+            return self.longest_s or math.inf
+        return (int(self.trial["model"]["context"]) - self.decode.max_new_tokens) / sum(rates_hz) / 2
 
 
 def write_model_folder(

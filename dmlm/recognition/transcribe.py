@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from dmlm.recognition.decode import decode
+from dmlm.recognition.decode import Decoded, decode
 from dmlm.recognition.settings import DecodeSettings
 from dmlm.sequence.template import Template, pack
 from dmlm.tokens.vocabulary import TextVocabulary, Vocabulary
@@ -32,6 +32,8 @@ class Transcript:
     text: str
     cut: bool
     looped: bool
+    tokens: tuple[str, ...] = ()  # the text of each token; the last is <eos> unless it was cut or stopped
+    log_probabilities: tuple[float, ...] = ()  # of each of them, natural, among all text tokens and <eos>
 
 
 def transcribe(
@@ -43,4 +45,11 @@ def transcribe(
         for utterance in streams
     ]
     answers = decode(model, prompts, reading.vocabulary, reading.decoding, reading.device)
-    return [Transcript(reading.text.decode(answer.ids), answer.cut, answer.looped) for answer in answers]
+    return [_transcript(answer, reading.text) for answer in answers]
+
+
+def _transcript(answer: Decoded, text: TextVocabulary) -> Transcript:
+    tokens = (*map(text.piece, answer.ids), *["<eos>"] * (len(answer.log_probabilities) - len(answer.ids)))
+    return Transcript(
+        text.decode(answer.ids), answer.cut, answer.looped, tokens, tuple(answer.log_probabilities.tolist())
+    )

@@ -106,6 +106,8 @@ def description_of(trial: Trial, materials: Materials) -> ModelDescription:
         encoders=encoders,
         decode=cell.decode,
         normaliser=cell.corpus.normaliser,
+        placement=cell.noise.placement,
+        longest_s=max(utterance.duration_s for utterance in materials.corpus.split("train")),
         corpus=materials.corpus.card,
         trial=trial.spec,
     )

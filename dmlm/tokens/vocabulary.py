@@ -144,6 +144,10 @@ class TextVocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         return self._bpe.decode(list(ids)).strip()
 
+    def piece(self, token: int) -> str:
+        """Return the text of one ID, with the space before it; a part of a letter is written as U+FFFD."""
+        return self._bpe.decode([int(token)])
+
 
 @dataclass(frozen=True)
 class Vocabulary:
