@@ -58,6 +58,7 @@ def run(
     from dmlm import recipes
     from dmlm.results.figures import make_figures
     from dmlm.results.tables import terminal_tables
+    from dmlm.sweep import trying
     from dmlm.sweep.api import run_grid
     from dmlm.sweep.preview import describe
     from dmlm.sweep.schedule import TimeUp
@@ -89,6 +90,8 @@ def run(
     listing = "\n".join(f"  {path}" for path in figures.files)
     print(f"\nFigures and report:\n{listing}")
     print(f"\nGrid {outcome.grid.name}: {counted(len(outcome.trials), 'model')} in {outcome.seconds:.0f} s.")
+    if to_try := trying.command(outcome.trials):
+        print(f"Transcribe a clip with a model of this grid:\n  {to_try}")
     for failure in figures.failures:
         print(f"figure failed: {failure}", file=sys.stderr)
     if outcome.missing:
