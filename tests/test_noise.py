@@ -103,14 +103,14 @@ def bank(tmp_path, monkeypatch):
 
 
 def test_a_noise_clip_shorter_than_the_speech_is_looped(bank):
-    noise = waveform(bank.files["test"], [slice(0, 10_000)], 10_000, "u1", 0)
+    noise, _ = waveform(bank.files["test"], [slice(0, 10_000)], 10_000, "u1", 0)
     assert len(noise) == 10_000
     assert noise[:6_000] == pytest.approx(noise[4_000:])
 
 
 def test_the_waveform_depends_on_utterance_and_seed_only(bank):
     def heard(*key: object) -> np.ndarray:
-        return waveform(bank.files["test"], [slice(0, 5_000)], 5_000, *key)
+        return waveform(bank.files["test"], [slice(0, 5_000)], 5_000, *key)[0]
 
     first = heard("u1", 0)
     heard("u2", 0)
@@ -158,8 +158,8 @@ def test_noise_is_never_taken_from_where_its_file_is_all_but_silent(tmp_path, fl
     """In every span: a mixture at 0 dB would be clean speech with clicks, or refused."""
     files = sparse(tmp_path, slice(0, 30_000), floor)
     for number in range(40):
-        noise = waveform(files, SPANS, 32_000, f"u{number}", 0)
-        assert np.array_equal(noise, waveform(files, SPANS, 32_000, f"u{number}", 0))
+        noise, _ = waveform(files, SPANS, 32_000, f"u{number}", 0)
+        assert np.array_equal(noise, waveform(files, SPANS, 32_000, f"u{number}", 0)[0])
         for span in SPANS:
             assert np.var(noise[span]) > 1e-4 * files["noise"][0].power
         assert mix(SPEECH, noise, SPANS, 0, "u1").snr_db_measured == pytest.approx(0, abs=0.01)

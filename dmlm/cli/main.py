@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dmlm import known_files, paths, recipes
-from dmlm.cli import clean, corpus, doctor, grid, mouths, transcribe
+from dmlm.cli import clean, corpus, doctor, grid, look, mouths, transcribe
 from dmlm.cli.terminal import print_everything
 from dmlm.errors import UserError
 
@@ -26,9 +26,10 @@ grids = typer.Typer(no_args_is_help=True, help="Run grids and show their state."
 for command in (grid.run, grid.show, grid.status, grid.export, grid.transcribe):
     grids.command()(command)
 app.add_typer(grids, name="grid")
-corpora = typer.Typer(no_args_is_help=True, help="Import recordings, and check a corpus.")
+corpora = typer.Typer(no_args_is_help=True, help="Import recordings, check a corpus, and look at it.")
 corpora.command("import")(corpus.import_corpus)
 corpora.command()(corpus.check)
+corpora.command()(look.look)
 app.add_typer(corpora, name="corpus")
 app.command()(transcribe.transcribe)
 app.command()(mouths.mouths)

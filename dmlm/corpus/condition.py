@@ -9,6 +9,7 @@ import numpy as np
 from dmlm import snr
 from dmlm.corpus.manifest import Utterance
 from dmlm.corpus.noise import PROTOCOL, Mixed, NoiseSettings, mix, noisy_spans, waveform
+from dmlm.corpus.noise_clips import NoiseFile
 from dmlm.corpus.noise_files import Noise, NoiseBank
 from dmlm.seeding import generator
 
@@ -83,11 +84,20 @@ class Condition:
         spans = noisy_spans(utterance, len(speech), self.noise)
         noise = np.zeros(0, np.float32)
         if snr.noisy(snr_db):
-            if utterance.split != self.split:
-                raise ValueError(f"{utterance.id!r} is of split {utterance.split}, the noise for {self.split}")
-            version = ("draw", self.draw) if self.snr_db is None else ()
-            noise = waveform(self.files, spans, len(speech), utterance.id, self.split, self.noise.seed, *version)
+            noise, _ = self.noise_of(utterance, len(speech))
         return mix(speech, noise, spans, snr_db, name)
+
+    def noise_of(self, utterance: Utterance, samples: int) -> tuple[np.ndarray, NoiseFile]:
+        """Return the noise of an utterance, float32 (samples,), before it is scaled; and the file that it is from.
+
+        Raises:
+            ValueError: the utterance is of another split, whose noise may not be this.
+        """
+        if utterance.split != self.split:
+            raise ValueError(f"{utterance.id!r} is of split {utterance.split}, the noise for {self.split}")
+        version = ("draw", self.draw) if self.snr_db is None else ()
+        spans = noisy_spans(utterance, samples, self.noise)
+        return waveform(self.files, spans, samples, utterance.id, self.split, self.noise.seed, *version)
 
 
 CLEAN = Condition(snr.CLEAN_DB)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,8 @@ TIMED = PROMISING[:2]  # formats that keep the time of each frame
 MARGIN_S = 1.0  # a key frame is looked for so long before a time: formats sort frames as they are decoded, not as shown
 SHORT_S = 0.5 / FRAMES_HZ  # accepted, because headers round
 STANDS_S = 60  # a picture that stands longer is a damaged timestamp, which would fill the memory
-FULL_RANGE = 2  # FFmpeg's colour range: grey levels 0..255, not 16..235
+NO_COLOUR = 128  # in a plane of colour differences
+TV_RANGE, FULL_RANGE = 1, 2  # FFmpeg's colour ranges: grey levels 16..235 and 0..255
 
 
 def _check_exists(path: Path) -> None:
@@ -240,8 +241,12 @@ def grey(frame: Any) -> np.ndarray:
     return frame.to_ndarray(format="gray")
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int = FRAMES_HZ) -> None:
+def write_video(
+    path: Path, frames: np.ndarray, fps: int = FRAMES_HZ, pixels: Literal["gray", "yuv420p"] = "gray"
+) -> None:
     """Write grey frames uint8 (T, H, W) as H.264 in MP4; the same frames give the same bytes.
+
+    Browsers play `yuv420p` only: grey levels 16 to 235, and two planes without colour.
 
     Raises:
         UserError: there is no frame, or the height or width is odd, which the codec cannot encode.
@@ -250,17 +255,23 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FRAMES_HZ) -> None:
 
     if frames.ndim != 3 or not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2:
         raise UserError(f"{path}: a video needs frames (T, H, W) of even height and width, not {frames.shape}.")
+    if pixels == "yuv420p":
+        frames = np.round(16 + frames * np.float32(219 / 255)).astype(np.uint8)
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "qp": "24"})
         stream.height, stream.width = frames.shape[1:]
-        stream.pix_fmt = "gray"
+        stream.pix_fmt = pixels
         stream.codec_context.thread_count = 1
-        stream.codec_context.color_range = FULL_RANGE  # else readers rescale the grey levels
-        padding = av.VideoFrame(stream.width, stream.height, "gray").planes[0].line_size - stream.width
+        stream.codec_context.color_range = (
+            FULL_RANGE if pixels == "gray" else TV_RANGE
+        )  # else readers rescale the levels
+        padding = av.VideoFrame(stream.width, stream.height, pixels).planes[0].line_size - stream.width
         for frame in np.pad(frames, ((0, 0), (0, 0), (0, padding))):
-            picture = av.VideoFrame(stream.width, stream.height, "gray")
-            picture.color_range = FULL_RANGE
+            picture = av.VideoFrame(stream.width, stream.height, pixels)
+            picture.color_range = stream.codec_context.color_range
             picture.planes[0].update(frame)
+            for plane in picture.planes[1:]:
+                plane.update(bytes([NO_COLOUR]) * plane.buffer_size)
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
 

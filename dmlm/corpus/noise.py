@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from dmlm.corpus.manifest import Utterance
 from dmlm.corpus.media import SAMPLE_RATE_HZ
-from dmlm.corpus.noise_clips import stretch
+from dmlm.corpus.noise_clips import NoiseFile, stretch
 from dmlm.corpus.noise_files import Noise, named
 from dmlm.errors import UserError
 from dmlm.seeding import generator
@@ -68,10 +68,11 @@ class Mixed:
 
     audio: np.ndarray  # (samples,) float32, peak-normalised
     snr_db_measured: float  # inside the noisy spans; infinite for clean speech
+    gain: float  # of the peak normalisation: `audio` is `gain * (speech + noise)`
 
 
-def waveform(noise: Noise, spans: list[slice], samples: int, *key: object) -> np.ndarray:
-    """Return noise float32 (samples,) for one utterance, zero before the first and after the last of its spans.
+def waveform(noise: Noise, spans: list[slice], samples: int, *key: object) -> tuple[np.ndarray, NoiseFile]:
+    """Return noise float32 (samples,) for one utterance, zero before the first and after the last of its spans; and its file.
 
     A kind, a file and a place in it are drawn; short files are looped. If the noise of a span is weaker than its file by
     40 dB, all three are drawn again, up to 100 times.
@@ -95,7 +96,7 @@ def waveform(noise: Noise, spans: list[slice], samples: int, *key: object) -> np
         found = np.zeros(samples, np.float32)
         found[start:stop] = stretch(file, (random.integers(file.samples) + start) % file.samples, stop - start)
         if all(_power(found[span]) >= file.power * 10 ** (WEAKEST_DB / 10) for span in spans):
-            return found
+            return found, file
         tried[str(file.path)] = None
     raise UserError(
         f"In {TRIES} places of noise for utterance {key[0]!r} a span was all but silent; add noise of these kinds, or list in"
@@ -159,7 +160,7 @@ def mix(speech: np.ndarray, noise: np.ndarray, spans: list[slice], snr_db: float
         raise UserError(
             f"{name}: asked for {snr_db} dB, measured {measured:.2f} dB: more than 32-bit audio can hold; choose a level nearer 0 dB."
         )
-    return Mixed(audio, measured)
+    return Mixed(audio, measured, gain)
 
 
 def measure_snr_db(mixture: np.ndarray, speech: np.ndarray, spans: list[slice], snr_db: float) -> float:

@@ -41,6 +41,12 @@ class EvaluationFolder:
         return EvaluationResult.of(read_object_if_written(self.path / RESULT)) is not None
 
     @property
+    def condition(self) -> str | None:
+        """Key of the condition under which the model was tested; None if nothing is finished, or it was not recorded."""
+        spec = read_object_if_written(self.path / SPEC) or {}
+        return spec.get("condition")
+
+    @property
     def result(self) -> EvaluationResult:
         """Counts pooled over the utterances, as stored.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -143,6 +144,21 @@ class Alignment(NamedTuple):
     operations: str
 
 
+def word_pairs(reference: str, hypothesis: str, normaliser: Normaliser = BASIC) -> list[tuple[str, str]]:
+    """Align two texts word by word: a word of each; empty on one side where a word was deleted or inserted.
+
+    >>> word_pairs("16 minus x", "16 plus")
+    [('16', '16'), ('minus', 'plus'), ('x', '')]
+    """
+    output = _words(reference, hypothesis, normaliser)
+    pairs: list[tuple[str, str]] = []
+    for chunk in output.alignments[0]:
+        left = output.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
+        right = output.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
+        pairs += zip_longest(left, right, fillvalue="")
+    return pairs
+
+
 def align(reference: str, hypothesis: str, normaliser: Normaliser = BASIC) -> Alignment:
     """Align two texts word by word for display; words in error are in capitals.
 
@@ -151,19 +167,16 @@ def align(reference: str, hypothesis: str, normaliser: Normaliser = BASIC) -> Al
     16 PLUS  *
        S     D
     """
-    output = _words(reference, hypothesis, normaliser)
     columns: list[tuple[str, str, str]] = []
-    for chunk in output.alignments[0]:
-        left = output.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
-        right = output.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
-        if chunk.type == "equal":
-            columns += [(word, word, "") for word in left]
-        elif chunk.type == "substitute":
-            columns += [(a.upper(), b.upper(), "S") for a, b in zip(left, right, strict=True)]
-        elif chunk.type == "delete":
-            columns += [(word.upper(), "*" * len(word), "D") for word in left]
+    for left, right in word_pairs(reference, hypothesis, normaliser):
+        if left == right:
+            columns.append((left, right, ""))
+        elif left and right:
+            columns.append((left.upper(), right.upper(), "S"))
+        elif left:
+            columns.append((left.upper(), "*" * len(left), "D"))
         else:
-            columns += [("*" * len(word), word.upper(), "I") for word in right]
+            columns.append(("*" * len(right), right.upper(), "I"))
     widths = [max(map(len, column)) for column in columns]
     rows = zip(*columns, strict=True)
     lines = (" ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in rows)

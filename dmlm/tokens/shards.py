@@ -236,26 +236,29 @@ class TokenSource:
 
     def count_missing(self, split: str, condition: Condition) -> int:
         """Count the clips whose tokens are not in the cache."""
-        return len(self._missing(split, self.condition_for(condition))[0])
+        return len(self._missing(self.corpus.split(split), self.condition_for(condition))[0])
 
     def _folder(self, condition: Condition) -> Path:
         return self._root / self.name / condition.key
 
-    def _missing(self, split: str, condition: Condition) -> tuple[dict[str, Utterance], dict[str, tuple[Path, int]]]:
-        """Return the clips of a split that are not in the cache, by key, and where all clips of the condition are."""
+    def _missing(
+        self, utterances: Sequence[Utterance], condition: Condition
+    ) -> tuple[dict[str, Utterance], dict[str, tuple[Path, int]]]:
+        """Return the clips that are not in the cache, by key, and where all clips of the condition are."""
         stored = _stored(self._folder(condition))
-        clips = {self.key_of(utterance, condition): utterance for utterance in self._having(split)}
+        having = (u for u in utterances if getattr(u, self.encoder.media) is not None)
+        clips = {self.key_of(utterance, condition): utterance for utterance in having}
         return {key: utterance for key, utterance in clips.items() if key not in stored}, stored
 
     def prepare(self, split: str, condition: Condition) -> None:
         """Encode the clips that are not in the cache yet."""
-        self._prepare(split, self.condition_for(condition))
+        self._prepare(self.corpus.split(split), self.condition_for(condition))
 
-    def _prepare(self, split: str, condition: Condition) -> dict[str, tuple[Path, int]]:
+    def _prepare(self, utterances: Sequence[Utterance], condition: Condition) -> dict[str, tuple[Path, int]]:
         """Encode what is missing; return shard and row of every clip under this condition, by key."""
         if isinstance(self.encoder, Reader) and self.encoder.first_pass:
             first_pass.check(self.encoder.first_pass, self.corpus.label)
-        missing, stored = self._missing(split, condition)
+        missing, stored = self._missing(utterances, condition)
         if not missing:
             return stored
         self._write_card()
@@ -263,18 +266,22 @@ class TokenSource:
         for keys in _shards(list(missing)):
             target = self._folder(condition) / f"{known_files.digest_of(keys)[:16]}.safetensors"
             jobs.append(self._job([missing[key] for key in keys], condition, target, keys))
-        label = f"tokens {self.encoder.modality} {split} {condition.key.rsplit('-', 1)[0]}"
+        label = f"tokens {self.encoder.modality} {utterances[0].split} {condition.key.rsplit('-', 1)[0]}"
         self._run(encoding.encode_shard, jobs, label, len(missing))
         return _stored(self._folder(condition))
 
     def load(self, split: str, condition: Condition) -> Encoded:
         """Load the tokens of a split; missing or damaged shards are encoded first."""
+        return self.load_some(self.corpus.split(split), condition)
+
+    def load_some(self, utterances: Sequence[Utterance], condition: Condition) -> Encoded:
+        """Load the tokens of utterances of one split; those that are not in the cache are encoded first."""
         condition = self.condition_for(condition)
-        stored = self._prepare(split, condition)
+        stored = self._prepare(utterances, condition)
         shards: dict[Path, dict[str, Any]] = {}
         tokens: dict[str, Any] = {}
         levels: dict[str, float] = {}
-        for utterance in self.corpus.split(split):
+        for utterance in utterances:
             if (key := self.key_of(utterance, condition)) == LACKING:
                 tokens[utterance.id] = "" if isinstance(self.encoder, Reader) else np.empty(0, np.int32)
                 continue

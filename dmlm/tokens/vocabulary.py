@@ -141,6 +141,10 @@ class TextVocabulary:
         """IDs (N,) int32 of a string, in `[0, size)`."""
         return np.asarray(self._bpe.encode(text, add_special_tokens=False).ids, dtype=np.int32)
 
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The text of each token by itself, with its leading space; a part of a letter is shown as `\ufffd`."""
+        return [self._bpe.decode([token], skip_special_tokens=False) for token in ids]
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._bpe.decode(list(ids)).strip()
 

@@ -1,0 +1,49 @@
+"""The command `corpus look`: one utterance heard, seen and as tokens, on a page of its own."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dmlm import paths, snr
+from dmlm.errors import UserError
+
+
+def look(
+    utterance: Annotated[str, typer.Argument(help="Id of an utterance.", metavar="ID")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changed settings of the grid.", metavar="[KEY=VALUE]...")
+    ] = None,
+    grid: Annotated[
+        str, typer.Option("--grid", "-g", help="Whose corpus, noise, tokenizers and templates are shown.")
+    ] = "quickstart",
+    corpus: Annotated[
+        str | None, typer.Option(help="Another corpus, without tokens: a folder, a manifest, NAME or NAME:PRESET.")
+    ] = None,
+    snr_text: Annotated[str, typer.Option("--snr", help="SNR in dB, or `clean`.", metavar="DB")] = "0",
+    kind: Annotated[str | None, typer.Option(help="Only this kind of noise, such as babble.")] = None,
+    cell: Annotated[int, typer.Option(min=0, help="Number of the cell in `dmlm grid show` that is meant.")] = 0,
+    to: Annotated[Path | None, typer.Option(help="Folder to write to; default: a new one in var/looks.")] = None,
+) -> None:
+    """Write an utterance as wav, video, page, tokens and sequences, and one page that shows and plays them together."""
+    from dmlm.cli.corpus import _manifest
+    from dmlm.plan.grid import read_grid_file
+    from dmlm.results.look import write
+    from dmlm.sweep.look import look_in_corpus, look_in_grid
+
+    try:
+        snr_db = snr.parse(snr_text)
+    except ValueError as error:
+        raise UserError(f"--snr {snr_text}: {error}.") from None
+    selected = read_grid_file(grid, overrides or [])
+    if corpus:
+        found = look_in_corpus(_manifest(corpus), selected.cells[0].noise, utterance, snr_db, kind)
+    else:
+        found = look_in_grid(selected, utterance, snr_db, kind, cell)
+    words = [utterance, snr.text(snr_db) if snr.noisy(snr_db) else "", kind or ""]
+    name = "_".join(re.sub(r"[^\w.-]+", "-", word) for word in words if word)
+    written = write(found, (to or paths.home() / "looks" / name).expanduser().resolve())
+    print("\n".join(map(str, written)))
+    for note in found.notes:
+        print(note)
