@@ -98,12 +98,16 @@ def terminate(executor: ProcessPoolExecutor) -> None:
         process.terminate()
 
 
-def run(function: Callable[[J], R], jobs: Iterable[J], workers: int | None = None) -> Iterator[R]:
+def run(
+    function: Callable[[J], R], jobs: Iterable[J], workers: int | None = None, tasks_per_process: int | None = 1
+) -> Iterator[R]:
     """Run each job in a fresh process and yield the values of `function(job)` as the jobs end, in any order.
+
+    Jobs that do not disturb each other may share what a process has loaded: `tasks_per_process`, None for all.
 
     At the first exception, or at Ctrl-C, the other processes are asked to end and the exception is raised.
     """
-    executor = pool(workers or count(), tasks_per_process=1)
+    executor = pool(workers or count(), tasks_per_process=tasks_per_process)
     try:
         pending = {executor.submit(function, job) for job in jobs}
         while pending:

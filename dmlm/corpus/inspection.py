@@ -232,7 +232,7 @@ def _decoded_video(path: Path) -> dict[str, Any]:
 
     first, shape, constant, rotation, damaged = None, (0, 0), True, 0, False
     times_s: list[float] = []
-    with _decoder_log() as log, av.open(str(path)) as container:
+    with decoder_log() as log, av.open(str(path)) as container:
         video = media.Video(container)
         for start_s, frame in video.timed_frames():
             times_s.append(start_s)
@@ -249,7 +249,6 @@ def _decoded_video(path: Path) -> dict[str, Any]:
         nominal_hz, is_cut = video.stream.guessed_rate or video.stream.average_rate, video.is_cut
     if first is None:
         raise ValueError("it holds no video frame")
-    errors = [f"{name}: {text.strip()}" for level, name, text in log if level <= av.logging.ERROR]
     *starts_s, end_s = times_s
     return {
         "frames": len(starts_s),
@@ -262,7 +261,7 @@ def _decoded_video(path: Path) -> dict[str, Any]:
         "irregular": _irregular(starts_s),
         "frames_at_25": max(0, media.frames_before(end_s)),
         "truncated": is_cut or any(sign in text for _, _, text in log for sign in CUT),
-        "corrupt": list(dict.fromkeys(errors))[:MESSAGES] + ["a damaged frame"] * damaged,
+        "corrupt": decoder_errors(log)[:MESSAGES] + ["a damaged frame"] * damaged,
         "constant": constant,
     }
 
@@ -290,8 +289,15 @@ def _irregular(starts: list[float]) -> int:
     return int((abs(intervals - usual) > REGULAR * usual).sum())
 
 
+def decoder_errors(log: Sequence[tuple[int, str, str]]) -> list[str]:
+    """Return the errors in what FFmpeg said, each once."""
+    import av.logging
+
+    return list(dict.fromkeys(f"{name}: {text.strip()}" for level, name, text in log if level <= av.logging.ERROR))
+
+
 @contextmanager
-def _decoder_log() -> Iterator[list[tuple[int, str, str]]]:
+def decoder_log() -> Iterator[list[tuple[int, str, str]]]:
     """Collect what FFmpeg says, warnings and errors, of all its threads."""
     import av.logging
 

@@ -3,10 +3,10 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +22,7 @@ TIMED = PROMISING[:2]  # formats that keep the time of each frame
 MARGIN_S = 1.0  # a key frame is looked for so long before a time: formats sort frames as they are decoded, not as shown
 SHORT_S = 0.5 / FRAMES_HZ  # accepted, because headers round
 STANDS_S = 60  # a picture that stands longer is a damaged timestamp, which would fill the memory
-NO_COLOUR = 128  # in a plane of colour differences
-TV_RANGE, FULL_RANGE = 1, 2  # FFmpeg's colour ranges: grey levels 16..235 and 0..255
+FULL_RANGE = 2  # FFmpeg's colour range: grey levels 0..255, not 16..235
 
 
 def _check_exists(path: Path) -> None:
@@ -241,39 +240,43 @@ def grey(frame: Any) -> np.ndarray:
     return frame.to_ndarray(format="gray")
 
 
-def write_video(
-    path: Path, frames: np.ndarray, fps: int = FRAMES_HZ, pixels: Literal["gray", "yuv420p"] = "gray"
-) -> None:
-    """Write grey frames uint8 (T, H, W) as H.264 in MP4; the same frames give the same bytes.
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = FRAMES_HZ) -> None:
+    """Write frames, uint8 grey (H, W) or RGB (H, W, 3), as H.264 in MP4; the same frames give the same bytes.
 
-    Browsers play `yuv420p` only: grey levels 16 to 235, and two planes without colour.
+    Grey frames are one plane, which browsers do not play; RGB frames are `yuv420p`, which they do.
 
     Raises:
         UserError: there is no frame, or the height or width is odd, which the codec cannot encode.
     """
     import av
 
-    if frames.ndim != 3 or not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2:
-        raise UserError(f"{path}: a video needs frames (T, H, W) of even height and width, not {frames.shape}.")
-    if pixels == "yuv420p":
-        frames = np.round(16 + frames * np.float32(219 / 255)).astype(np.uint8)
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None or first.ndim not in (2, 3) or first.shape[0] % 2 or first.shape[1] % 2:
+        shape = "none" if first is None else first.shape
+        raise UserError(f"{path}: a video needs frames (H, W) or (H, W, 3) of even height and width, not {shape}.")
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "qp": "24"})
-        stream.height, stream.width = frames.shape[1:]
-        stream.pix_fmt = pixels
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "gray" if first.ndim == 2 else "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.codec_context.color_range = (
-            FULL_RANGE if pixels == "gray" else TV_RANGE
-        )  # else readers rescale the levels
-        padding = av.VideoFrame(stream.width, stream.height, pixels).planes[0].line_size - stream.width
-        for frame in np.pad(frames, ((0, 0), (0, 0), (0, padding))):
-            picture = av.VideoFrame(stream.width, stream.height, pixels)
-            picture.color_range = stream.codec_context.color_range
-            picture.planes[0].update(frame)
-            for plane in picture.planes[1:]:
-                plane.update(bytes([NO_COLOUR]) * plane.buffer_size)
-            container.mux(stream.encode(picture))
+        stream.codec_context.color_range = FULL_RANGE  # else readers rescale the grey levels
+        for frame in itertools.chain([first], frames):
+            container.mux(stream.encode(_picture(frame)))
         container.mux(stream.encode(None))
+
+
+def _picture(frame: np.ndarray) -> Any:
+    """Return a frame for the encoder, of full range."""
+    import av
+
+    if frame.ndim == 3:
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        return picture.reformat(format="yuv420p", dst_color_range=FULL_RANGE)
+    picture = av.VideoFrame(frame.shape[1], frame.shape[0], "gray")
+    picture.color_range = FULL_RANGE
+    picture.planes[0].update(np.pad(frame, ((0, 0), (0, picture.planes[0].line_size - frame.shape[1]))).tobytes())
+    return picture
 
 
 def read_image(path: Path) -> np.ndarray:

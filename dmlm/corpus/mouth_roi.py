@@ -6,108 +6,203 @@ the mouth is cut out around the centre of its outline. The transform of a frame 
 over that frame and the 11 frames after it. Landmarks of frames without a face are interpolated.
 
 How we differ: a video without any face is an error, where the original shrinks the full picture to 96 x 96. The video is
-resampled to 25 frames a second, where the original expects that rate. The rotation flag of phone videos is applied.
+resampled to 25 frames a second, where the original expects that rate. The rotation flag of phone videos is applied. The
+box of the face is looked for once a second, not in every frame (`dmlm.corpus.face_points`).
+
+The same transform gives the whole face, for encoders that want it: image encoders, and those of lips that are trained on
+faces, such as that of UASR-LLM (arXiv 2510.22961).
 
 Shapes: T frames, H x W pixels; a face is 6 points (x, y) in pixels: the five of STABLE, then the centre of the mouth.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dmlm import files, paths, progress
+from dmlm import files, known_files, progress
 from dmlm.corpus import media
-from dmlm.errors import UserError, did_you_mean
+from dmlm.corpus.face_points import Detector, detector
+from dmlm.corpus.inspection import decoder_errors, decoder_log
+from dmlm.errors import UserError
+from dmlm.processes import Map
 
-SIDE = 96  # pixels of the crop
 WINDOW = 12  # frames over which landmarks are averaged
 STABLE = np.array(  # nose base, corners of the right eye, corners of the left one: mean over LRW, 20words_mean_face.npy
     [[128.87, 137.30], [92.52, 94.37], [112.77, 94.94], [145.53, 94.53], [166.68, 93.57]]
 )
-IBUG = (
-    [33, 36, 39, 42, 45],
-    range(48, 68),
-)  # the five of STABLE and the mouth outline, as indices into dlib's 68 landmarks
-MESH = (  # the same as indices into MediaPipe's 478 landmarks
-    [2, 33, 133, 362, 263],
-    [61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181, 78, 82, 13, 312, 308, 317, 14, 87],
-)
-MODEL: dict[str, Any] = {  # MediaPipe's, Apache-2.0
-    "name": "face_landmarker.task",
-    "sha256": "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
-    "bytes": 3_758_596,
-    "url": "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
-}
-PREDICTOR = "models/shape_predictor_68_face_landmarks.dat"  # inside the package face_recognition_models
+MADE_BY = "crop/1"  # counts up with every change of this program that changes a crop
 
-Detector = Callable[
-    [np.ndarray], np.ndarray | None
-]  # RGB uint8 (H, W, 3) -> points (6, 2) of the most confident face, or None
+
+@dataclass(frozen=True)
+class Region:
+    """What is cut out of the aligned face, a square around a point of the mean face's picture of 256 x 256 pixels."""
+
+    name: str
+    side: int  # pixels of the crop
+    span: int  # pixels of the mean face's picture
+    middle: tuple[int, int] | None  # of the square; None: the centre of the mouth, wherever it is in a frame
+    colour: bool
+
+
+MOUTH = Region("mouth", 96, 96, None, colour=False)
+FACE = Region("face", 224, 176, (128, 128), colour=True)  # from the forehead to below the chin
+REGIONS = {region.name: region for region in (MOUTH, FACE)}
 
 
 @dataclass(frozen=True)
 class Cropped:
-    """The mouth video made from one face video."""
+    """The mouth video, or the face video, made from one video."""
 
     path: Path
     frames: int
     frames_with_face: int  # landmarks of the others are interpolated
 
 
-def crop_all(videos: Sequence[Path], folder: Path, find: Detector) -> list[Cropped]:
-    """Write the mouth of each video to FOLDER/NAME.mp4. A video that cannot be cropped does not stop the others.
+@dataclass(frozen=True)
+class Job:
+    """One video to crop in a worker; `source` is its digest."""
+
+    video: Path
+    target: Path
+    source: str
+    landmarks: str
+    region: str
+
+    @property
+    def made(self) -> str:
+        """What `known_files` keeps of a crop with these settings, by the digest of the video."""
+        return f"{MADE_BY}/{self.landmarks}/{self.region}"
+
+
+def crop_all(videos: Sequence[Path], folder: Path, landmarks: str, region: Region, run: Map) -> list[Cropped]:
+    """Write the crop of each video to FOLDER/NAME.mp4. A video that cannot be cropped does not stop the others.
+
+    What was made before from the same video with the same settings is kept, so that an interrupted call goes on.
+
+    Args:
+        videos: files of different names
+        folder: where the crops go
+        landmarks: name of the detector
+        region: `MOUTH` or `FACE`
+        run: maps a function over jobs, such as `processes.run`
 
     Raises:
-        UserError: two videos have the same name (raised before any work), or some videos failed (raised at the end,
-            with one message per video).
+        UserError: two videos have the same name, or the detector cannot be opened (raised before any work), or some
+            videos failed (raised at the end, with one message per video).
     """
     names = [video.stem for video in videos]
     if duplicate := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"Two videos are called {duplicate}; crop them into different folders.")
-    mouths, failures = [], []
-    with progress.bar("mouths", len(videos), "video") as bar:
-        for video in videos:
-            try:
-                mouths.append(crop(video, folder / f"{video.stem}.mp4", find))
-            except UserError as error:
-                failures.append(str(error))
+    digests = known_files.digests(videos)
+    jobs = [Job(video, folder / f"{video.stem}.mp4", digests[video], landmarks, region.name) for video in videos]
+    crops = _finished(jobs)
+    failures = []
+    if todo := [job for job in jobs if job.target not in crops]:
+        detector(landmarks)
+    with progress.bar(f"cropping {region.name}s", len(jobs), "video", len(crops)) as bar:
+        for target, cropped in run(crop_job, todo):
+            if isinstance(cropped, Cropped):
+                crops[target] = cropped
+            else:
+                failures.append(cropped)
             bar.update(1)
     if failures:
-        raise UserError(f"{len(failures)} of {len(videos)} videos gave no mouth: " + "\n".join(failures))
-    return mouths
+        raise UserError(
+            f"{len(failures)} of {len(videos)} videos gave no {region.name}: " + "\n".join(sorted(failures))
+        )
+    return [crops[job.target] for job in jobs]
 
 
-def crop(video: Path, target: Path, find: Detector) -> Cropped:
-    """Write the mouth of one video. The video is read twice, frame by frame, so memory does not grow with its size.
+def _finished(jobs: Sequence[Job]) -> dict[Path, Cropped]:
+    """Return the crops that earlier calls made, by their path."""
+    made = known_files.facts(jobs[0].made, [job.source for job in jobs]) if jobs else {}
+    digests = known_files.digests(job.target for job in jobs if job.source in made)
+    return {
+        job.target: Cropped(job.target, made[job.source]["frames"], made[job.source]["frames_with_face"])
+        for job in jobs
+        if job.target in digests and digests[job.target] == made[job.source]["crop"]
+    }
+
+
+def crop_job(job: Job) -> tuple[Path, Cropped | str]:
+    """Crop one video of `crop_all`; return the target, and what was made or why it was not, in a sentence.
+
+    What was made is noted before it gets its name: a kill between the two leaves no file that is not known.
+    """
+    try:
+        _check_free(job.target, job.video)
+        with files.atomic(job.target) as temporary:
+            cropped = crop(job.video, temporary, _detector(job.landmarks), region=REGIONS[job.region])
+            counts = {"frames": cropped.frames, "frames_with_face": cropped.frames_with_face}
+            known_files.keep(job.made, {job.source: {"crop": files.digest(temporary), **counts}})
+    except UserError as error:
+        return job.target, str(error)
+    return job.target, Cropped(job.target, **counts)
+
+
+_detector = cache(detector)  # once for all videos of a worker
+
+
+def _check_free(target: Path, video: Path) -> None:
+    if target.exists():
+        raise UserError(
+            f"{target} exists and was not made from {video} with these settings; it is not overwritten: move it away, or "
+            "crop into another folder."
+        )
+
+
+def crop(
+    video: Path,
+    target: Path,
+    find: Detector,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    region: Region = MOUTH,
+) -> Cropped:
+    """Write the mouth, or the face, of one video or a stretch of it.
+
+    The video is read twice, frame by frame, so memory does not grow with its size.
 
     Raises:
-        UserError: the video is unreadable or has no face, or the target exists (it may be the video itself).
+        UserError: the video is unreadable or damaged, has no face, or does not hold the stretch, or the target exists (it
+            may be the video itself).
     """
     if target.exists():
         raise UserError(f"{target} exists and is not overwritten; move it away, or crop {video} into another folder.")
-    faces = [find(frame) for frame in frames_of(video)]
+    faces = list(find(_whole_frames(video, start_s, end_s)))
     points = interpolate(faces, video)
     transforms = smoothed_transforms(points)
-    mouths = [
-        cut(frame, matrix, centre)
-        for frame, matrix, centre in zip(frames_of(video), transforms, points[:, 5], strict=True)
-    ]
+    frames = frames_of(video, start_s, end_s)
+    cuts = (cut(frame, matrix, face[5], region) for frame, matrix, face in zip(frames, transforms, points, strict=True))
     with files.atomic(target) as temporary:
-        media.write_video(temporary, np.stack(mouths))
+        media.write_video(temporary, cuts)
     return Cropped(target, len(faces), sum(face is not None for face in faces))
 
 
-def frames_of(video: Path) -> Iterator[np.ndarray]:
+def frames_of(video: Path, start_s: float = 0.0, end_s: float | None = None) -> Iterator[np.ndarray]:
     """Yield upright RGB frames (H, W, 3) at 25 frames a second; see `media.video_frames`.
 
     Raises:
-        UserError: the video is unreadable or cut, or has no frame.
+        UserError: the video is unreadable or cut, or has no frame, or does not hold the stretch.
     """
-    return media.video_frames(video, lambda frame: frame.to_ndarray(format="rgb24"))
+    return media.video_frames(video, lambda frame: frame.to_ndarray(format="rgb24"), start_s, end_s)
+
+
+def _whole_frames(video: Path, start_s: float, end_s: float | None) -> Iterator[np.ndarray]:
+    """Yield frames as `frames_of` does; UserError at the end if the decoder mended some."""
+    with decoder_log() as log:
+        for number, frame in enumerate(frames_of(video, start_s, end_s)):
+            if start_s and not number:
+                log.clear()  # of what lies before the stretch
+            yield frame
+        damage = decoder_errors(log)
+    if damage:
+        raise UserError(
+            f"{video} is damaged ({damage[0]}); replace it, or, if it looks right, convert it to a new file."
+        )
 
 
 def interpolate(faces: Sequence[np.ndarray | None], video: Path) -> np.ndarray:
@@ -158,78 +253,21 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
 
 
-def cut(frame: np.ndarray, matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Cut grey pixels (96, 96) around a point of a transformed RGB frame; black beyond the edge of the frame."""
+def cut(frame: np.ndarray, matrix: np.ndarray, mouth: np.ndarray, region: Region = MOUTH) -> np.ndarray:
+    """Cut a region, (S, S) grey or (S, S, 3) RGB, out of a transformed RGB frame; black beyond the edge of the frame.
+
+    Args:
+        frame: picture (H, W, 3)
+        matrix: its transform (2, 3) to the mean face
+        mouth: the centre of the mouth (2,) in the frame
+        region: what is cut out
+    """
     import cv2
 
-    corner = np.rint(matrix @ np.append(centre, 1.0)) - SIDE // 2  # whole pixels, as the original cuts out a patch
-    shifted = matrix - np.column_stack([np.zeros((2, 2)), corner])
-    grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-    return cv2.warpAffine(grey, shifted, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
-
-
-def detector(name: str) -> Detector:
-    """Open the landmark detector `mediapipe` or `dlib`; dlib is the one that AV-HuBERT used.
-
-    Raises:
-        UserError: the name is unknown, the package is not installed, or its model file is missing.
-    """
-    if name not in DETECTORS:
-        raise UserError(f"There are no landmarks {name!r}; {did_you_mean(name, DETECTORS)}.")
-    return DETECTORS[name]()
-
-
-def _six_points(points: np.ndarray, indices: tuple[Any, Any]) -> np.ndarray:
-    """Select the 6 points of a face (6, 2) from all landmarks (N, 2) of a detector; `indices` is IBUG or MESH."""
-    stable, mouth = indices
-    return np.concatenate([points[list(stable)], points[list(mouth)].mean(axis=0, keepdims=True)])
-
-
-def _mediapipe() -> Detector:
-    path = paths.home() / "weights" / "mouth_roi" / str(MODEL["name"])
-    if find_spec("mediapipe") is None:
-        raise UserError('The package mediapipe is missing; run: pip install -e ".[lips]"')
-    if not path.is_file():
-        raise UserError(f"{path}, the model of MediaPipe (3.8 MB), is not here; run: dmlm mouths --fetch")
-    import mediapipe
-    from mediapipe.tasks.python import BaseOptions, vision
-
-    try:
-        options = vision.FaceLandmarkerOptions(base_options=BaseOptions(model_asset_path=str(path)), num_faces=1)
-        landmarker = vision.FaceLandmarker.create_from_options(options)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); remove it and run: dmlm mouths --fetch"
-        ) from None
-
-    def find(frame: np.ndarray) -> np.ndarray | None:
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(frame))
-        faces = landmarker.detect(image).face_landmarks
-        if not faces:
-            return None
-        height, width = frame.shape[:2]
-        return _six_points(np.array([(point.x * width, point.y * height) for point in faces[0]]), MESH)
-
-    return find
-
-
-def _dlib() -> Detector:
-    if find_spec("dlib") is None or (models := find_spec("face_recognition_models")) is None:
-        raise UserError('The packages dlib-bin and face_recognition_models are missing; run: pip install -e ".[dlib]"')
-    import dlib
-
-    detect = dlib.get_frontal_face_detector()
-    predict = dlib.shape_predictor(str(Path(str(models.origin)).parent / PREDICTOR))
-
-    def find(frame: np.ndarray) -> np.ndarray | None:
-        frame = np.ascontiguousarray(frame)
-        boxes, scores, _ = detect.run(frame, 1, 0.0)
-        if not boxes:
-            return None
-        shape = predict(frame, boxes[int(np.argmax(scores))])
-        return _six_points(np.array([(point.x, point.y) for point in shape.parts()], dtype=float), IBUG)
-
-    return find
-
-
-DETECTORS: dict[str, Callable[[], Detector]] = {"mediapipe": _mediapipe, "dlib": _dlib}
+    middle = np.rint(matrix @ np.append(mouth, 1.0)) if region.middle is None else np.array(region.middle)
+    # the corner lies at whole pixels, as the original cuts out a patch
+    shifted = matrix - np.column_stack([np.zeros((2, 2)), middle - region.span // 2])
+    scaled = shifted * (region.side / region.span)
+    frame = np.ascontiguousarray(frame)
+    pixels = frame if region.colour else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return cv2.warpAffine(pixels, scaled, (region.side, region.side), flags=cv2.INTER_LINEAR)

@@ -151,7 +151,7 @@ def _contents(look: Look) -> dict[str, Any]:
     if (frames := look.lips) is not None:
         height, width = frames.shape[1:]
         even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")  # the codec wants it so
-        contents["lips.mp4"] = lambda path: write_video(path, even, pixels="yuv420p")
+        contents["lips.mp4"] = lambda path: write_video(path, np.repeat(even[..., None], 3, axis=-1))
     if (page := look.page) is not None:
         contents["page.png"] = lambda path: Image.fromarray(page).save(path, format="PNG")
     texts = {"recognised.txt": look.recognised}
