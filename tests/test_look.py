@@ -107,7 +107,7 @@ def test_lips_and_page_are_as_read_and_a_browser_plays_them(written, materials) 
     frames = media.read_video(materials.corpus.media(utterance, "lips"))
     with av.open(str(written / "lips.mp4")) as container:
         stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
+        assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuvj420p", 25)
     again = media.read_video(written / "lips.mp4")
     assert again.shape == frames.shape
     assert np.abs(again.astype(int) - frames).mean() < 3
