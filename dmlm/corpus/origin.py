@@ -8,6 +8,11 @@ from dmlm import paths
 from dmlm.errors import UserError
 
 
+def recordings() -> Path:
+    """Return the folder that has a sub-folder for each set of recordings: `DMLM_RECORDINGS`, or `recordings` of the home."""
+    return Path(os.environ.get("DMLM_RECORDINGS") or paths.home() / "recordings").expanduser()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """Recordings that others publish. Nothing is downloaded: a user reads this, and then gets them as `get` says."""
@@ -30,8 +35,7 @@ class Origin:
         Raises:
             UserError: it does not exist; says how to get the recordings.
         """
-        parent = Path(os.environ.get("DMLM_RECORDINGS") or paths.home() / "recordings").expanduser()
-        folder = chosen.expanduser() if chosen else parent / self.name
+        folder = chosen.expanduser() if chosen else recordings() / self.name
         if folder.is_dir():
             return folder
         raise UserError(f"There is no folder {folder} with the recordings. {self.sentence}.")

@@ -59,6 +59,23 @@ def corpus_folder(choice: CorpusChoice) -> tuple[Path, Any, Any]:
     return paths.home() / "corpora" / f"{Path(choice.recipe).stem}-{preset}-{key}", recipe, settings
 
 
+def require_corpus(choice: CorpusChoice) -> None:
+    """Check that the recipe of a corpus that is not prepared yet finds all that it needs, such as recordings.
+
+    Raises:
+        UserError: something is missing; says how to get it.
+    """
+    folder, recipe, settings = corpus_folder(choice)
+    if (folder / "corpus.json").is_file() or not hasattr(recipe, "require"):
+        return
+    try:
+        recipe.require(settings)
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise BrokenRecipe(recipes.located(Path(recipe.__file__), error)) from error
+
+
 def open_corpus(choice: CorpusChoice) -> Corpus:
     """Read a corpus without what is left out of it; prepare it first if needed, continuing an interrupted preparation.
 
@@ -68,6 +85,7 @@ def open_corpus(choice: CorpusChoice) -> Corpus:
     folder, recipe, settings = corpus_folder(choice)
     if (folder / "corpus.json").is_file():
         return read_corpus(folder, choice.left_out, choice.fold)
+    require_corpus(choice)
     try:
         corpus: Corpus = recipe.prepare(settings, folder)
     except (UserError, OSError):  # of the disk, too

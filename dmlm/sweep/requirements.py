@@ -1,19 +1,20 @@
 """What the cells of a grid require is checked before any work is done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from dmlm.errors import UserError
 from dmlm.model import pretrained
-from dmlm.plan.cell import Cell
+from dmlm.plan.cell import Cell, TokenizerChoice
 from dmlm.score.normalisers import NORMALISERS
 from dmlm.sweep.materials import group_by_materials, letters_of
-from dmlm.sweep.parts import conditions, corpus_folder
+from dmlm.sweep.parts import conditions, corpus_folder, require_corpus
 from dmlm.tokens.shards import TokenSource
 from dmlm.training.loggers import check_installed
 
 
 def check(cells: Sequence[Cell]) -> None:
-    """Check all settings, and that every tokenizer has its packages and weights, before any work is done.
+    """Check all settings, and that corpora and tokenizers have what they need, before any work is done.
 
     Raises:
         UserError: the first problem, in one sentence.
@@ -24,15 +25,26 @@ def check(cells: Sequence[Cell]) -> None:
 
 
 def missing_requirements(cells: Sequence[Cell]) -> list[str]:
-    """List what the cells' tokenizers need and this machine lacks: a sentence each, with the command that installs it."""
-    choices = {f"{k} {c.tokenizers[k].model_dump_json()}": (k, c.tokenizers[k]) for c in cells for k in c.letters}
+    """List what the cells' corpora and tokenizers need and this machine lacks: a sentence each, with what to do."""
+    checks: dict[str, Callable[[], None]] = {}
+    for cell in cells:
+        checks[cell.corpus.model_dump_json(include={"recipe", "preset", "settings"})] = partial(
+            require_corpus, cell.corpus
+        )
+        for letter in cell.letters:
+            choice = cell.tokenizers[letter]
+            checks[f"{letter} {choice.model_dump_json()}"] = partial(_require_encoder, letter, choice)
     sentences: dict[str, None] = {}
-    for letter, choice in choices.values():
+    for require in checks.values():
         try:
-            TokenSource.check(letter, choice.recipe, choice.settings).require()
+            require()
         except UserError as error:
             sentences[str(error)] = None
     return list(sentences)
+
+
+def _require_encoder(letter: str, choice: TokenizerChoice) -> None:
+    TokenSource.check(letter, choice.recipe, choice.settings).require()
 
 
 def check_settings(cells: Sequence[Cell]) -> None:
