@@ -52,7 +52,19 @@ def test_the_settings_of_a_recipe_can_be_listed(name) -> None:
     assert [line.split()[0] for line in lines[2:]] == list(kind.Settings.model_fields)
 
 
-def test_settings_are_listed_of_tokenizers_only() -> None:
+@pytest.mark.parametrize("name", recipes.names("datasets"))
+def test_the_settings_of_a_corpus_can_be_listed_and_where_it_comes_from(name) -> None:
+    recipe = recipes.load("datasets", name)
+    facts, settings = CliRunner().invoke(app, ["names", "datasets", name]).output.split("\n\n")
+    assert [line.split()[0] for line in settings.splitlines()] == list(recipe.Settings.model_fields)
+    assert f"presets: {', '.join(recipe.PRESETS)}" in facts
+    if hasattr(recipe, "ORIGIN"):
+        assert {recipe.ORIGIN.title, f"licence: {recipe.ORIGIN.licence}", f"get: {recipe.ORIGIN.get}"} < {
+            *facts.splitlines()
+        }
+
+
+def test_settings_are_listed_of_tokenizers_and_corpora_only() -> None:
     for kind, recipe, complaint in (("sweeps", "smoke", "not of sweeps"), ("tokenizers", "audio_mfc", "audio_mfcc")):
         with pytest.raises(UserError, match=complaint):
             names(kind, recipe)

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +17,9 @@ from dmlm import known_files, paths, recipes
 from dmlm.cli import clean, corpus, doctor, grid, look, mouths, transcribe
 from dmlm.cli.terminal import print_everything
 from dmlm.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS),
@@ -80,21 +85,30 @@ def run(application: typer.Typer) -> None:
 @app.command()
 def names(
     kind: Annotated[str, typer.Argument(help="tokenizers, datasets, sweeps or analysis")],
-    recipe: Annotated[str | None, typer.Argument(help="A tokenizer; lists its settings.")] = None,
+    recipe: Annotated[str | None, typer.Argument(help="A tokenizer or a corpus; lists its settings.")] = None,
 ) -> None:
-    """List the recipes of one folder, or the settings of one tokenizer."""
+    """List the recipes of one folder, or the settings of a tokenizer or a corpus, and where its recordings come from."""
     if kind not in recipes.SUFFIXES:
         raise UserError(f"There is no recipe folder {kind!r}; choose one of {', '.join(recipes.SUFFIXES)}.")
     if recipe is None:
         print("\n".join(recipes.names(kind)))
-        return
-    if kind != "tokenizers":
-        raise UserError(f"Settings are listed of tokenizers, not of {kind}; leave {recipe!r} out.")
-    from dmlm.tokens.encoder import Encoder
+    elif kind == "tokenizers":
+        from dmlm.tokens.encoder import Encoder
 
-    encoder = recipes.load_class(kind, recipe, Encoder)
-    print(f"{(inspect.getdoc(sys.modules[encoder.__module__]) or '').splitlines()[0]}\n")
-    for name, field in encoder.Settings.model_fields.items():
+        encoder = recipes.load_class(kind, recipe, Encoder)
+        _print_settings(sys.modules[encoder.__module__], encoder.Settings.model_fields)
+    elif kind == "datasets":
+        module = recipes.load(kind, recipe)
+        origin = module.ORIGIN.lines if hasattr(module, "ORIGIN") else []
+        _print_settings(module, module.Settings.model_fields, [*origin, f"presets: {', '.join(module.PRESETS)}"])
+    else:
+        raise UserError(f"Settings are listed of tokenizers and datasets, not of {kind}; leave {recipe!r} out.")
+
+
+def _print_settings(module: ModuleType, fields: "dict[str, FieldInfo]", facts: Sequence[str] = ()) -> None:
+    """Print what a recipe is, facts about it, and its settings: name, default, type and what it means, a line each."""
+    print("\n".join([(inspect.getdoc(module) or "").splitlines()[0], *facts, ""]))
+    for name, field in fields.items():
         type_name = inspect.formatannotation(field.annotation)
         print(f"{name:<14} {field.default!r:<28} {type_name:<34} {field.description or ''}".rstrip())
 

@@ -29,6 +29,13 @@ class Origin:
         """Licence, cost and how to get it, on one line."""
         return f"{self.title}; licence: {self.licence}; {self.cost}; {self.get}"
 
+    @property
+    def lines(self) -> list[str]:
+        """The same and more, a line each, for those who ask what a recipe needs."""
+        places = f"{recordings() / self.name} (DMLM_RECORDINGS names the folder above), or settings.folder"
+        facts = {"licence": self.licence, "cost": self.cost, "get": self.get, "folder": places, "cite": self.citation}
+        return [self.title, *(f"{name}: {value}" for name, value in facts.items())]
+
     def folder(self, chosen: Path | None = None) -> Path:
         """Return the folder of the recordings: the one chosen, or NAME in `DMLM_RECORDINGS`, by default `recordings` of the home.
 
