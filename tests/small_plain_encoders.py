@@ -1,4 +1,4 @@
-"""Encoders without published weights, for the conformance suite."""
+"""Encoders without weights that have to be fetched, for the conformance suite."""
 
 SMALL = {
     "audio_mfcc": lambda: {"clusters": 50},
@@ -12,4 +12,6 @@ SMALL = {
     },
     "lips_dct": lambda: {"clusters": 30},
     "image_patches": lambda: {"clusters": 40},
+    "audio_phones": lambda: {"longest_s": 5},
+    "image_efficientnet_kmeans": lambda: {"clusters": 40, "side_px": 96},
 }

@@ -113,6 +113,8 @@ def test_company_and_order_change_nothing(name, build, clips) -> None:
 def test_on_a_cpu_an_item_is_computed_as_if_it_were_alone(name, build, clips, monkeypatch) -> None:
     """Whatever the CPU rounds: every layer, and the search for the nearest code, is given the same shapes."""
     encoder = build(name)
+    if not encoder.clusters and not hasattr(type(encoder), "network"):
+        pytest.skip("its engine is no network of torch; it is given one clip at a time")
     one = clips[encoder.media][0]
     other = one[::-1].copy()
     encoder.encode([one])  # opens the network
