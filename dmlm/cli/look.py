@@ -24,7 +24,7 @@ def look(
     snr_text: Annotated[str, typer.Option("--snr", help="SNR in dB, or `clean`.", metavar="DB")] = "0",
     kind: Annotated[str | None, typer.Option(help="Only this kind of noise, such as babble.")] = None,
     cell: Annotated[int, typer.Option(min=0, help="Number of the cell in `dmlm grid show` that is meant.")] = 0,
-    to: Annotated[Path | None, typer.Option(help="Folder to write to; default: a new one in var/looks.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write to; default: one in var/looks.")] = None,
 ) -> None:
     """Write an utterance as wav, video, page, tokens and sequences, and one page that shows and plays them together."""
     from dmlm.cli.corpus import _manifest
@@ -41,9 +41,10 @@ def look(
         found = look_in_corpus(_manifest(corpus), selected.cells[0].noise, utterance, snr_db, kind)
     else:
         found = look_in_grid(selected, utterance, snr_db, kind, cell)
-    words = [utterance, snr.text(snr_db) if snr.noisy(snr_db) else "", kind or ""]
-    name = "_".join(re.sub(r"[^\w.-]+", "-", word) for word in words if word)
-    written = write(found, (to or paths.home() / "looks" / name).expanduser().resolve())
+    level = snr.with_unit(snr_db).replace(" ", "")
+    corpus_name, *words = (re.sub(r"[^\w.-]+", "-", word) for word in (found.corpus, utterance, level, kind or ""))
+    folder = to or paths.home() / "looks" / corpus_name / "_".join(filter(None, words))
+    written = write(found, folder.expanduser().resolve())
     print("\n".join(map(str, written)))
     for note in found.notes:
         print(note)

@@ -18,7 +18,7 @@ import dmlm
 from dmlm import snr
 from dmlm.modalities import FRAMES_HZ, MODALITIES, SAMPLE_RATE_HZ
 from dmlm.results.drawing import COLOURS
-from dmlm.results.look import Look, PackedSequence, Stream, Transcript
+from dmlm.results.look import PAGE, Look, PackedSequence, Stream, Transcript
 from dmlm.score.normalisers import of_stored
 from dmlm.score.wer import word_pairs
 
@@ -29,7 +29,8 @@ FFT = 512
 RANGE_DB = 70.0  # below the loudest point of both spectrograms; what is quieter is white
 BINS = 1600  # columns of a waveform
 COLUMNS = 3000  # of a spectrogram, at most
-THUMBNAILS = 16  # lip frames along the axis
+FILM_FRAMES = 1500  # lip frames that the axis can show, at most
+FILM_HEIGHT, FILM_COLUMNS = 64, 30  # pixels; pictures side by side in the film
 STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)  # between ticks
 TICKS = 12  # at most
 GOLDEN = 0.6180339887  # spreads neighbouring IDs over the colours
@@ -54,11 +55,11 @@ def render(look: Look, folder: Path) -> str:
         wave_width=100 * len(look.sound.clean) / SAMPLE_RATE_HZ / end_s,
         clocked=[_cells(stream, end_s) for stream in clocked],
         unclocked=[_cells(stream, end_s) for stream in look.streams.values() if not stream.rate_hz],
-        thumbnails=_thumbnails(look, end_s),
+        film=_film(look.lips),
         media={path.name: _url(path) for path in sorted(folder.iterdir()) if path.suffix in TYPES},
         transcripts=[_marked(transcript) for transcript in look.transcripts],
         sequences=[_sequence(sequence) for sequence in look.sequences],
-        names=sorted(path.name for path in folder.iterdir()),
+        names=sorted(path.name for path in folder.iterdir() if path.name != PAGE),
         version=dmlm.__version__,
         hues=HUES,
         modalities=MODALITIES,
@@ -78,7 +79,7 @@ def _data_url(content: bytes, kind: str) -> str:
 
 def _facts(look: Look) -> list[tuple[str, str]]:
     utterance, file = look.utterance, look.sound.noise_file
-    facts = [("corpus", f"{look.corpus}, split {utterance.split}"), ("shown by", look.source)]
+    facts = [("corpus", f"{look.corpus}, split {utterance.split}"), ("opened as", look.source)]
     facts.append(("speaker", utterance.speaker or "not recorded"))
     facts.append(("length", f"{len(look.sound.clean) / SAMPLE_RATE_HZ:.2f} s"))
     if utterance.spans:
@@ -148,12 +149,21 @@ def _outline(samples: np.ndarray) -> str:
     return " ".join(f"{at:.1f},{-value:.3f}" for at, value in points)
 
 
-def _thumbnails(look: Look, end_s: float) -> list[str]:
-    """Return pictures of lip frames, each that of the middle of its part of the axis; empty beyond the last frame."""
-    if look.lips is None:
-        return []
-    places = [int((number + 0.5) / THUMBNAILS * end_s * FRAMES_HZ) for number in range(THUMBNAILS)]
-    return [_picture(look.lips[place], "JPEG") if place < len(look.lips) else "" for place in places]
+def _film(frames: np.ndarray | None) -> dict[str, Any] | None:
+    """Return the lip frames, made small, in rows of one picture, and how many there are of what rate."""
+    if frames is None:
+        return None
+    from PIL import Image
+
+    every = -(-len(frames) // FILM_FRAMES)
+    shown, (height, width) = frames[::every], frames.shape[1:]
+    small = max(1, round(FILM_HEIGHT * width / height)), FILM_HEIGHT
+    film = Image.new("L", (FILM_COLUMNS * small[0], -(-len(shown) // FILM_COLUMNS) * small[1]))
+    for number, frame in enumerate(shown):
+        place = number % FILM_COLUMNS * small[0], number // FILM_COLUMNS * small[1]
+        film.paste(Image.fromarray(frame).resize(small), place)
+    facts = {"count": len(shown), "rate_hz": FRAMES_HZ / every, "aspect": small[0] / small[1]}
+    return {"url": _picture(np.asarray(film), "JPEG"), "columns": FILM_COLUMNS, **facts}
 
 
 def _cells(stream: Stream, end_s: float) -> dict[str, Any]:
@@ -212,7 +222,7 @@ def _sequence(sequence: PackedSequence) -> dict[str, Any]:
         where = f"position {position}, ID {token}, {name!r}" + (
             f", counts as {role}" if role else ", counts for nothing"
         )
-        cells.append({"role": role, "text": shown, "hint": where, "tag": name.startswith("<") and not is_unit})
+        cells.append({"role": role, "text": shown, "hint": where})
     return {
         "notation": sequence.template.notation,
         "total": total,

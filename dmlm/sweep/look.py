@@ -60,6 +60,9 @@ def look_in_grid(grid: Grid, name: str, snr_db: float, kind: str | None = None, 
         streams = _streams(materials, cells, utterance, condition, notes)
         sequences = tuple(_sequences(materials, cells, streams))
     transcripts = tuple(_transcripts(grid, corpus, utterance, condition))
+    if not transcripts and (tested_db := _tested_db(grid)):
+        levels = ", ".join(map(snr.with_unit, tested_db))
+        notes.append(f"No transcripts are stored of this condition; split {cells[0].split} was tested at: {levels}.")
     return _look(corpus, utterance, f"grid {grid.name}", condition, streams, sequences, transcripts, notes)
 
 
@@ -207,6 +210,13 @@ def _transcripts(grid: Grid, corpus: Corpus, utterance: Utterance, condition: Co
                 if result.id == utterance.id:
                     normaliser = evaluation.result.normaliser
                     yield _transcript(cell, result, normaliser)
+
+
+def _tested_db(grid: Grid) -> list[float]:
+    """Return the SNRs at which the models of a grid were tested; empty if it was not run."""
+    folder = paths.runs() / grid.name
+    results = read_grid(folder) if is_grid(folder) else None
+    return sorted({evaluation.snr_db for evaluation in results.finished}, reverse=True) if results else []
 
 
 def _transcript(cell: GridCell, result: Any, normaliser: str) -> Transcript:
