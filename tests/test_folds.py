@@ -11,8 +11,10 @@ from dmlm.corpus.manifest import Utterance, in_fold, read_corpus, write_corpus
 from dmlm.corpus.media import write_video
 from dmlm.errors import UserError
 from dmlm.plan.grid import read_grid_file
+from dmlm.recognition.recogniser import Recogniser
 from dmlm.results.measures import systems, wer_point
 from dmlm.results.tables import terminal_tables
+from dmlm.score.normalisers import BASIC
 from dmlm.score.wer import Counts, pooled_over_folds
 from dmlm.sweep import api, materials
 from dmlm.sweep.controls import permute
@@ -154,6 +156,11 @@ def test_a_clip_without_lips_is_refused_or_has_an_empty_segment(home):
     assert [length > 0 for length in lengths["test"]] == [True, True, False]
     api.train(trial)
     api.evaluate(trial)
+    recogniser = Recogniser.load(trial.folder / "model")
+    audio = made.corpus.media(made.corpus.split("test")[-1], "audio")
+    (stored,) = trial.folder.glob("evals/clean-*/utterances.jsonl")
+    last = json.loads(stored.read_text("utf-8").splitlines()[-1])
+    assert recogniser.transcribe(audio=audio) == BASIC(last["hypothesis"])  # it was trained to read without lips too
     (grid,) = [read_grid_file("smoke", [*settings, "corpus.lacking=empty"])]
     tables = terminal_tables(api.index_of(grid, [made], [trial]))
     assert "read with an empty segment, of mine: train 1 (lips 1); val 1 (lips 1); test 1 (lips 1)" in tables

@@ -107,6 +107,11 @@ def description_of(trial: Trial, materials: Materials) -> ModelDescription:
         decode=cell.decode,
         normaliser=cell.corpus.normaliser,
         placement=cell.noise.placement,
+        may_lack=tuple(
+            letter
+            for letter in cell.letters
+            if any(getattr(u, materials.sources[letter].encoder.media) is None for u in materials.corpus.split("train"))
+        ),
         longest_s=max(utterance.duration_s for utterance in materials.corpus.split("train")),
         corpus=materials.corpus.card,
         trial=trial.spec,
