@@ -193,7 +193,7 @@ def stand_in(folder: Path, monkeypatch) -> Path:
     (folder / WEIGHTS / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, WEIGHTS, raising=False)
-    return folder / WEIGHTS / "models" / "efficientnet-lite0-0.pth"
+    return folder / WEIGHTS / "models" / "efficientnet-lite0-57934424.pth"
 
 
 def test_other_weights_of_efficientnet_are_another_tokenizer(tmp_path, monkeypatch) -> None:

@@ -70,15 +70,14 @@ class MapUnits(Tokenizer):
 
     @property
     def weights(self) -> Path:
-        """File of the weights: the one in the package's folder of models."""
+        """File of the weights, in the package."""
         package = find_spec(WEIGHTS)
         assert package is not None
-        models = Path(str(package.origin)).parent / "models"
-        return next(iter(sorted(models.glob("efficientnet-lite0-*.pth"))), models)
+        return Path(str(package.origin)).parent / "models" / "efficientnet-lite0-57934424.pth"
 
     @cached_property
     def network(self) -> Any:
-        """The network, classifier included, for squares of `side_px`."""
+        """The network, classifier included, for squares of `side_px`, on which its paddings depend."""
         self.require()
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -86,10 +85,7 @@ class MapUnits(Tokenizer):
         from dmlm.weights.frozen import on_device, with_weights
 
         tensors, where = untrusted.read(self.weights), f"{self.recipe}: {self.weights}"
-        side = self.settings.side_px
-        build = partial(
-            EfficientNet.from_name, "efficientnet-lite0", image_size=side
-        )  # it computes paddings for one side
+        build = partial(EfficientNet.from_name, "efficientnet-lite0", image_size=self.settings.side_px)
         return on_device(self.device, with_weights(build, tensors, where))
 
     def features_of(self, batch: list[np.ndarray]) -> list[np.ndarray]:
