@@ -47,8 +47,7 @@ class Film:
     ("places", "looked"),
     [
         ([100] * 60, [0, 25, 50]),
-        ([100 + n // 10 for n in range(60)], [0, 25, 50]),  # three pixels a second stay within a tenth of the box
-        ([100 + n for n in range(30)], [0, 5, 10, 15, 20, 25]),
+        ([10 + 8 * n for n in range(40)], [0, 25]),  # much farther than the box is wide
         ([100] * 10 + [300] * 10, [0, 10]),  # a cut
         ([100] * 10 + [None] * 3 + [100] * 10, [0, 10, 11, 12, 13]),  # the face is away
         ([None] * 3, [0, 1, 2]),

@@ -1,7 +1,8 @@
 """Find the points of a face by which a video is aligned, in each frame: with dlib or MediaPipe.
 
-The box of a face is looked for once a second, which is what costs time; between, the landmarks of each frame are looked for in
-that box. It is looked for again when the landmarks leave their place in it, and when the picture changes, as at a cut.
+The box of a face is looked for once a second, which is what costs time; between, it moves with the landmarks, which are looked
+for in every frame. It is looked for again when the picture in it is no longer the one that was found, as when the landmarks
+have lost the face, and at a cut.
 MediaPipe follows a face by itself in its video mode.
 
 Shapes: H x W pixels; a face is 6 points (x, y) in pixels: nose base, corners of the right eye, corners of the left one, centre
@@ -9,6 +10,7 @@ of the mouth's outline.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,7 @@ MODEL: dict[str, Any] = {  # MediaPipe's, Apache-2.0
     "url": "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
 }
 PREDICTOR = "models/shape_predictor_68_face_landmarks.dat"  # inside the package face_recognition_models
-WANDERED = 0.1  # of the width of the box, by which the middle of the landmarks may move before the box is looked for
-ALIKE = 0.8  # correlation of the box's picture with that of the frame before, below which the box is looked for
+ALIKE = 0.8  # correlation of the box's picture with the one that was found, below which the box is looked for
 GLANCE = 24  # pixels a side, to which these pictures are shrunk
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -69,31 +70,53 @@ def follow(
         find_landmarks: finds the landmarks in a box of a frame
         every: frames after which the box is looked for at the latest; 1: in each frame
     """
-    box, age, place, before = None, 0, np.zeros(2), None
+    found, age, box = None, 0, (0, 0, 0, 0)
     for frame in map(np.ascontiguousarray, frames):
-        points = None
-        if box and age < every and _alike(before, glance := _glance(frame, box)):
+        age += 1
+        if found and age < every:
             points = find_landmarks(frame, box)
-            if np.abs(points.mean(axis=0) - place).max() > WANDERED * (box[2] - box[0]):
-                points = None
-            age, before = age + 1, glance
-        if points is None and (box := find_box(frame)):
-            points = find_landmarks(frame, box)
-            age, place, before = 1, points.mean(axis=0), _glance(frame, box)
-        yield points
+            box = found.moved(points)
+            if _alike(found.picture, _glance(frame, box)):
+                yield points
+                continue
+        if seen := find_box(frame):
+            points = find_landmarks(frame, seen)
+            found, age, box = _Found(seen, points, _glance(frame, seen)), 0, seen
+            yield points
+        else:
+            found = None
+            yield None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A face as it was when its box was looked for."""
+
+    box: Box
+    points: np.ndarray
+    picture: np.ndarray
+
+    def moved(self, points: np.ndarray) -> Box:
+        """Return the box where the landmarks have moved, larger or smaller as they are."""
+        scale = points.std(axis=0).mean() / self.points.std(axis=0).mean()
+        corners = (np.reshape(self.box, (2, 2)) - self.points.mean(axis=0)) * scale + points.mean(axis=0)
+        left, top, right, bottom = np.rint(corners.ravel()).astype(int).tolist()
+        return left, top, right, bottom
 
 
 def _glance(frame: np.ndarray, box: Box) -> np.ndarray:
-    """Return what is in a box, as far as it lies in the frame, small and grey."""
+    """Return what is in a box, small and grey; beyond the edge of the frame, its last pixels."""
     import cv2
 
-    left, top, right, bottom = np.maximum(box, 0)
-    return cv2.resize(frame[top:bottom, left:right, 1], (GLANCE, GLANCE), interpolation=cv2.INTER_AREA)
+    left, top, right, bottom = box
+    scale = np.array([[(right - left) / GLANCE, 0, left], [0, (bottom - top) / GLANCE, top]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(frame[..., 1], scale, (GLANCE, GLANCE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _alike(before: np.ndarray | None, now: np.ndarray) -> bool:
-    """Whether two pictures go on from one to the other; what has no contrast is like nothing."""
-    if before is None or not before.std() or not now.std():
+def _alike(before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether two pictures show one thing; what has no contrast is like nothing."""
+    if not before.std() or not now.std():
         return False
     return bool(np.corrcoef(before.ravel(), now.ravel())[0, 1] > ALIKE)
 
