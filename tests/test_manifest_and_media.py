@@ -292,3 +292,20 @@ def test_a_damaged_image_is_a_sentence(tmp_path):
     for path in tmp_path.iterdir():
         with pytest.raises(UserError, match=rf"{path.name} cannot be read as an image .*; replace the file"):
             read_image(path)
+
+
+def test_what_is_no_video_is_told_why(tmp_path):
+    """A picture was a video of one frame."""
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(tmp_path / "page.png")
+    (tmp_path / "page.mp4").write_bytes((tmp_path / "page.png").read_bytes())
+    soundfile.write(tmp_path / "talk.wav", np.zeros(16_000), 16_000)
+    write(tmp_path / "new.mp4", 5, 25)
+    (tmp_path / "new.mp4").write_bytes((tmp_path / "new.mp4").read_bytes().replace(b"avc1", b"avc9"))
+    for name, reason in (
+        ("page.png", "it is a picture, not a video"),
+        ("page.mp4", "it is a picture, not a video"),
+        ("talk.wav", "it has no video track"),
+        ("new.mp4", "the installed FFmpeg has no decoder for its codec, as it has for H.264"),
+    ):
+        with pytest.raises(UserError, match=rf"{name} cannot be read as video \({reason}\); replace the file"):
+            read_video(tmp_path / name)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import deque
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from films import turn, write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dmlm import processes
 from dmlm.corpus import face_points, mouth_roi
 from dmlm.corpus.media import read_video
 from dmlm.corpus.mouth_roi import STABLE
@@ -233,6 +235,50 @@ def test_a_phone_video_is_turned_upright_in_colour(tmp_path):
         np.testing.assert_allclose(frame[:40].mean(axis=(0, 1)), (200, 100, 0), atol=8)
 
 
+def test_the_whole_face_is_cut_out_in_colour(tmp_path):
+    """The square of 176 px about the middle of the mean face, enlarged to 224; red on the left, blue on the right."""
+    matrix = pose(1.2, 8, 40, 10)
+    frame = np.zeros((*SHAPE, 3), np.uint8)
+    there = moved(np.stack(np.meshgrid(range(SHAPE[1]), range(SHAPE[0])), -1), cv2.invertAffineTransform(matrix))
+    frame[there[..., 0] < 128] = (200, 40, 30)
+    frame[there[..., 0] >= 128] = (30, 60, 180)
+    frame[np.linalg.norm(there - MOUTH[0], axis=-1) < 15] = (240, 240, 240)
+    write(tmp_path / "talk.mp4", 4, 25, pictures=[frame] * 4)
+    points = moved(FACE, matrix)
+    done = mouth_roi.crop(tmp_path / "talk.mp4", tmp_path / "face.mp4", still(points), region=mouth_roi.FACE)
+    faces = np.stack(list(mouth_roi.frames_of(done.path)))
+    assert faces.shape == (4, 224, 224, 3)
+    np.testing.assert_allclose(faces[:, 20:100, 10:100].mean(axis=(0, 1, 2)), (200, 40, 30), atol=6)
+    np.testing.assert_allclose(faces[:, 20:100, 124:214].mean(axis=(0, 1, 2)), (30, 60, 180), atol=6)
+    bright = np.argwhere(faces[0].min(axis=-1) > 150).mean(axis=0)
+    np.testing.assert_allclose(bright, (MOUTH[0, ::-1] - (128 - 88)) * 224 / 176, atol=1)
+    assert read_video(done.path).shape == (4, 224, 224)  # grey, for the lip encoders
+
+
+def test_a_stretch_of_a_long_video_is_cropped(tmp_path):
+    poses = [pose(1, 0, number, 0) for number in range(60)]
+    scenes = [scene(matrix) for matrix in poses]
+    write(tmp_path / "talk.mp4", 60, 25, pictures=[frame for frame, _ in scenes])
+    seen = [points for _, points in scenes]
+    done = mouth_roi.crop(tmp_path / "talk.mp4", tmp_path / "part.mp4", seeing(seen[30:50]), 1.2, 2.0)
+    assert done.frames == 20
+    assert np.abs(read_video(done.path)[:9].astype(float) - expected()).mean() < 12
+    with pytest.raises(UserError, match=r"talk\.mp4 ends at 2\.40 s and does not hold the stretch from 2 s to 3 s"):
+        mouth_roi.crop(tmp_path / "talk.mp4", tmp_path / "more.mp4", still(FACE), 2.0, 3.0)
+
+
+def test_a_damaged_video_is_a_sentence(tmp_path):
+    """The decoder mends pictures that it cannot read; the mouth would be that of another frame, or none."""
+    pictures = list(np.random.default_rng(0).integers(0, 256, (10, 64, 96, 3), dtype=np.uint8))
+    write(tmp_path / "talk.mp4", 10, 25, pictures=pictures)
+    content = bytearray((tmp_path / "talk.mp4").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 999] = bytes(999)
+    (tmp_path / "talk.mp4").write_bytes(content)
+    with pytest.raises(UserError, match=r"talk\.mp4 is damaged \(h264: .*\); replace it, or"):
+        mouth_roi.crop(tmp_path / "talk.mp4", tmp_path / "out.mp4", still(FACE))
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_a_moving_face_gives_a_still_mouth_in_a_file_that_media_reads(tmp_path):
     poses = [pose(1 + n / 60, n - 10, 60 + n, 10 - n / 2) for n in range(20)]
     scenes = [scene(matrix) for matrix in poses]
@@ -307,7 +353,7 @@ def test_the_command_line_wants_videos_and_fetches_only_when_asked(tmp_path):
     assert "is not the published file" in done.stderr
 
 
-def test_a_real_face_that_moves_keeps_its_mouth_in_the_middle(tmp_path):
+def test_a_real_face_that_moves_keeps_its_mouth_in_the_middle(tmp_path, monkeypatch):
     """With the 68 points of dlib: the face of scikit-image's astronaut, shifted, turned and enlarged over 15 frames."""
     pytest.importorskip("dlib")
     if find_spec("face_recognition_models") is None:  # which cannot be imported where pkg_resources has gone
@@ -318,7 +364,9 @@ def test_a_real_face_that_moves_keeps_its_mouth_in_the_middle(tmp_path):
         matrix = pose(1.2 + number / 100, 0.4 * number - 3, 10 + number / 2, 30 - number / 2)
         pictures.append(cv2.warpAffine(face, matrix, (360, 360), borderMode=cv2.BORDER_REPLICATE))
     write(tmp_path / "face.mp4", 15, 25, pictures=pictures)
-    done = mouth_roi.crop(tmp_path / "face.mp4", tmp_path / "mouth.mp4", face_points.detector("dlib"))
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    run = partial(processes.run, workers=2, tasks_per_process=None)
+    (done,) = mouth_roi.crop_all([tmp_path / "face.mp4"], tmp_path / "mouths", "dlib", mouth_roi.MOUTH, run)
     assert done.frames_with_face == 15
     mouths = read_video(done.path).astype(float)
     assert mouths.shape == (15, SIDE, SIDE)

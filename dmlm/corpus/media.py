@@ -19,6 +19,7 @@ FLAC_MOST = 1 << 36  # samples per channel; libsndfile gives more for a header t
 TIE = 1e-4  # frames: what is nearer is the same time, which is rounded
 PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")  # formats whose header says how long the file is
 TIMED = PROMISING[:2]  # formats that keep the time of each frame
+STILL = ("_pipe", "image2")  # ends of the names of formats that hold one picture
 MARGIN_S = 1.0  # a key frame is looked for so long before a time: formats sort frames as they are decoded, not as shown
 SHORT_S = 0.5 / FRAMES_HZ  # accepted, because headers round
 STANDS_S = 60  # a picture that stands longer is a damaged timestamp, which would fill the memory
@@ -152,8 +153,16 @@ class Video:
     """The first video stream of an open `av` container, read once."""
 
     def __init__(self, container: Any) -> None:
-        """Raises IndexError if there is no video stream."""
+        """Raises ValueError if the file has no moving picture, or one of a codec that the installed FFmpeg lacks."""
+        import av
+
+        if not container.streams.video:
+            raise ValueError("it has no video track")
         self.container, self.stream = container, container.streams.video[0]
+        if container.format.name.endswith(STILL) or self.stream.disposition & av.stream.Disposition.attached_pic:
+            raise ValueError("it is a picture, not a video")
+        if self.stream.codec_context is None:
+            raise ValueError("the installed FFmpeg has no decoder for its codec, as it has for H.264")
         self._frames: Iterator[Any] = container.decode(self.stream)
         self._first_s: float | None = None  # by the clock of the file
         self._latest_s = 0.0  # counted from the first frame
