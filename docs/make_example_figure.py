@@ -5,7 +5,6 @@
 The utterance is picked by hand, so the caption counts all test utterances of the same two models.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -14,20 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dmlm import paths
-from dmlm.corpus import media
-from dmlm.corpus.condition import Condition
-from dmlm.corpus.manifest import read_corpus
-from dmlm.corpus.noise import NoiseSettings
+from dmlm.modalities import SAMPLE_RATE_HZ
+from dmlm.plan.grid import read_grid_file
 from dmlm.results.drawing import COLOURS, INK, WARNING
 from dmlm.results.grid import GridResults
 from dmlm.results.records import UtteranceResult
 from dmlm.sweep.api import load_results
-from dmlm.sweep.parts import open_bank
-from dmlm.tokens.encoding import open_tensors
+from dmlm.sweep.look import look_in_grid
 
 SNR_DB = 0.0
-READ = {"audio": "audio", "lips": "video", "image": "image"}  # field of the manifest -> kind of file
 FRAMES = 8  # of the mouth, drawn over the time axis
 
 
@@ -38,46 +32,21 @@ def transcripts(results: GridResults, inputs: str) -> dict[str, UtteranceResult]
     return {utterance.id: utterance for utterance in at_snr.utterances}
 
 
-def tokens_of(utterance_id: str, corpus: str, recipe: str, condition: str) -> np.ndarray:
-    """The cached IDs (T,) of one utterance."""
-    folders = sorted((paths.home() / "tokens" / corpus).glob(f"{recipe}-*"), key=lambda path: path.stat().st_mtime)
-    for path in sorted((folders[-1] / condition).glob("test-*.safetensors")):
-        ids = json.loads(open_metadata(path)["ids"])
-        if utterance_id in ids:
-            arrays, row = open_tensors(path), ids.index(utterance_id)
-            return arrays["tokens"][arrays["offsets"][row] : arrays["offsets"][row + 1]]
-    raise SystemExit(f"There are no {recipe} tokens of {utterance_id}; run the quickstart first.")
-
-
-def open_metadata(path: Path) -> dict[str, str]:
-    """The header of a token shard."""
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as file:
-        return file.metadata()
-
-
 def draw(name: str, target: Path) -> None:
     """Compose the picture of one utterance."""
-    results = load_results("quickstart")
-    card, noise = results.cells[0].corpus, NoiseSettings(**results.cells[0].noise)
-    label = f"{card.name}-{card.digest[:8]}"
-    corpora = map(read_corpus, (path.parent for path in (paths.home() / "corpora").glob("*/corpus.json")))
-    corpus = next(corpus for corpus in corpora if corpus.label == label)
-    utterance = next(utterance for utterance in corpus.utterances if utterance.id == name)
-    condition = Condition.of((SNR_DB,), 0, noise, open_bank(noise), utterance.split)
-    speech, frames, page = (media.READERS[kind](corpus.media(utterance, field)) for field, kind in READ.items())
-    noisy = condition.apply(utterance, speech, name).audio
-    audio, lips = tokens_of(name, label, "audio_mfcc", condition.key), tokens_of(name, label, "lips_dct", "clean")
+    look = look_in_grid(read_grid_file("quickstart"), name, SNR_DB)
+    utterance, speech, noisy, frames, page = look.utterance, look.sound.clean, look.sound.noisy, look.lips, look.page
+    if frames is None or page is None or not look.transcripts:
+        raise SystemExit(f"{' '.join(look.notes)} Run the quickstart first.")
+    audio, lips = look.streams["A"].ids, look.streams["L"].ids
 
     figure = Figure(figsize=(10, 3.1), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)
     end_s = utterance.duration_s
-    time_s = np.arange(len(noisy)) / media.SAMPLE_RATE_HZ
+    time_s = np.arange(len(noisy)) / SAMPLE_RATE_HZ
     panel = figure.add_axes((0.06, 0.69, 0.56, 0.24))
-    gain = noisy @ speech / (speech @ speech)  # the mixture is scaled; noise hardly correlates with speech
     panel.plot(time_s, noisy, color=COLOURS[2], linewidth=0.5)
-    panel.plot(time_s, gain * speech, color=INK, linewidth=0.4)
+    panel.plot(time_s, speech, color=INK, linewidth=0.4)
     panel.set_title(f"speech, with noise of {SNR_DB:g} dB on its second half", fontsize=9, color=COLOURS[2], pad=3)
     plain(panel, end_s, "audio")
     strip(figure.add_axes((0.06, 0.51, 0.56, 0.12)), audio, end_s, f"{len(audio)} IDs")
@@ -93,6 +62,7 @@ def draw(name: str, target: Path) -> None:
     panel.imshow(page, cmap="gray")
     panel.set(xticks=[], yticks=[])
     panel.set_title("page", fontsize=9, pad=3)
+    results = load_results("quickstart")
     heard = {inputs: transcripts(results, inputs) for inputs in ("A", "A+L", "A+O")}
     rows = [("spoken", utterance.text), *((f"OPT {inputs}", by_id[name].hypothesis) for inputs, by_id in heard.items())]
     for number, (who, words) in enumerate(rows):

@@ -92,6 +92,7 @@ def test_tokens_and_sequences_are_those_of_the_cache(written, materials) -> None
     look = look_in_grid(read_grid_file("smoke"), ID, 0.0)
     assert [sequence.template.notation for sequence in look.sequences] == ["A -> T", "A+L -> T", "A+O -> T"]
     listed = (written / "sequence.txt").read_text("utf-8").split("\n\n")
+    assert "".join(look.streams["T"].pieces).strip() == look.utterance.text
     for sequence, text in zip(look.sequences, listed, strict=True):
         inputs = sequence.template.letters
         streams = unpack(sequence.packed, sequence.template, materials.vocabulary(inputs))
@@ -188,6 +189,16 @@ def test_the_playhead_follows_the_audio(written, tmp_path) -> None:
     assert at_s == pytest.approx(1.0, abs=0.01)
     assert told == [str(streams[letter]["ids"][int(streams[letter]["rate_hz"])]) for letter in "AL"]
     assert later_s > 1.19
+
+
+def test_transcripts_are_of_this_very_condition(home, finished, tmp_path, monkeypatch) -> None:
+    shutil.copytree(home, tmp_path / "home")  # not to encode in the other
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
+    grid = read_grid_file("smoke")
+    assert len(look_in_grid(grid, ID, 0.0).transcripts) == 5
+    for look in (look_in_grid(grid, ID, 1.0), look_in_grid(grid, ID, 0.0, kind="babble")):
+        assert not look.transcripts
+        assert look.notes[-1].endswith("split test was tested at: clean, 0 dB, -20 dB.")
 
 
 def test_an_unknown_utterance_is_one_sentence_with_the_nearest(home, finished, monkeypatch) -> None:

@@ -29,13 +29,15 @@ def look(
     """Write an utterance as wav, video, page, tokens and sequences, and one page that shows and plays them together."""
     from dmlm.cli.corpus import _manifest
     from dmlm.plan.grid import read_grid_file
-    from dmlm.results.look import write
+    from dmlm.results.look import check_folder, write
     from dmlm.sweep.look import look_in_corpus, look_in_grid
 
     try:
         snr_db = snr.parse(snr_text)
     except ValueError as error:
         raise UserError(f"--snr {snr_text}: {error}.") from None
+    if to:
+        check_folder(to.expanduser())
     selected = read_grid_file(grid, overrides or [])
     if corpus:
         found = look_in_corpus(_manifest(corpus), selected.cells[0].noise, utterance, snr_db, kind)

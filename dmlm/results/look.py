@@ -115,18 +115,27 @@ class Look:
         return stream.text if (stream := self.streams.get("O")) else None
 
 
-def write(look: Look, folder: Path) -> list[Path]:
-    """Write the files; those of an earlier look in the same folder are removed. Returns their paths, the page last.
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that may not be written to.
 
     Raises:
-        UserError: the folder is a file, or holds something else.
+        UserError: it is a file, or holds something else than an earlier look.
     """
-    from dmlm.results import look_page
-
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--to {folder} is a file; give a folder.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).is_file():
         raise UserError(f"--to {folder} holds something else; give a new or empty folder.")
+
+
+def write(look: Look, folder: Path) -> list[Path]:
+    """Write the files; those of an earlier look in the same folder are removed. Returns their paths, the page last.
+
+    Raises:
+        UserError: as `check_folder`.
+    """
+    from dmlm.results import look_page
+
+    check_folder(folder)
     contents = _contents(look)
     for name in ("clean.wav", "noisy.wav", "noise.wav", "lips.mp4", "page.png", "recognised.txt", "tokens.json"):
         (folder / name).unlink(missing_ok=True)
