@@ -87,14 +87,15 @@ def _facts(look: Look) -> list[tuple[str, str]]:
     if file is None:
         return [*facts, ("noise", "none")]
     places = ", ".join(f"{start:.2f} to {end:.2f} s" for start, end in look.sound.noisy_spans_s)
-    placement = look.condition.noise.placement.replace("_", " ")
+    part = look.condition.noise.placement.replace("_", " ")
+    measured_db = round(look.sound.snr_db_measured, 2) + 0.0  # no -0.00
     return [
         *facts,
+        ("SNR", f"{measured_db:.2f} dB measured, {look.condition.snr_db:g} dB asked for"),
         (
-            "SNR",
-            f"{look.sound.snr_db_measured:.2f} dB measured, {snr.with_unit(look.condition.snr_db or 0.0)} asked for",
+            "noise",
+            f"{file.parent.name}/{file.name}, {part} of {'each sentence' if utterance.spans else 'the clip'}: {places}",
         ),
-        ("noise", f"{file.parent.name}/{file.name}, on the {placement} of each sentence: {places}"),
     ]
 
 

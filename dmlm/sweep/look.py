@@ -77,7 +77,9 @@ def look_in_corpus(manifest: Path, noise: NoiseSettings, name: str, snr_db: floa
     corpus = read_corpus(folder) if is_whole else Corpus(folder, read_utterances(manifest), {"name": folder.name})
     utterance = find_utterance(corpus, name)
     condition = _condition(noise, snr_db, kind, utterance)
-    notes = ["No tokens are shown, because a corpus alone tells no tokenizers: name a grid that reads it with --grid."]
+    notes = [
+        "No tokens are shown, because a corpus alone tells no tokenizers: name a grid that reads it, with --grid and without --corpus."
+    ]
     return _look(corpus, utterance, f"corpus {folder}", condition, {}, (), (), notes)
 
 
