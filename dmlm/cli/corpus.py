@@ -1,6 +1,7 @@
 """The commands `corpus import`, from recordings to a corpus, and `corpus check`, every fault of one."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,9 @@ MANIFEST = "manifest.jsonl"
 SHOWN = 20  # faults of a rule that are printed unless all are asked for
 
 
+SPLITTING, READING, MAKING = "Splits", "If the source is not read as it should be", "What is made of it"
+
+
 def import_corpus(
     source: Annotated[
         str,
@@ -24,36 +28,59 @@ def import_corpus(
         ),
     ],
     to: Annotated[str, typer.Option(help="Name of the corpus; a grid reads it by `corpus: NAME`.")],
-    form: Annotated[
-        str | None, typer.Option(help="Form of the source, where it is not the one that it looks like.")
-    ] = None,
-    column: Annotated[
-        list[str] | None, typer.Option(help="FIELD=NAME: the column NAME of a table holds FIELD.")
-    ] = None,
-    media: Annotated[
-        Path | None, typer.Option(help="Folder that relative paths of media in a table start from.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Splits: given, speaker (no speaker in two) or id.")] = None,
-    test: Annotated[float, typer.Option(help="Share of the clips for the test, where splits are not given.")] = 0.2,
-    val: Annotated[float, typer.Option(help="Share of the clips for validation.")] = 0.1,
-    folds: Annotated[int | None, typer.Option(help="Folds that take turns as the test: corpus.fold=0, 1, ...")] = None,
-    spans: Annotated[
-        str, typer.Option(help="Sentence spans where none are given: speech (voice activity) or whole.")
-    ] = "speech",
-    crop: Annotated[str | None, typer.Option(help="The videos show faces: keep the mouth, or the face.")] = None,
-    landmarks: Annotated[str, typer.Option(help="Face detector of --crop: mediapipe or dlib.")] = "mediapipe",
-    leave_out: Annotated[
-        list[str] | None, typer.Option(help="A rule; clips that break it are left out, counted.")
-    ] = None,
     licence: Annotated[
         str | None, typer.Option(help="Licence of the recordings; it is named with every result.")
     ] = None,
-    language: Annotated[str | None, typer.Option(help="Language code of the transcripts.")] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Rules, with commas between; clips that break one are left out, counted."),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make a corpus of this name again.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="given, speaker (no speaker in two) or id.", rich_help_panel=SPLITTING),
+    ] = None,
+    test: Annotated[
+        float, typer.Option(help="Share of the clips for the test, if not given.", rich_help_panel=SPLITTING)
+    ] = 0.2,
+    val: Annotated[float, typer.Option(help="Share of the clips for validation.", rich_help_panel=SPLITTING)] = 0.1,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Folds that take turns as the test: corpus.fold=0, 1, ...", rich_help_panel=SPLITTING),
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(help="The videos show faces: keep the mouth, or the face.", rich_help_panel=MAKING)
+    ] = None,
+    landmarks: Annotated[
+        str, typer.Option(help="Face detector of --crop: mediapipe or dlib.", rich_help_panel=MAKING)
+    ] = "mediapipe",
+    spans: Annotated[
+        str,
+        typer.Option(help="Sentence spans, if not given: speech (voice activity) or whole.", rich_help_panel=MAKING),
+    ] = "speech",
+    language: Annotated[
+        str | None, typer.Option(help="Language code of the transcripts.", rich_help_panel=MAKING)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one per core.", rich_help_panel=MAKING)
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option(help="folder, table, kaldi, lhotse or hugging_face.", rich_help_panel=READING)
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="FIELD=NAME: the column NAME of a table holds FIELD.", rich_help_panel=READING),
+    ] = None,
+    media: Annotated[
+        Path | None, typer.Option(help="Folder that relative paths in the source start from.", rich_help_panel=READING)
+    ] = None,
 ) -> None:
-    """Make a corpus of your recordings, and check it. Interrupted, the same command goes on."""
+    """Make a corpus of your recordings, and check it. Interrupted, the same command goes on.
+
+    Mostly, --to is all that is needed: dmlm corpus import recordings --to mine
+    """
     from dmlm.corpus.manifest import read_corpus
+    from dmlm.engines.lease import Leases
     from dmlm.importing import build
     from dmlm.importing.settings import ImportSettings
     from dmlm.importing.source import Reading, open_source
@@ -61,22 +88,32 @@ def import_corpus(
 
     columns = dict(_pair(text) for text in column or ())
     lips = {"lips": crop} if crop else {}
+    rules = tuple(rule.strip() for text in leave_out or () for rule in text.split(",") if rule.strip())
     choice = {"split": split, "test": test, "val": val, "folds": folds, "spans": spans, "landmarks": landmarks}
-    settings = validated(ImportSettings, {**choice, **lips, "leave_out": tuple(leave_out or ())}, "dmlm corpus import")
+    settings = validated(ImportSettings, {**choice, **lips, "leave_out": rules}, "dmlm corpus import")
     folder = _new_folder(to)
-    found = open_source(source, Reading(columns, media), form)
-    print(f"{source}: {counted(len(found.clips), 'clip')}, read as {found.form}")
-    if build.is_made(found.clips, folder, settings):
-        corpus = read_corpus(folder)
-    elif (folder / "corpus.json").is_file() and not replace:
-        raise UserError(
-            f"Corpus {to} exists, made of other clips or with other settings; give another name, or --replace (models that"
-            " were trained on the old one keep their results)."
-        )
-    else:
-        card = {"name": to, "version": "1", "licence": licence or found.card.get("licence") or "not stated"}
-        card |= {"source": source, "form": found.form} | ({"language": language} if language else {})
-        corpus = build.make_corpus(found.clips, folder, card, settings, found.faults, workers)
+    if media and not media.expanduser().is_dir():
+        raise UserError(f"--media {media}: there is no such folder.")
+    start = media.expanduser().absolute() if media else None
+    extracted = folder / "source"  # of one import only, since it may be large
+    with Leases().hold_when_free(folder.with_name(f"{to}.lease"), print):
+        try:
+            found = open_source(source, Reading(columns, start, extracted), form)
+            print(f"{source}: {counted(len(found.clips), 'clip')}, read as {found.form}")
+            if build.is_made(found.clips, folder, settings, found.faults):
+                corpus = read_corpus(folder)
+            elif (folder / "corpus.json").is_file() and not replace:
+                raise UserError(
+                    f"Corpus {to} exists, made of other clips, of files that have changed since, or with other settings; give"
+                    " another name, or --replace (models that were trained on the old one keep their results)."
+                )
+            else:
+                card = {"name": to, "version": "1", "licence": licence or found.card.get("licence") or "not stated"}
+                card |= {"source": source, "form": found.form} | ({"language": language} if language else {})
+                corpus = build.make_corpus(found.clips, folder, card, settings, found.faults, workers)
+        finally:
+            if (folder / "corpus.json").is_file():
+                shutil.rmtree(extracted, ignore_errors=True)
     print("\n".join(build.describe(corpus)))
     errors = _report(folder / MANIFEST)
     if errors:

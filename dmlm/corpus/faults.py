@@ -136,16 +136,17 @@ def listing(faults: Sequence[Fault]) -> str:
     return "\n".join([*lines, *(f"  {name}: {RULES[name].remedy}." for name in remedies)])
 
 
-def summary(who: str, errors: Sequence[Fault]) -> str:
+def summary(who: str, errors: Sequence[Fault], leave_out: str = "corpus.leave_out=[{}]") -> str:
     """Write one sentence about errors: how many of each rule, the first of them, and how they can be settled.
 
     Args:
         who: start of the sentence, such as `FOLDER has`.
         errors: one or more.
+        leave_out: how clips are left out; the names of the rules stand for `{}`, with commas between.
     """
     rules = ", ".join(f"{rule} {number:,}" for rule, number in Counter(fault.rule for fault in errors).items())
     names = ", ".join(dict.fromkeys(fault.rule for fault in errors if fault.utterance and RULES[fault.rule].of_clips))
-    how = f"; or leave clips out, counted: corpus.leave_out=[{names}]" if names else ""
+    how = f"; or leave clips out, counted: {leave_out.format(names)}" if names else ""
     first = errors[0]
     return f"{who} {counted(len(errors), 'error')} ({rules}), the first: {first.place}: {first.what}; {RULES[first.rule].remedy}{how}."
 

@@ -7,6 +7,7 @@ A clip whose key and files are as they were is not made again.
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ from dmlm.importing.splits import assign
 from dmlm.plurals import counted
 
 RECORDS = "import.jsonl"
-SAFE = " !#$&'()+,;=@[]^{}~"  # in the names of files, besides letters, digits and _.-
+SAFE = " !#$&'()+,;@[]^{}~"  # in the names of files, besides letters, digits and _.-
+MADE_BY = "import/1"  # counts up with every change of this program that changes the media it makes
 LONGEST_NAME = 150  # bytes
 
 
@@ -51,11 +53,12 @@ def make_corpus(
             split as asked.
     """
     settings = settings or ImportSettings()
+    digest = described(clips, settings, faults)
     faults = [*faults, *_repeated(clips), *_without_text(clips)]
     faulty = {fault.utterance for fault in faults}
     sound = [clip for clip in clips if clip.id not in faulty]
     _settle(folder, faults, settings)  # before any work
-    copied = _copied(sound, folder, settings, workers or processes.count())
+    copied = _copied(sound, _keys(clips, settings), folder, settings, workers or processes.count())
     for clip in sound:
         if fault := copied[clip.id].get("fault"):
             rule, what, file = fault
@@ -65,26 +68,29 @@ def make_corpus(
     if not kept:
         raise UserError(f"{folder.name}: no clip is left to import.")
     assigned, splits = assign(kept, settings)
-    facts: dict[str, Any] = {**card, "splits": splits, "described": described(clips, settings)}
+    facts: dict[str, Any] = {**card, "splits": splits, "described": digest}
     facts["folds"] = settings.folds or len({clip.fold for clip in assigned} - {None}) or None
     facts |= {"import": settings.model_dump(mode="json"), "not_imported": dict(left_out)}
     facts["notes"] = dict(Counter(note for clip in kept for note in copied[clip.id]["notes"]))
+    (folder / "corpus.json").unlink(missing_ok=True)  # it describes a manifest that is about to be replaced
     return write_corpus(folder, [_utterance(clip, copied[clip.id]) for clip in assigned], facts)
 
 
-def is_made(clips: Sequence[Clip], folder: Path, settings: ImportSettings) -> bool:
+def is_made(clips: Sequence[Clip], folder: Path, settings: ImportSettings, faults: Sequence[Fault] = ()) -> bool:
     """Whether a folder holds the corpus of these very clips and settings, of files that have not changed since."""
-    if not (folder / "corpus.json").is_file() or read_corpus(folder).card.get("described") != described(
-        clips, settings
-    ):
+    if not (folder / "corpus.json").is_file():
         return False
-    records, ids = _records(folder), {utterance.id for utterance in read_corpus(folder).utterances}
-    return all(_known(clip, records, folder, settings) for clip in clips if clip.id in ids)
+    corpus = read_corpus(folder)
+    if corpus.card.get("described") != described(clips, settings, faults):
+        return False
+    records, keys = _records(folder), _keys(clips, settings)
+    return all(_known(keys[utterance.id][1], records, folder) for utterance in corpus.utterances)
 
 
-def described(clips: Sequence[Clip], settings: ImportSettings) -> str:
-    """Return the digest of what a source says of its clips, and of the settings."""
-    return known_files.digest_of([settings.model_dump_json(), *(clip.model_dump_json() for clip in clips)])
+def described(clips: Sequence[Clip], settings: ImportSettings, faults: Sequence[Fault] = ()) -> str:
+    """Return the digest of what a source says of its clips, and lacks, and of the settings."""
+    said = (clip.model_dump_json(exclude={"source"}) for clip in clips)
+    return known_files.digest_of([settings.model_dump_json(), *(f"{f.rule} {f.utterance}" for f in faults), *said])
 
 
 def _repeated(clips: Sequence[Clip]) -> Iterator[Fault]:
@@ -106,41 +112,47 @@ def _settle(folder: Path, faults: Sequence[Fault], settings: ImportSettings) -> 
     """
     errors = [fault for fault in faults if fault.rule not in settings.leave_out]
     if errors:
-        sentence = summary(f"{folder.name}: the source has", errors)
-        raise UserError(
-            sentence.replace("corpus.leave_out=[", "--leave-out [").replace("[", "").replace("]", ""), listing(errors)
-        )
+        raise UserError(summary(f"{folder.name}: the source has", errors, "--leave-out '{}'"), listing(errors))
     return Counter(fault.rule for fault in faults)
 
 
-def _copied(clips: Sequence[Clip], folder: Path, settings: ImportSettings, workers: int) -> dict[str, Copied]:
+def _copied(
+    clips: Sequence[Clip], keys: Mapping[str, tuple[str, str]], folder: Path, settings: ImportSettings, workers: int
+) -> dict[str, Copied]:
     """Copy the media of every clip that is not there yet; return by id what was made."""
     folder.mkdir(parents=True, exist_ok=True)
     records = _records(folder)
-    names = file_names([clip.id for clip in clips])
-    done = {clip.id: found for clip in clips if (found := _known(clip, records, folder, settings))}
-    missing = [(clip, names[clip.id]) for clip in clips if clip.id not in done]
+    done = {clip.id: found for clip in clips if (found := _known(keys[clip.id][1], records, folder))}
+    missing = [(clip, keys[clip.id][0]) for clip in clips if clip.id not in done]
     if not missing:
         return done
     (folder / "corpus.json").unlink(missing_ok=True)  # it describes media that are about to be replaced
-    keys = {clip.id: _key(clip, settings) for clip, _ in missing}
+    for part in folder.glob("*/.*.part"):  # of an import that was killed
+        part.unlink(missing_ok=True)
     jobs = groups(folder, missing, settings, workers)
     with (folder / RECORDS).open("a", encoding="utf-8") as file, progress.bar("import", len(clips), "clip") as bar:
+        file.write("\n")  # ends a line that a kill cut short
         bar.update(len(done))
         for some in processes.run(copy_clips, jobs, workers):
             for clip_id, made in some:
                 done[clip_id] = made
                 if "fault" not in made:
-                    file.write(json.dumps({"key": keys[clip_id], **made}, ensure_ascii=False) + "\n")
+                    file.write(json.dumps({"key": keys[clip_id][1], **made}, ensure_ascii=False) + "\n")
             file.flush()
             bar.update(len(some))
     return done
 
 
+def _keys(clips: Sequence[Clip], settings: ImportSettings) -> dict[str, tuple[str, str]]:
+    """Return by id the name of the files of each clip, and the key of what is made of it."""
+    names = file_names([clip.id for clip in clips])
+    return {clip.id: (names[clip.id], _key(clip, names[clip.id], settings)) for clip in clips}
+
+
 def file_names(ids: Sequence[str]) -> dict[str, str]:
     """Return the name of the files of each id, without suffix: the id, where a file may be called so.
 
-    Two names that differ in case alone are one on some systems, so they get a digest.
+    Two names that differ in case alone are one on some systems, so they get a digest, after a `=` that no other name has.
 
     >>> file_names(["bbaf2n", "a/b", "A%2Fb"])["bbaf2n"], file_names(["x/.."])["x/.."]
     ('bbaf2n', 'x%2F..')
@@ -150,17 +162,17 @@ def file_names(ids: Sequence[str]) -> dict[str, str]:
     return {
         clip_id: name
         if count[name.casefold()] == 1 and len(name) <= LONGEST_NAME and not name.startswith(".")
-        else f"{name[:LONGEST_NAME].lstrip('.')}-{hashlib.sha256(clip_id.encode()).hexdigest()[:8]}"
+        else f"{name[:LONGEST_NAME].lstrip('.')}={hashlib.sha256(clip_id.encode()).hexdigest()[:16]}"
         for clip_id, name in plain.items()
     }
 
 
-def _key(clip: Clip, settings: ImportSettings) -> str:
-    """Return a digest of what the media of a clip depend on."""
-    stats = [(path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None for path in clip.files]
+def _key(clip: Clip, name: str, settings: ImportSettings) -> str:
+    """Return a digest of what the media of a clip depend on, and of their name."""
+    stats = [(path.stat().st_size, path.stat().st_mtime_ns) if os.path.isfile(path) else None for path in clip.files]
     described = clip.model_dump_json(include={"audio", "lips", "image", "spans"})
     chosen = settings.model_dump_json(include={"spans", "lips", "landmarks"})
-    return known_files.digest_of([described, chosen, repr(stats)])
+    return known_files.digest_of([MADE_BY, name, described, chosen, repr(stats)])
 
 
 def _records(folder: Path) -> dict[str, Copied]:
@@ -176,9 +188,9 @@ def _records(folder: Path) -> dict[str, Copied]:
     return records
 
 
-def _known(clip: Clip, records: Mapping[str, Copied], folder: Path, settings: ImportSettings) -> Copied | None:
+def _known(key: str, records: Mapping[str, Copied], folder: Path) -> Copied | None:
     """Return what was made of a clip earlier, if all of it is still there."""
-    found = records.get(_key(clip, settings))
+    found = records.get(key)
     return found if found and all((folder / name).is_file() for name in found["media"].values()) else None
 
 

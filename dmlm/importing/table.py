@@ -2,10 +2,9 @@
 
     id text audio | lips image ocr speaker category split fold start_s end_s spans translations
 
-Only `text` and `audio` are needed: without `id`, it is the name of the recording, with its times if there are any. `start_s` and
-`end_s` cut a longer recording, and the video with it. `spans` and `translations` are JSON in a table of text. Names that other
-tables use are known too: `file_name`, `path` (audio), `sentence`, `transcription`, `transcript` (text), `client_id` (speaker).
-Other columns are passed over.
+Only `text` and `audio` are needed: without `id`, it is the name of the recording, with its times if there are any. `start_s`
+and `end_s` (or `duration`) cut a longer recording, and the video with it. `spans` and `translations` are JSON in a table of
+text. Names that other tables use are known too (ALSO). Other columns are passed over.
 """
 
 import csv
@@ -15,21 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dmlm.errors import UserError
-from dmlm.importing.source import Reading, Source, one_of
+from dmlm.errors import UserError, did_you_mean
+from dmlm.importing.source import SPLIT_NAMES, Reading, Source, lines_of, one_of, text_of
 
-FIELDS = ("id", "text", "audio", "lips", "image", "ocr", "speaker", "category", "split", "fold", "start_s", "end_s")
+PLAIN = ("ocr", "speaker", "category", "fold")
 JSON_FIELDS = ("spans", "translations")
+KNOWN = ("id", "text", "audio", "lips", "image", "split", *PLAIN, "start_s", "end_s", "duration", *JSON_FIELDS)
 ALSO = {  # other names of a field, in order
     "audio": ("file_name", "path", "audio_path", "audio_filepath", "wav"),
     "text": ("sentence", "transcription", "transcript", "normalized_text"),
     "speaker": ("client_id", "speaker_id"),
-    "start_s": ("start",),
+    "start_s": ("start", "offset"),
     "end_s": ("end",),
     "lips": ("video",),
 }
-SPLITS = {"dev": "val", "valid": "val", "validation": "val", "eval": "test"}
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 Row = dict[str, Any]
 
 
@@ -41,22 +39,29 @@ def read(path: Path | str, reading: Reading) -> Source:
     """
     path = Path(path)
     source = Source("table")
-    folder = reading.media or path.parent
-    for where, row in _rows(path):
-        names = columns_of(list(row), reading)
-        if lacking := next((name for name in ("text", "audio") if name not in names), None):
-            have = ", ".join(row) or "none"
-            raise UserError(f"{where} has no {lacking}; name its column: --column {lacking}=NAME (there are: {have}).")
-        add_row(source, where, {name: row[column] for name, column in names.items()}, folder)
+    rows = list(_rows(path))
+    names = columns_of(list(dict.fromkeys(key for _, row in rows for key in row)), reading, str(path)) if rows else {}
+    for where, row in rows:
+        fields = {name: row.get(column) for name, column in names.items()}
+        add_row(source, where, fields, reading.media or path.parent)
     return source
 
 
-def columns_of(columns: list[str], reading: Reading) -> dict[str, str]:
-    """Return which column holds which field."""
+def columns_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]:
+    """Return which column holds which field.
+
+    Raises:
+        UserError: a column that the user names is not there, or is for no field; or none is for the text, or the audio.
+    """
+    if unknown := next((name for name in reading.columns if name not in KNOWN), None):
+        raise UserError(f"--column: there is no field {unknown!r}; {did_you_mean(unknown, KNOWN)}.")
     names = {field: one_of(columns, named) for field, named in reading.columns.items()}
-    for name in (*FIELDS, *JSON_FIELDS):
+    for name in KNOWN:
         if found := next((column for column in (name, *ALSO.get(name, ())) if column in columns), None):
             names.setdefault(name, found)
+    if lacking := next((name for name in ("text", "audio") if name not in names), None):
+        have = ", ".join(columns) or "none"
+        raise UserError(f"{where} has no {lacking}; name its column: --column {lacking}=NAME (there are: {have}).")
     return names
 
 
@@ -70,20 +75,40 @@ def add_row(source: Source, where: str, row: Row, folder: Path) -> None:
             return
     fields: Row = {}
     try:
-        times = {name: float(row[name]) for name in ("start_s", "end_s") if name in row}
+        times = _times(row)
         for name in JSON_FIELDS:
             if name in row:
                 fields[name] = json.loads(row[name]) if isinstance(row[name], str) else row[name]
     except ValueError as error:
         raise UserError(f"{where}: {error}; correct it.") from None
-    fields |= {name: str(row[name]) for name in ("ocr", "speaker", "category", "fold") if name in row}
-    fields |= {"split": SPLITS.get(str(row["split"]), str(row["split"]))} if "split" in row else {}
+    for name in (*PLAIN, "text", "audio", "lips", "image"):
+        if not isinstance(row.get(name, ""), str | int | float):
+            raise UserError(f"{where}: {name} is {row[name]!r:.50}, and must be text; correct it.")
+    fields |= {name: str(row[name]) for name in PLAIN if name in row}
+    fields |= {"split": SPLIT_NAMES.get(str(row["split"]), str(row["split"]))} if "split" in row else {}
     if "image" in row:
         fields["image"] = folder / str(row["image"])
     if "lips" in row:
         fields["lips"] = {"path": folder / str(row["lips"])} | times
     audio = {"path": folder / str(row["audio"])} | times
     source.add(where, id=clip_id, text=" ".join(str(row["text"]).split()), audio=(audio,), **fields)
+
+
+def _times(row: Row) -> dict[str, float]:
+    """Return start and end of a stretch, as far as they are given; the end may be given as a duration.
+
+    Raises:
+        ValueError: one is not a number.
+    """
+    times: dict[str, float] = {}
+    for name in ("start_s", "end_s", "duration"):
+        if name in row and (name != "duration" or ("start_s" in times and "end_s" not in times)):
+            if not _is_number(row[name]):
+                raise ValueError(f"{name} is {row[name]!r}, and no number of seconds")
+            times[name] = float(row[name])
+    if "duration" in times:
+        times["end_s"] = times["start_s"] + times.pop("duration")
+    return times
 
 
 def _id_of(row: Row) -> str:
@@ -103,27 +128,32 @@ def _is_number(value: Any) -> bool:
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Yield every row with its place, file and line."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
     if path.suffix in (".jsonl", ".json"):
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}, line {number} is not JSON ({error}); correct the line.") from None
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}, line {number} is no JSON object; write one clip a line: {{...}}.")
-                yield f"{path}, line {number}", row
+        for where, line in lines_of(path):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{where} is not JSON ({error}); correct the line.") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{where} is no JSON object; write one clip a line: {{...}}.")
+            yield where, row
         return
-    if path.suffix not in DELIMITERS:
+    if path.suffix not in (".csv", ".tsv"):
         raise UserError(f"{path} is no table that is read; give .jsonl, .csv or .tsv, or choose --form.")
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix])
+    text = text_of(path)
     if path.suffix == ".tsv":  # a text in it may hold a lone "
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-    for row in reader:
-        if None in row:
-            raise UserError(f"{path}, line {reader.line_num} has more columns than the header; correct the line.")
-        yield f"{path}, line {reader.line_num}", row
+    else:
+        header = text.partition("\n")[0]
+        delimiter = ";" if header.count(";") > header.count(",") else ","  # as spreadsheets write where 1,5 is a number
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = reader.fieldnames or ()
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"{path} has two columns {repeated!r}; rename one of them.")
+        for row in reader:
+            if None in row:
+                raise UserError(f"{path}, line {reader.line_num} has more columns than the header; correct the line.")
+            yield f"{path}, line {reader.line_num}", row
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; correct the line.") from None
