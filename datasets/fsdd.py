@@ -135,9 +135,8 @@ def parts(settings: Settings, found: list[Recording]) -> list[Part]:
             )
             for fold, speaker in enumerate(speakers)
         ]  # fmt: skip
-    apart: dict[str, Split] = dict.fromkeys(settings.test_speakers, "test") | dict.fromkeys(
-        settings.val_speakers, "val"
-    )
+    apart: dict[str, Split] = {speaker: "val" for speaker in settings.val_speakers}
+    apart |= {speaker: "test" for speaker in settings.test_speakers}
     dealt: dict[Split, list[Recording]] = defaultdict(list)
     for recording in found:
         by_index: Split = "test" if recording.index in TESTED else "val" if recording.index in VALIDATED else "train"
