@@ -157,7 +157,7 @@ def check(
     everything: Annotated[bool, typer.Option("--all", help="Print more than 20 faults of a rule.")] = False,
 ) -> None:
     """List every fault of a corpus: media, lengths, texts, splits. Each file is read to its end once. Exit code 2: errors."""
-    raise typer.Exit(FAULTY if _report(_manifest(corpus), as_json, everything) else 0)
+    raise typer.Exit(FAULTY if _report(manifest_of(corpus), as_json, everything) else 0)
 
 
 def _report(path: Path, as_json: bool = False, everything: bool = False) -> int:
@@ -191,7 +191,7 @@ def _report(path: Path, as_json: bool = False, everything: bool = False) -> int:
     return sum(fault.is_error for fault in faults)
 
 
-def _manifest(name: str) -> Path:
+def manifest_of(name: str) -> Path:
     """Return the manifest of a corpus: in a folder, the file itself, an imported one, or of a recipe, made first if needed.
 
     Raises:

@@ -27,7 +27,7 @@ def look(
     to: Annotated[Path | None, typer.Option(help="Folder to write to; default: one in var/looks.")] = None,
 ) -> None:
     """Write an utterance as wav, video, page, tokens and sequences, and one page that shows and plays them together."""
-    from dmlm.cli.corpus import _manifest
+    from dmlm.cli.corpus import manifest_of
     from dmlm.plan.grid import read_grid_file
     from dmlm.results.look import check_folder, write
     from dmlm.sweep.look import look_in_corpus, look_in_grid
@@ -40,7 +40,7 @@ def look(
         check_folder(to.expanduser())
     selected = read_grid_file(grid, overrides or [])
     if corpus:
-        found = look_in_corpus(_manifest(corpus), selected.cells[0].noise, utterance, snr_db, kind)
+        found = look_in_corpus(manifest_of(corpus), selected.cells[0].noise, utterance, snr_db, kind)
     else:
         found = look_in_grid(selected, utterance, snr_db, kind, cell)
     level = snr.with_unit(snr_db).replace(" ", "")

@@ -151,7 +151,7 @@ def _sound(condition: Condition, utterance: Utterance, speech: np.ndarray, name:
 
 
 def _streams(
-    materials: Materials, cells: Iterable[Cell], utterance: Utterance, condition: Condition, notes: list[str]
+    materials: Materials, cells: Sequence[Cell], utterance: Utterance, condition: Condition, notes: list[str]
 ) -> dict[str, Stream]:
     """Return the token streams of an utterance by letter, from the cache or encoded now; what it lacks is noted."""
     text, streams = materials.text, {}
@@ -165,7 +165,8 @@ def _streams(
         source = materials.sources[letter]
         if getattr(utterance, source.encoder.media) is None:
             notes.append(f"The utterance has no {source.encoder.media}, so there are no tokens {letter}.")
-            continue
+            if any(cell.corpus.lacking == "error" for cell in cells):
+                continue
         content = source.load_some([utterance], condition).tokens[utterance.id]
         if isinstance(source.encoder, Tokenizer):
             facts: dict[str, Any] = {"vocab_size": source.encoder.vocab_size, "rate_hz": source.encoder.rate_hz}
