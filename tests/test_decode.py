@@ -97,6 +97,24 @@ def test_one_beam_is_greedy_and_more_find_likelier_transcripts(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("settings", [DecodeSettings(max_new_tokens=40, beams=beams) for beams in (1, 3)])
+def test_log_probabilities_are_those_of_a_full_pass(name, settings):
+    """Of each token and, where the answer ended by itself, of <eos>; among what may be written."""
+    model, inputs = eager(name, 3), prompts([3, 17, 9, 30, 1], 3)
+    allowed = [*range(VOCABULARY.text_size), END]
+    answers = decode(model, inputs, VOCABULARY, settings, CPU)
+    assert {answer.cut for answer in answers} == {False, True}, "both kinds of end are seen"
+    for prompt, answer in zip(inputs, answers, strict=True):
+        written = [*answer.ids.tolist(), *([] if answer.cut else [END])]
+        ids = torch.from_numpy(np.concatenate([prompt.ids, written]).astype(np.int64))
+        with torch.inference_mode():
+            log_ps = model(ids[None]).logits[0, len(prompt.ids) - 1 : -1, allowed].log_softmax(-1)
+        columns = torch.tensor([allowed.index(token) for token in written])
+        expected = log_ps.gather(1, columns[:, None]).squeeze(1).numpy()
+        np.testing.assert_allclose(answer.log_probabilities, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_an_answer_does_not_depend_on_the_batch(name, beams):
     model, inputs = eager(name, 0), prompts([3, 17, 9, 30])

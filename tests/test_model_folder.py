@@ -141,7 +141,8 @@ def test_a_clip_that_is_not_what_the_model_reads_is_one_sentence(moved, corpus):
         ({"audio": audio[:200], "lips": lips}, "audio has 200 samples; at least 0.05 s"),
         ({"audio": audio, "lips": lips / 255}, r"lips: give a file, or uint8 \(T, H, W\)"),
         ({"audio": audio, "lips": lips[:0]}, r"lips: give a file, or uint8 \(T, H, W\)"),
-        ({"audio": np.tile(audio, 20), "lips": lips}, r"The clip makes \d+ tokens; OPT A\+L reads at most 512"),
+        ({"audio": np.tile(audio, 20), "lips": lips}, r"lasts 62\.4 s and the lips 3\.1 s, so they cannot be cut"),
+        ({"audio": audio, "lips": np.tile(lips, (20, 1, 1))}, r"The clip makes \d+ tokens; OPT A\+L reads at most 512"),
     ):
         with pytest.raises(UserError, match=complaint):
             recogniser.transcribe(**inputs)

@@ -94,11 +94,12 @@ def _run(
         try:
             of_clip = read_clip(clip, usable, conditions, first_pass)
         except UserError as error:
+            sentence = _in_words_of_the_command(str(error)).replace(str(clip.inputs.get("audio")), clip.name)
             if len(clips) == 1:
-                raise _in_words_of_the_command(error) from None
+                raise UserError(sentence) from None
             failed.append(clip.name)
-            records.append({"file": clip.name, "error": str(_in_words_of_the_command(error))})
-            print(f"error: {clip.name}: {_in_words_of_the_command(error)}", file=sys.stderr)
+            records.append({"file": clip.name, "error": sentence})
+            print(f"error: {'' if clip.name in sentence else f'{clip.name}: '}{sentence}", file=sys.stderr)
             continue
         readings += of_clip
         records += [reading.record() for reading in of_clip]
@@ -168,16 +169,12 @@ def _option(name: str) -> str:
     return "a recording" if name == "audio" else f"--{name} {'TEXT' if name == 'ocr' else 'FILE'}"
 
 
-def _in_words_of_the_command(error: UserError) -> UserError:
+def _in_words_of_the_command(sentence: str) -> str:
     """Name options instead of arguments of the Python interface."""
-    text = str(error)
     for name in ("lips", "image", "ocr"):
-        text = text.replace(f"give {name}=...", f"give {_option(name)}").replace(
-            f"leave {name} out", f"leave --{name} out"
-        )
-    return UserError(
-        text.replace("first_pass='...'", "--first-pass TEXT").replace("leave first_pass out", "leave --first-pass out")
-    )
+        sentence = sentence.replace(f"give {name}=...", f"give {_option(name)}")
+        sentence = sentence.replace(f"leave {name} out", f"leave --{name} out")
+    return sentence.replace("leave first_pass out", "leave --first-pass out").replace("first_pass=", "--first-pass ")
 
 
 def _print(clip: "Clip", readings: Sequence["ClipReading"], alone: bool) -> None:
