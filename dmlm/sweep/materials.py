@@ -182,7 +182,8 @@ def prepare(
         sources_of_groups.append((corpus, sources))
     for corpus in opened.corpora.values():
         sizes = ", ".join(f"{count:,} {split}" for split, count in corpus.counts.items())
-        say(f"corpus   {corpus.folder}  ({sizes})")
+        lacking = ", ".join(f"{count:,} {rule}" for rule, count in corpus.card.get("not_imported", {}).items())
+        say(f"corpus   {corpus.folder}  ({sizes}{f'; not imported: {lacking}' if lacking else ''})")
         names = {
             f"{k} {s.name}": None for other, sources in sources_of_groups if other is corpus for k, s in sources.items()
         }
