@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import films
 import numpy as np
 import soundfile
@@ -165,3 +166,30 @@ FORMS = {  # each with what writes rows in it to a path: (path, rows, folder of 
     "parquet": lambda *of: write_dataset(*of, form="parquet"),
 }
 NEEDS = {"lhotse": "lhotse", "hugging_face": "datasets", "parquet": "datasets"}  # a package, by form
+
+
+def encode(
+    path: Path,
+    samples: np.ndarray,
+    rate_hz: int,
+    codec: str,
+    video: bool = False,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Write float samples (n,) or (n, channels) by FFmpeg, perhaps beside a video of the same length."""
+    channels = 1 if samples.ndim == 1 else samples.shape[1]
+    with av.open(str(path), "w", options=options or {}) as container:
+        pictures = container.add_stream("libx264", rate=25) if video else None
+        sound = container.add_stream(codec, rate=rate_hz, layout="mono" if channels == 1 else "stereo")
+        sound.bit_rate = 64_000
+        if pictures:
+            pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+            for number in range(len(samples) * 25 // rate_hz):
+                grey = np.full((48, 64, 3), 3 * number % 256, np.uint8)
+                container.mux(pictures.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            container.mux(pictures.encode(None))
+        block = np.round(samples.reshape(1, -1) * 32_767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(block, format="s16", layout=sound.layout.name)
+        frame.sample_rate, frame.pts = rate_hz, 0
+        container.mux([*sound.encode(frame), *sound.encode(None)])
+    return path

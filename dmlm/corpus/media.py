@@ -220,18 +220,19 @@ class Video:
     @property
     def is_cut(self) -> bool:
         """Whether the frames, which were read to their end, end earlier than the header says."""
-        return self._end_s < self._promised_s() - SHORT_S
+        return self._end_s < promised_s(self.container, self.stream) - SHORT_S
 
-    def _promised_s(self) -> float:
-        """Return where the header says that the frames end; 0 where it says nothing, or only of all streams together."""
-        if self.container.format.name not in PROMISING:
-            return 0.0
-        if self.stream.duration:
-            return float(self.stream.duration * self.stream.time_base)
-        if tag := re.fullmatch(r"(\d+):(\d+):([\d.]+)", self.stream.metadata.get("DURATION", "")):  # of Matroska
-            hours, minutes, seconds = map(float, tag.groups())
-            return 3600 * hours + 60 * minutes + seconds
-        return (self.container.duration or 0) / 1e6 if len(self.container.streams) == 1 else 0.0
+
+def promised_s(container: Any, stream: Any) -> float:
+    """Return where the header says that a stream ends; 0 where it says nothing, or only of all streams together."""
+    if container.format.name not in PROMISING:
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if tag := re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", "")):  # of Matroska
+        hours, minutes, seconds = map(float, tag.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
 def _stands(since_s: float, until_s: float) -> float:

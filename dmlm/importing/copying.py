@@ -1,5 +1,6 @@
 """Copy the media of clips into a corpus: audio as 16 kHz mono FLAC, videos cut and cropped, pictures. Runs in workers."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from dmlm import files
 from dmlm.corpus import media, mouth_roi
-from dmlm.corpus.recordings import Outside, read_any_audio
+from dmlm.corpus.recordings import Cut, Outside, read_any_audio
 from dmlm.corpus.voice_activity import speech_spans
 from dmlm.errors import UserError
 from dmlm.importing.clip import Clip, Stretch
@@ -50,9 +51,13 @@ def copy_clips(job: CopyJob) -> list[tuple[str, Copied]]:
 def _copy(clip: Clip, name: str, folder: Path, settings: ImportSettings, find: mouth_roi.Detector | None) -> Copied:
     notes: list[str] = []
     made = {"audio": f"audio/{name}.flac"}
-    rule, file = "unreadable", clip.audio[0].path
+    rule = "unreadable"
     try:
-        samples = np.concatenate([_piece(stretch) for stretch in clip.audio])
+        pieces = []
+        for stretch in clip.audio:
+            file = stretch.path
+            pieces.append(_piece(stretch))
+        samples = np.concatenate(pieces)
         if (peak := float(np.abs(samples).max(initial=0.0))) > LOUDEST:
             samples, notes = samples * (LOUDEST / peak), ["made quieter, so that 16 bits hold it"]
         _write_audio(folder / made["audio"], samples)
@@ -63,10 +68,10 @@ def _copy(clip: Clip, name: str, folder: Path, settings: ImportSettings, find: m
         if clip.image:
             rule, file, made["image"] = "unreadable", clip.image, f"image/{name}{_image_suffix(clip.image)}"
             _copy_image(clip.image, folder / made["image"])
-    except Outside as error:
-        return {"fault": ["outside", _reason(error, file), str(file)]}
+    except (Outside, Cut) as error:
+        return {"fault": ["outside" if isinstance(error, Outside) else "truncated", _reason(error, file), str(file)]}
     except UserError as error:
-        missing = not file.is_file()
+        missing = not os.path.isfile(file)
         if rule == "no_face" and "no face" not in str(error):
             rule = "unreadable"
         return {"fault": ["missing" if missing else rule, _reason(error, file), str(file)]}
@@ -88,8 +93,10 @@ def _piece(stretch: Stretch) -> np.ndarray:
 def _write_audio(path: Path, samples: np.ndarray) -> None:
     import soundfile
 
+    # libsndfile would multiply by 32,767, and samples of 16 bits would not stay what they are
+    whole = np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)
     with files.atomic(path) as temporary:
-        soundfile.write(temporary, samples, SAMPLE_RATE_HZ, "PCM_16", format="FLAC")
+        soundfile.write(temporary, whole, SAMPLE_RATE_HZ, "PCM_16", format="FLAC")
 
 
 def _spans(clip: Clip, samples: np.ndarray, settings: ImportSettings) -> tuple[list[tuple[float, float]], list[str]]:
@@ -133,7 +140,7 @@ def _copy_image(image: Path, target: Path) -> None:
     if image.suffix.lower() != ".svg":
         _copy_file(image, target)
         return
-    if not image.is_file():
+    if not os.path.isfile(image):
         raise UserError(f"There is no file {image}.")
     from dmlm.importing.svg import render
 
@@ -142,7 +149,7 @@ def _copy_image(image: Path, target: Path) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise UserError(f"There is no file {source}.")
     with files.atomic(target) as temporary:
         shutil.copyfile(source, temporary)
