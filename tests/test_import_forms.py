@@ -10,7 +10,7 @@ from dmlm import processes
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home é"))
-    monkeypatch.setattr(processes, "run", lambda function, jobs, workers=None: map(function, jobs))
+    monkeypatch.setattr(processes, "run", lambda function, jobs, *_, **__: map(function, jobs))
 
 
 def installed(form):

@@ -118,7 +118,7 @@ def import_corpus(
     errors = _report(folder / MANIFEST)
     if errors:
         raise typer.Exit(FAULTY)
-    print(f"\nA grid reads it by `corpus: {to}`, for instance: dmlm grid run own_audio corpus={to}")
+    print(f"\nA grid reads it by `corpus: {to}`, for instance: dmlm grid run own:audio name={to} corpus={to}")
 
 
 def _pair(text: str) -> tuple[str, str]:

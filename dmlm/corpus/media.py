@@ -21,6 +21,7 @@ PROMISING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")  # formats whose
 TIMED = PROMISING[:2]  # formats that keep the time of each frame
 STILL = ("_pipe", "image2")  # ends of the names of formats that hold one picture
 MARGIN_S = 1.0  # a key frame is looked for so long before a time: formats sort frames as they are decoded, not as shown
+BEYOND = 2  # frames that a stretch may miss at the end of a file, since times are rounded
 SHORT_S = 0.5 / FRAMES_HZ  # accepted, because headers round
 STANDS_S = 60  # a picture that stands longer is a damaged timestamp, which would fill the memory
 FULL_RANGE = 2  # FFmpeg's colour range: grey levels 0..255, not 16..235
@@ -105,7 +106,7 @@ def video_frames(
 
     Raises:
         UserError: the file is unreadable or cut, has no frame, or one that stands for more than a minute; the stretch is
-            empty or goes beyond the file.
+            empty or goes more than two frames beyond the file.
     """
     import av
 
@@ -136,7 +137,7 @@ def video_frames(
         raise UserError(f"{path} cannot be read as video ({error}); replace the file.") from None
     if not ends_s:
         raise UserError(f"{path} holds no video frame; replace the file.")
-    if not count or count < wanted < math.inf:
+    if not count or count + BEYOND < wanted < math.inf:
         raise UserError(f"{path} ends at {ends_s:.2f} s and does not hold {stretch}; correct the times.")
 
 

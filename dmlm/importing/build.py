@@ -133,7 +133,7 @@ def _copied(
     with (folder / RECORDS).open("a", encoding="utf-8") as file, progress.bar("import", len(clips), "clip") as bar:
         file.write("\n")  # ends a line that a kill cut short
         bar.update(len(done))
-        for some in processes.run(copy_clips, jobs, workers):
+        for some in processes.run(copy_clips, jobs, workers, tasks_per_process=None):
             for clip_id, made in some:
                 done[clip_id] = made
                 if "fault" not in made:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dmlm import files
 from dmlm.corpus import media, mouth_roi
+from dmlm.corpus.face_points import Detector, detector
 from dmlm.corpus.recordings import Cut, Outside, read_any_audio
 from dmlm.corpus.voice_activity import speech_spans
 from dmlm.errors import UserError
@@ -43,12 +44,12 @@ def copy_clips(job: CopyJob) -> list[tuple[str, Copied]]:
     copied: list[tuple[str, Copied]] = []
     for clip, name in job.clips:
         if clip.lips and job.settings.lips != "as_given" and find is None:
-            find = mouth_roi.detector(job.settings.landmarks)
+            find = detector(job.settings.landmarks)
         copied.append((clip.id, _copy(clip, name, job.folder, job.settings, find)))
     return copied
 
 
-def _copy(clip: Clip, name: str, folder: Path, settings: ImportSettings, find: mouth_roi.Detector | None) -> Copied:
+def _copy(clip: Clip, name: str, folder: Path, settings: ImportSettings, find: Detector | None) -> Copied:
     notes: list[str] = []
     made = {"audio": f"audio/{name}.flac"}
     rule = "unreadable"
@@ -64,7 +65,7 @@ def _copy(clip: Clip, name: str, folder: Path, settings: ImportSettings, find: m
         if clip.lips:
             file, made["lips"] = clip.lips.path, f"lips/{name}{_video_suffix(clip.lips, find)}"
             rule = "no_face" if find else "unreadable"
-            _copy_video(clip.lips, folder / made["lips"], find)
+            _copy_video(clip.lips, folder / made["lips"], settings, find)
         if clip.image:
             rule, file, made["image"] = "unreadable", clip.image, f"image/{name}{_image_suffix(clip.image)}"
             _copy_image(clip.image, folder / made["image"])
@@ -115,21 +116,21 @@ def _spans(clip: Clip, samples: np.ndarray, settings: ImportSettings) -> tuple[l
     return (sentences, []) if sentences else (whole, ["no speech was found: its span is the whole clip"])
 
 
-def _video_suffix(video: Stretch, find: mouth_roi.Detector | None) -> str:
+def _video_suffix(video: Stretch, find: Detector | None) -> str:
     return ".mp4" if find or not video.is_whole else video.path.suffix.lower()
 
 
-def _copy_video(video: Stretch, target: Path, find: mouth_roi.Detector | None) -> None:
-    """Copy a video, or the stretch of it, or the mouth in it; a stretch is made grey, 25 frames a second."""
+def _copy_video(video: Stretch, target: Path, settings: ImportSettings, find: Detector | None) -> None:
+    """Copy a video, or the stretch of it, or the mouth or face in it; a stretch is made grey, 25 frames a second."""
     if find:
         target.unlink(missing_ok=True)
-        mouth_roi.crop(video.path, target, find)
+        mouth_roi.crop(video.path, target, find, video.start_s, video.end_s, mouth_roi.REGIONS[settings.lips])
     elif video.is_whole:
         _copy_file(video.path, target)
     else:
-        frames = np.stack(list(media.video_frames(video.path, media.grey)))
-        with files.atomic(target) as temporary:
-            media.write_video(temporary, frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2])
+        frames = media.video_frames(video.path, media.grey, video.start_s, video.end_s)
+        with files.atomic(target) as temporary:  # the codec needs even sides
+            media.write_video(temporary, (frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames))
 
 
 def _image_suffix(image: Path) -> str:
