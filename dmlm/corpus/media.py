@@ -134,7 +134,8 @@ def video_frames(
             if video.is_cut:
                 raise UserError(f"{path} ends before its header says; replace the file.")
     except (OSError, IndexError, ValueError, av.FFmpegError) as error:
-        raise UserError(f"{path} cannot be read as video ({error}); replace the file.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as video ({reason}); replace the file.") from None
     if not ends_s:
         raise UserError(f"{path} holds no video frame; replace the file.")
     if not count or count + BEYOND < wanted < math.inf:
