@@ -253,7 +253,7 @@ def grey(frame: Any) -> np.ndarray:
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int = FRAMES_HZ) -> None:
-    """Write frames, uint8 grey (H, W) or RGB (H, W, 3), as H.264 in MP4; the same frames give the same bytes.
+    """Write frames, each uint8 grey (H, W) or RGB (H, W, 3), as H.264 in MP4; the same frames give the same bytes.
 
     Grey frames are one plane, which browsers do not play; RGB frames are `yuv420p`, which they do.
 

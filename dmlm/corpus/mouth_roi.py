@@ -132,8 +132,12 @@ def crop_job(job: Job) -> tuple[Path, Cropped | str]:
 
     What was made is noted before it gets its name: a kill between the two leaves no file that is not known.
     """
+    if job.target.exists():
+        return job.target, (
+            f"{job.target} exists and was not made from {job.video} with these settings; it is not overwritten: move it "
+            "away, or crop into another folder."
+        )
     try:
-        _check_free(job.target, job.video)
         with files.atomic(job.target) as temporary:
             cropped = crop(job.video, temporary, _detector(job.landmarks), region=REGIONS[job.region])
             counts = {"frames": cropped.frames, "frames_with_face": cropped.frames_with_face}
@@ -144,14 +148,6 @@ def crop_job(job: Job) -> tuple[Path, Cropped | str]:
 
 
 _detector = cache(detector)  # once for all videos of a worker
-
-
-def _check_free(target: Path, video: Path) -> None:
-    if target.exists():
-        raise UserError(
-            f"{target} exists and was not made from {video} with these settings; it is not overwritten: move it away, or "
-            "crop into another folder."
-        )
 
 
 def crop(
