@@ -18,7 +18,7 @@ from dmlm.corpus.manifest import Corpus, read_corpus
 
 RATE_HZ = 16_000
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-FIELDS = ("id", "text", "audio")
+DMLM = "from dmlm.cli.main import main; main()"  # the command, as a program of Python
 MORE = ("lips", "image", "ocr", "speaker", "category", "split")
 
 

@@ -95,7 +95,9 @@ def _by_ffmpeg(path: Path, start_s: float, end_s: float | None) -> tuple[np.ndar
                 if (mono := _decoded(path, container, stream, before_s, (start_s, end_s))) is not None:
                     return mono, int(stream.rate)
     except (OSError, IndexError, ValueError, av.FFmpegError) as error:
-        raise UserError(f"{path} cannot be read as audio ({error}); replace the file.") from None
+        raise UserError(
+            f"{path} cannot be read as audio ({getattr(error, 'strerror', None) or error}); replace the file."
+        ) from None
     raise UserError(f"{path} begins later than its header says; convert it to WAV.")
 
 

@@ -1,5 +1,6 @@
 """Copy the media of clips into a corpus: audio as 16 kHz mono FLAC, videos cut and cropped, pictures. Runs in workers."""
 
+import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -72,18 +73,19 @@ def _copy(clip: Clip, name: str, folder: Path, settings: ImportSettings, find: D
     except (Outside, Cut) as error:
         return {"fault": ["outside" if isinstance(error, Outside) else "truncated", _reason(error, file), str(file)]}
     except UserError as error:
-        missing = not os.path.isfile(file)
+        if not os.path.isfile(file):
+            return {"fault": ["no_file", "there is no such file", str(file)]}
         if rule == "no_face" and "no face" not in str(error):
             rule = "unreadable"
-        return {"fault": ["missing" if missing else rule, _reason(error, file), str(file)]}
+        return {"fault": [rule, _reason(error, file), str(file)]}
     duration_s = len(samples) / SAMPLE_RATE_HZ
     spans, more = _spans(clip, samples, settings)
     return {"media": made, "duration_s": duration_s, "spans": spans, "notes": notes + more}
 
 
 def _reason(error: UserError, file: Path) -> str:
-    """Return a sentence without the file at its start and the full stop, as the rest of a fault."""
-    return str(error).removeprefix(str(file)).rstrip(".").strip()
+    """Return a sentence as the rest of a fault: without the file at its start, and without what its rule says."""
+    return str(error).removeprefix(str(file)).strip(" :").removesuffix(".").removesuffix("; replace the file")
 
 
 def _piece(stretch: Stretch) -> np.ndarray:
@@ -96,8 +98,9 @@ def _write_audio(path: Path, samples: np.ndarray) -> None:
 
     # libsndfile would multiply by 32,767, and samples of 16 bits would not stay what they are
     whole = np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)
-    with files.atomic(path) as temporary:
-        soundfile.write(temporary, whole, SAMPLE_RATE_HZ, "PCM_16", format="FLAC")
+    soundfile.write(content := io.BytesIO(), whole, SAMPLE_RATE_HZ, "PCM_16", format="FLAC")
+    with files.atomic(path) as temporary:  # in two steps, because libsndfile does not say that a disk is full
+        temporary.write_bytes(content.getvalue())
 
 
 def _spans(clip: Clip, samples: np.ndarray, settings: ImportSettings) -> tuple[list[tuple[float, float]], list[str]]:

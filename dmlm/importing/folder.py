@@ -10,7 +10,7 @@ from pathlib import Path
 from dmlm.errors import UserError
 from dmlm.importing import table
 from dmlm.importing.clip import Stretch
-from dmlm.importing.source import Reading, Source
+from dmlm.importing.source import Reading, Source, text_of
 
 SOUNDS = {
     ".wav",
@@ -48,7 +48,7 @@ def read(folder: Path | str, reading: Reading) -> Source:
             return table.read(folder / name, reading)
     found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.rglob("*")):
-        if kind := KINDS.get(path.suffix.lower()):
+        if (kind := KINDS.get(path.suffix.lower())) and path.is_file():
             clip_id = path.relative_to(folder).with_suffix("").as_posix()
             if not any(part.startswith(".") for part in path.relative_to(folder).parts):
                 found[clip_id][kind].append(path)
@@ -74,9 +74,6 @@ def _add(source: Source, folder: Path, clip_id: str, files: dict[str, list[Path]
     if text is None:
         source.lack("no_text", f"it has no transcript beside it, {Path(clip_id).name}.txt", recording, clip_id)
         return
-    try:
-        words = " ".join(text.read_text("utf-8-sig").split())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{text} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+    words = " ".join(text_of(text).split())
     fields = {"id": clip_id, "text": words, "audio": (Stretch(path=recording),), "image": files.get("image", [None])[0]}
     source.add(str(text), **fields, lips=Stretch(path=video) if video else None)

@@ -14,7 +14,7 @@ from typing import Any
 from dmlm import files
 from dmlm.errors import UserError
 from dmlm.importing import table
-from dmlm.importing.source import SAVED, Reading, Source, split_named
+from dmlm.importing.source import SAVED, Reading, Source, is_dataset, split_named
 
 MEDIA = ("audio", "lips", "image")
 HELD = ("Audio", "Video", "Image")  # types of columns that hold files
@@ -25,15 +25,19 @@ def read(place: Path | str, reading: Reading) -> Source:
     """Read a dataset. Files that are embedded in it are written to `reading.extracted`.
 
     Raises:
-        UserError: the package is missing, there is no such dataset, a column is missing, or the name of a split is none of ours.
+        UserError: the package is missing, there is no such dataset, or a column is missing.
     """
     splits = _splits(place)
     source = Source("hugging_face")
     for name, rows in splits.items():
-        split = split_named(name) if len(splits) > 1 else None
+        split, named = split_named(name) if len(splits) > 1 else None, f"{place}, {name}"
         if len(splits) > 1 and split is None:
-            raise UserError(f"{place} has a split {name!r}, which is none of train, validation, test; remove it.")
-        for where, row in _rows(rows, f"{place}, {name}", reading):
+            what = f"its split {name!r} is none of train, validation and test"
+            text = table.columns_of(list(rows.features), reading, named)["text"]
+            for number, _ in enumerate(rows.select_columns([text]), start=1):
+                source.lack("no_split", what, f"{named}, row {number}", f"{name} {number}")
+            continue
+        for where, row in _rows(rows, named, reading):
             table.add_row(source, where, row | ({"split": split} if split else {}), _start(place, reading))
     info = next(iter(splits.values())).info
     if licence := info.license or _licence(place):
@@ -47,10 +51,15 @@ def _start(place: Path | str, reading: Reading) -> Path:
 
 def _splits(place: Path | str) -> dict[str, Any]:
     """Open the splits of a dataset, by name."""
-    datasets = importlib.import_module("datasets") if importlib.util.find_spec("datasets") else None
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        datasets = None
     if not hasattr(datasets, "load_dataset"):  # our folder of that name is found where the package is missing
         raise UserError('Datasets of Hugging Face need a package; run: pip install -e ".[hf]"')
     assert datasets is not None
+    if isinstance(place, Path) and not is_dataset(place):
+        raise UserError(f"{place} holds no dataset; give a folder of `save_to_disk` or of .parquet files, or hf:ID.")
     try:
         if isinstance(place, str):
             name, _, config = place.removeprefix("hf:").partition(":")

@@ -72,12 +72,17 @@ def form_of(source: str) -> str:
     if path.is_dir():
         if (path / "wav.scp").is_file() or any(path.glob("*/wav.scp")):
             return "kaldi"
-        if any((path / name).is_file() for name in SAVED) or next(path.rglob("*.parquet"), None):
+        if is_dataset(path):
             return "hugging_face"
         return "lhotse" if any(map(holds_cuts, path.glob("*.jsonl*"))) else "folder"
     if path.is_file():
         return "lhotse" if holds_cuts(path) else "table"
     raise UserError(f"There is no file or folder {source}; a dataset of the Hugging Face Hub is written hf:{source}.")
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is one of Hugging Face's `save_to_disk`, or holds Parquet."""
+    return any((folder / name).is_file() for name in SAVED) or next(folder.rglob("*.parquet"), None) is not None
 
 
 def holds_cuts(path: Path) -> bool:

@@ -128,20 +128,21 @@ def _is_number(value: Any) -> bool:
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Yield every row with its place, file and line."""
-    if path.suffix in (".jsonl", ".json"):
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".json"):
         for where, line in lines_of(path):
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{where} is not JSON ({error}); correct the line.") from None
+                raise UserError(f"{where} is not JSON ({error}); write one clip a line: {{...}}.") from None
             if not isinstance(row, dict):
                 raise UserError(f"{where} is no JSON object; write one clip a line: {{...}}.")
             yield where, row
         return
-    if path.suffix not in (".csv", ".tsv"):
+    if suffix not in (".csv", ".tsv"):
         raise UserError(f"{path} is no table that is read; give .jsonl, .csv or .tsv, or choose --form.")
     text = text_of(path)
-    if path.suffix == ".tsv":  # a text in it may hold a lone "
+    if suffix == ".tsv":  # a text in it may hold a lone "
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         header = text.partition("\n")[0]

@@ -191,6 +191,8 @@ def first_problem(kind: type[BaseModel], error: ValidationError) -> tuple[list[s
         return path, f"there is no key {'.'.join(path)!r}; {near}"
     if first["type"] == "missing":
         return path, f"{'.'.join(path)} is missing; give it a value."
+    if not path:  # of several values together
+        return path, f"{first['msg'].removeprefix('Value error, ')}."
     return path, f"{'.'.join(path)}: {first['msg']} (got {first.get('input')!r})."
 
 
