@@ -40,6 +40,7 @@ RULES = {
         Rule("no_text", "error", "add its transcript"),
         Rule("no_audio", "error", "add its recording"),
         Rule("no_file", "error", "put it there, or correct its path; paths start from the source, or from --media"),
+        Rule("not_spelled_out", "error", "write the numbers and signs as the words that are spoken"),
         Rule("no_face", "error", "leave it out, or crop it by hand"),
         Rule("no_split", "error", "call its split train, validation or test"),
         Rule("outside", "error", "correct start_s and end_s, in seconds from the start of the recording"),

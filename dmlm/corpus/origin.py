@@ -46,3 +46,14 @@ class Origin:
         if folder.is_dir():
             return folder
         raise UserError(f"There is no folder {folder} with the recordings. {self.sentence}.")
+
+    def packaged(self, inside: str, chosen: Path | None = None) -> Path:
+        """Return a folder `inside` of what Debian packages hold: as installed, or as `dpkg -x X.deb FOLDER` unpacks them.
+
+        Raises:
+            UserError: there is none; says how to get the recordings.
+        """
+        root = Path("/") if chosen is None and (Path("/") / inside).is_dir() else self.folder(chosen)
+        if (root / inside).is_dir():
+            return root / inside
+        raise UserError(f"{root} holds no folder {inside}. {self.sentence}.")

@@ -9,6 +9,7 @@ from dmlm.plurals import counted
 
 TYPOGRAPHIC = dict.fromkeys("‘’‛ʼ′`´“”„‟–—‑…")  # forms of ' " - ...
 INVISIBLE = ("Cf", "Cc", "Co", "Cn", "Cs")  # Unicode categories: format and control characters, and unassigned ones
+SPOKEN_SIGNS = "#%&*/@\\"  # besides all digits and what Unicode calls a symbol, such as $ + < = >
 EXAMPLES = 5
 
 
@@ -24,6 +25,15 @@ def form_faults(text: str) -> Iterator[tuple[str, str]]:
         yield "typographic", f"the text has {_listed(characters)}"
     if characters := dict.fromkeys(c for c in text if unicodedata.category(c) in INVISIBLE):
         yield "invisible", f"the text has {_listed(characters)}"
+
+
+def signs(text: str) -> list[str]:
+    """Return the digits and signs of a text that are spoken as words, so that the text leaves open which.
+
+    >>> signs("Press 1 or #."), signs("It's 'half-time', (he said).")
+    (['1', '#'], [])
+    """
+    return [c for c in dict.fromkeys(text) if unicodedata.category(c)[0] in "NS" or c in SPOKEN_SIGNS]
 
 
 def _listed(characters: dict[str, None]) -> str:

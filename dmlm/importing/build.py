@@ -171,7 +171,7 @@ def _key(clip: Clip, name: str, settings: ImportSettings) -> str:
     """Return a digest of what the media of a clip depend on, and of their name."""
     stats = [(path.stat().st_size, path.stat().st_mtime_ns) if os.path.isfile(path) else None for path in clip.files]
     described = clip.model_dump_json(include={"audio", "lips", "image", "spans"})
-    chosen = settings.model_dump_json(include={"spans", "lips", "landmarks"})
+    chosen = settings.model_dump_json(include={"spans", "lips", "landmarks", "image_px"})
     return known_files.digest_of([MADE_BY, name, described, chosen, repr(stats)])
 
 

@@ -18,11 +18,12 @@ from dmlm.corpus.voice_activity import speech_spans
 from dmlm.errors import UserError
 from dmlm.importing.clip import Clip, Stretch
 from dmlm.importing.settings import ImportSettings
+from dmlm.importing.svg import render
 from dmlm.modalities import SAMPLE_RATE_HZ
 
 PAUSE_S = 0.6  # a longer pause stands between two sentences
 LOUDEST = 1.0  # full scale
-IMAGE_WIDTH = 512  # pixels of a rendered SVG
+SVG_PX = 512  # longer side of a rendered SVG
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def _copy(clip: Clip, name: str, folder: Path, settings: ImportSettings, find: D
             rule = "no_face" if find else "unreadable"
             _copy_video(clip.lips, folder / made["lips"], settings, find)
         if clip.image:
-            rule, file, made["image"] = "unreadable", clip.image, f"image/{name}{_image_suffix(clip.image)}"
-            _copy_image(clip.image, folder / made["image"])
+            rule, file, made["image"] = "unreadable", clip.image, f"image/{name}{_image_suffix(clip.image, settings)}"
+            _copy_image(clip.image, folder / made["image"], settings.image_px)
     except (Outside, Cut) as error:
         return {"fault": ["outside" if isinstance(error, Outside) else "truncated", _reason(error, file), str(file)]}
     except UserError as error:
@@ -136,20 +137,26 @@ def _copy_video(video: Stretch, target: Path, settings: ImportSettings, find: De
             media.write_video(temporary, (frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames))
 
 
-def _image_suffix(image: Path) -> str:
-    return ".png" if image.suffix.lower() == ".svg" else image.suffix.lower()
+def _image_suffix(image: Path, settings: ImportSettings) -> str:
+    return ".png" if settings.image_px or image.suffix.lower() == ".svg" else image.suffix.lower()
 
 
-def _copy_image(image: Path, target: Path) -> None:
-    if image.suffix.lower() != ".svg":
+def _copy_image(image: Path, target: Path, side: int | None) -> None:
+    """Copy a picture: an SVG rendered, and all on a white square if it has a side."""
+    is_svg = image.suffix.lower() == ".svg"
+    if not side and not is_svg:
         _copy_file(image, target)
         return
     if not os.path.isfile(image):
         raise UserError(f"There is no file {image}.")
-    from dmlm.importing.svg import render
+    from PIL import Image, ImageOps
 
     with files.atomic(target) as temporary:
-        temporary.write_bytes(render(image, IMAGE_WIDTH))
+        if is_svg:
+            temporary.write_bytes(render(image, side or SVG_PX))
+        if side:
+            pixels = Image.fromarray(media.read_image(temporary if is_svg else image))
+            ImageOps.pad(pixels, (side, side), Image.Resampling.LANCZOS, "white").save(temporary, "PNG")
 
 
 def _copy_file(source: Path, target: Path) -> None:

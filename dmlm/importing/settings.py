@@ -26,6 +26,8 @@ class ImportSettings(BaseModel):
     spans: Literal["speech", "whole"] = "speech"
     lips: Literal["as_given", "mouth", "face"] = "as_given"  # crop the videos, which show faces
     landmarks: Literal["mediapipe", "dlib"] = "mediapipe"  # face detector
+    # pictures: on a white square of this side in pixels, larger or smaller; or as they are, an SVG 512 px long
+    image_px: int | None = Field(default=None, ge=8, le=4096)
     leave_out: Annotated[tuple[str, ...], AfterValidator(_known_rules)] = ()
 
     @model_validator(mode="after")

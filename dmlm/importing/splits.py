@@ -48,6 +48,18 @@ def _in_fold(clip: Clip, fold: int) -> Clip:
     return clip.model_copy(update={"split": split, "fold": fold})
 
 
+def split_of(key: str, test: float = 0.2, val: float = 0.1) -> Split:
+    """Return the split of everything that has this key: the SHA-256 of the key, read as a fraction, lies below a share.
+
+    It depends on nothing but the key, so corpora that share keys, such as languages, share the splits.
+
+    >>> split_of("a cat"), split_of("a hen")
+    ('train', 'val')
+    """
+    at = int(hashlib.sha256(key.encode()).hexdigest(), 16) / 2**256
+    return "test" if at < test else "val" if at < test + val else "train"
+
+
 def deal(keys: Sequence[str], shares: Sequence[float], what: str = "id") -> dict[str, int]:
     """Return the number of the part that each key is for; parts get these shares of the items, about.
 
