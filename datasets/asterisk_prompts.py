@@ -62,7 +62,7 @@ class Settings(BaseModel):
     language: Literal["en", "es", "fr", "it", "ru"] = "en"
 
 
-PRESETS = {code: Settings(language=code) for code in ("en", "es", "fr", "it", "ru")}  # type: ignore[arg-type]
+PRESETS = {code: Settings(language=code) for code in ("en", "es", "fr", "it", "ru")}
 
 
 def require(settings: Settings) -> None:
