@@ -105,9 +105,9 @@ def test_every_tokenizer_recipe_has_the_one_shape(name):
 
 
 @pytest.mark.parametrize("name", recipes.names("datasets"))
-def test_every_corpus_recipe_has_the_one_shape(name):
+def test_every_recipe_of_a_corpus_or_of_noise_has_the_one_shape(name):
     module = recipes.load("datasets", name)
-    assert callable(module.prepare)
+    assert hasattr(module, "prepare") != hasattr(module, "prepare_noise")
     assert module.PRESETS
     assert all(isinstance(preset, module.Settings) for preset in module.PRESETS.values())
 

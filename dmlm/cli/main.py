@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dmlm import known_files, paths, recipes
-from dmlm.cli import clean, corpus, doctor, grid, look, mouths, transcribe
+from dmlm.cli import clean, corpus, doctor, grid, look, mouths, noise, transcribe
 from dmlm.cli.terminal import print_everything
 from dmlm.errors import UserError
 
@@ -36,6 +36,11 @@ corpora.command("import")(corpus.import_corpus)
 corpora.command()(corpus.check)
 corpora.command()(look.look)
 app.add_typer(corpora, name="corpus")
+
+noises = typer.Typer(no_args_is_help=True, help="Make noise of recordings that others publish.")
+noises.command()(noise.make)
+app.add_typer(noises, name="noise")
+
 app.command()(transcribe.transcribe)
 app.command()(mouths.mouths)
 app.command()(doctor.doctor)

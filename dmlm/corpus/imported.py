@@ -1,4 +1,4 @@
-"""Where imported corpora are: by name among the corpora of the home folder, or anywhere by the path of their folder."""
+"""Where imported corpora and noise are: by name among the corpora of the home folder, or anywhere by the path of their folder."""
 
 import re
 from pathlib import Path
@@ -27,6 +27,16 @@ def imported_folder(name: str) -> Path | None:
 def corpus_named(name: str) -> Path:
     """Return the folder of the corpus of this name, whether there is one or not."""
     return paths.home() / "corpora" / name
+
+
+def noise_named(name: str) -> Path:
+    """Return the folder of the noise of this name, whether there is one or not."""
+    return paths.home() / "noise" / name
+
+
+def is_noise(name: str) -> bool:
+    """Whether noise of this name was made; anything else that a grid names is a folder."""
+    return bool(NAME.fullmatch(name)) and (noise_named(name) / "noise.json").is_file()
 
 
 def names() -> list[str]:

@@ -35,7 +35,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(lambda words: (words,) if isi
 
 
 class NoiseSettings(BaseModel):
-    """Which noise is added, and where. `set` is `builtin` or a folder with one sub-folder per kind, such as MUSAN.
+    """Which noise is added, and where. `set` is `builtin`, a folder with one sub-folder per kind, or a name of `dmlm noise make`.
 
     `sources` says what a source (track, speaker, session) is, of which training, val and test share none: `file`: each
     file, known by its content; `folder`: the sub-folder of the kind; a regular expression that finds the source, its only

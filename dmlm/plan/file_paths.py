@@ -3,7 +3,7 @@
 A cell holds absolute paths, so that every process finds what the user named. How a path is told from a name:
 
 * recipes and imported corpora (`corpus`, `corpus.recipe`, `tokenizers.A`): a slash, or the suffix `.py`, as in `dmlm.recipes.find`;
-* `noise.set`: anything but `builtin`;
+* `noise.set`: anything but `builtin` and the name of noise that was made;
 * elsewhere (`backbone`, `text.tokenizer`, `noise.sources`, settings of recipes), where an id of the Hub has a slash too: what begins with
   `./`, `../` or `~`, and what has a slash and lies in that folder.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dmlm import recipes
+from dmlm.corpus.imported import is_noise
 from dmlm.errors import UserError
 
 RELATIVE = ("./", "../", "~")
@@ -52,4 +53,4 @@ def _is_path(text: str, folder: Path, keys: Sequence[str]) -> bool:
         return False
     if section == "tokenizers" or last in ("recipe", "corpus"):
         return recipes.is_path("datasets" if "corpus" in (section, last) else "tokenizers", text)
-    return (section, last) == ("noise", "set") and text != "builtin"
+    return (section, last) == ("noise", "set") and text != "builtin" and not is_noise(text)

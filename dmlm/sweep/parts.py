@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from dmlm import known_files, paths, recipes
 from dmlm.corpus import noise_record
 from dmlm.corpus.condition import Condition
-from dmlm.corpus.imported import imported_folder
+from dmlm.corpus.imported import imported_folder, is_noise, noise_named
 from dmlm.corpus.manifest import Corpus, first_reason, in_fold, read_corpus, without
 from dmlm.corpus.noise import NoiseSettings
 from dmlm.corpus.noise_files import NoiseBank
@@ -119,10 +119,11 @@ def open_bank(noise: NoiseSettings) -> NoiseBank:
     """
     chosen = noise.kinds, noise.sources, noise.leave_out
     if noise.set != "builtin":
-        folder = Path(noise.set).expanduser().resolve()
+        folder = noise_named(noise.set) if is_noise(noise.set) else Path(noise.set).expanduser().resolve()
         if not folder.is_dir():
             raise UserError(
-                f"noise.set: there is no folder {folder}; give `builtin` or a folder with one sub-folder per kind."
+                f"noise.set: there is no folder {folder}; give `builtin`, a folder with one sub-folder per kind, or the name of"
+                " noise that `dmlm noise make` made."
             )
         bank = NoiseBank.open(folder, *chosen)
         noise_record.check_unchanged(bank, *chosen)
