@@ -56,6 +56,7 @@ def test_a_path_in_a_grid_file_is_relative_to_that_file(tmp_path, monkeypatch):
 def test_a_path_in_an_override_is_relative_to_the_current_folder(tmp_path, monkeypatch):
     path = lay_out(tmp_path)
     monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("DMLM_HOME", str(tmp_path / "home"))
     changes = ["tokenizers.A=audio_mine.py", "noise.set=musan", "tokenizers.L.settings.model=./net"]
     (cell,) = read_grid_file(str(path), changes).cells
     assert cell.tokenizers["A"].recipe == str(tmp_path / "elsewhere" / "audio_mine.py")

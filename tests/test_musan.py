@@ -114,6 +114,11 @@ def test_a_grid_hears_it_by_its_name(musan, tmp_path, monkeypatch, capsys):
     assert "licence: CC BY 4.0" in printed
     assert "noise.set=mine noise.sources=folder 'noise.kinds=[babble,music,noise,speech]'" in printed
     assert absolute(values, tmp_path) == values
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(
+        UserError, match=r"mine is the name of noise that was made, and .* is a folder; write ./mine for"
+    ):
+        absolute(values, tmp_path)
     bank = open_bank(NoiseSettings(set="mine", kinds=KINDS, sources="folder"))
     assert bank.folder == paths.home() / "noise" / "mine"
     assert len(bank.files["train"]["babble"]) == 2

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dmlm import recipes
-from dmlm.corpus.imported import is_noise
+from dmlm.corpus.imported import is_noise, noise_named
 from dmlm.errors import UserError
 
 RELATIVE = ("./", "../", "~")
@@ -28,7 +28,8 @@ def absolute(values: Any, folder: Path, keys: Sequence[str] = ()) -> Any:
         folder: what relative paths are relative to.
 
     Raises:
-        UserError: a value could be a path relative to the current folder, and is none relative to `folder`.
+        UserError: a value could be a path relative to the current folder, and is none relative to `folder`; or it could be
+            a path or a name.
     """
     if isinstance(values, dict):
         return {key: absolute(value, folder, (*keys, *str(key).split("."))) for key, value in values.items()}
@@ -53,4 +54,14 @@ def _is_path(text: str, folder: Path, keys: Sequence[str]) -> bool:
         return False
     if section == "tokenizers" or last in ("recipe", "corpus"):
         return recipes.is_path("datasets" if "corpus" in (section, last) else "tokenizers", text)
-    return (section, last) == ("noise", "set") and text != "builtin" and not is_noise(text)
+    return (section, last) == ("noise", "set") and text != "builtin" and not _is_made(text, folder)
+
+
+def _is_made(text: str, folder: Path) -> bool:
+    """Whether `noise.set` names noise that was made; UserError if it could be a folder as well."""
+    if is_noise(text) and (folder / text).is_dir():
+        raise UserError(
+            f"noise.set: {text} is the name of noise that was made, and {folder / text} is a folder; write ./{text} for the"
+            f" folder, or {noise_named(text)} for the noise."
+        )
+    return is_noise(text)
