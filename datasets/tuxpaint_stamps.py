@@ -50,7 +50,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path | None = Field(default=None, description="that the package was unpacked into, if it is not installed")
-    languages: tuple[str, ...] = Field(min_length=1, description="that are spoken, such as fr or pt_BR")
+    languages: tuple[str, ...] = Field(
+        default=("fr",), min_length=1, description="that are spoken, such as fr or pt_BR"
+    )
     translations: tuple[str, ...] = Field(default=("en", "es", "fr", "ru"), description="of the text, kept beside it")
     image_px: int = Field(default=224, ge=16, le=2048, description="side of the square that a picture stands on")
 
