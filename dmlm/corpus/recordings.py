@@ -35,8 +35,6 @@ def read_any_audio(path: Path, start_s: float = 0.0, end_s: float | None = None)
         Cut: it ends before its header says.
         Outside: the stretch ends more than 0.1 s after the recording, or starts behind its end.
     """
-    from scipy.signal import resample_poly
-
     if not os.path.isfile(path):  # also of a name that is none, such as a transcript
         raise UserError(f"There is no file {path}.")
     mono, rate_hz = _by_libsndfile(path, start_s, end_s) or _by_ffmpeg(path, start_s, end_s)
@@ -48,6 +46,8 @@ def read_any_audio(path: Path, start_s: float = 0.0, end_s: float | None = None)
     if not np.isfinite(mono).all():
         raise UserError(f"{path} holds NaN or infinite samples; replace the file.")
     if rate_hz != SAMPLE_RATE_HZ:
+        from scipy.signal import resample_poly  # here: it takes a third of a second to open
+
         divisor = np.gcd(rate_hz, SAMPLE_RATE_HZ)
         mono = resample_poly(mono, SAMPLE_RATE_HZ // divisor, rate_hz // divisor)
     return mono.astype(np.float32)

@@ -109,7 +109,7 @@ class Recogniser:
             audio = contents["audio"]
             spans = voice_activity.speech_spans(audio) if spans is None else spans
             pieces = [
-                replace(piece, speech=piece.speech and np.ptp(piece.cut_from(audio, SAMPLE_RATE_HZ)) > 0)
+                replace(piece, speech=piece.speech and bool(np.ptp(piece.cut_from(audio, SAMPLE_RATE_HZ))))
                 for piece in pieces_of(audio, spans, self.description.used_to_s)
             ]
         streams = []
