@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from types import ModuleType
 
+import films
 import numpy as np
 import own_recordings as own
 import pytest
@@ -11,6 +12,8 @@ import soundfile
 from own_recordings import FORMS, NEEDS, imported
 
 from dmlm import processes
+from dmlm.corpus import face_points
+from dmlm.corpus.media import read_video
 from dmlm.errors import UserError
 from dmlm.importing.kaldi import decoded_file
 from dmlm.importing.source import Reading, open_source
@@ -250,6 +253,11 @@ def test_a_damaged_dataset_is_named_and_a_folder_that_is_none(recordings, tmp_pa
         path.write_bytes(path.read_bytes()[:2_000])
         with pytest.raises(UserError, match="cannot be opened as a dataset"):
             imported(path.parent)
+    path = next(own.write_dataset(tmp_path / "inside", rows, folder, "parquet").glob("*.parquet"))
+    content = path.read_bytes()
+    path.write_bytes(content[:1_000] + b"\xff" * 50_000 + content[51_000:])  # and not its index
+    with pytest.raises(UserError, match=r"(all|train) is damaged"):
+        imported(path.parent)
     with pytest.raises(UserError, match="holds no dataset"):
         imported(folder, "--form", "hugging_face")
 
@@ -262,3 +270,24 @@ def test_without_its_package_a_form_says_what_to_install(tmp_path, monkeypatch):
     for source, extra in ((tmp_path / "cuts.jsonl", "lhotse"), (tmp_path, "hf")):
         with pytest.raises(UserError, match=rf'run: pip install -e "\.\[{extra}\]"'):
             imported(source, "--form", "lhotse" if extra == "lhotse" else "hugging_face")
+
+
+def test_a_stretch_cuts_the_video_with_it_and_crops_the_face_if_asked(tmp_path, monkeypatch):
+    own.write_folder(tmp_path / "mine", 12)
+    soundfile.write(tmp_path / "mine" / "long.wav", own.tone(1, 3.0), own.RATE_HZ)
+    films.write(tmp_path / "mine" / "long.mp4", 74, 25)  # a frame shorter than its recording, as phones write them
+    rows = [
+        {"id": f"{n}", "text": "a", "audio": "long.wav", "lips": "long.mp4", "start": n / 5, "end": n / 5 + 0.8}
+        for n in range(12)
+    ]
+    table = own.write_csv(tmp_path / "mine" / "x.csv", rows, tmp_path / "mine")
+    corpus = imported(table)
+    for utterance in corpus.utterances:
+        first = round(float(utterance.id) / 5 * 25)
+        grey = read_video(corpus.media(utterance, "lips")).mean(axis=(1, 2))
+        assert len(grey) == min(20, 74 - first)
+        np.testing.assert_allclose(grey[:3], 5 * (first + np.arange(3)) % 256, atol=3)
+    points = np.array([[40, 30], [30, 20], [37, 20], [43, 20], [50, 20], [40, 40]], float)
+    monkeypatch.setitem(face_points.DETECTORS, "dlib", lambda: lambda frames: (points for _ in frames))
+    faces = imported(table, "--crop", "face", "--landmarks", "dlib", to="faces")
+    assert read_video(faces.media(faces.utterances[0], "lips")).shape == (20, 224, 224)

@@ -71,7 +71,7 @@ def coded(folder, name):
     return folder / file
 
 
-def lateness(found, wanted, most=500):
+def lateness(found, wanted, most=50):
     """By how many samples a stretch is late, and the correlation with it if that is mended."""
     middle = found[most:-most]
     shifts = {s: np.corrcoef(middle, wanted[most + s : len(wanted) - most + s])[0, 1] for s in range(-most, most + 1)}

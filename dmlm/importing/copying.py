@@ -97,9 +97,7 @@ def _piece(stretch: Stretch) -> np.ndarray:
 def _write_audio(path: Path, samples: np.ndarray) -> None:
     import soundfile
 
-    # libsndfile would multiply by 32,767, and samples of 16 bits would not stay what they are
-    whole = np.clip(np.rint(samples * 32_768), -32_768, 32_767).astype(np.int16)
-    soundfile.write(content := io.BytesIO(), whole, SAMPLE_RATE_HZ, "PCM_16", format="FLAC")
+    soundfile.write(content := io.BytesIO(), samples, SAMPLE_RATE_HZ, "PCM_16", format="FLAC")
     with files.atomic(path) as temporary:  # in two steps, because libsndfile does not say that a disk is full
         temporary.write_bytes(content.getvalue())
 

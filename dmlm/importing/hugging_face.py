@@ -82,7 +82,8 @@ def _rows(rows: Any, where: str, reading: Reading) -> Iterator[tuple[str, table.
         if type(feature).__name__ in HELD:
             rows = rows.cast_column(column, type(feature)(decode=False))
     labels = {column: feature.int2str for column, feature in features.items() if hasattr(feature, "int2str")}
-    for number, row in enumerate(rows.select_columns(list(dict.fromkeys(names.values()))), start=1):
+    rows = rows.select_columns(list(dict.fromkeys(names.values())))
+    for number, row in enumerate(_undamaged(rows, where), start=1):
         fields: table.Row = {}
         for field, column in names.items():
             value = row[column]
@@ -93,6 +94,13 @@ def _rows(rows: Any, where: str, reading: Reading) -> Iterator[tuple[str, table.
                 if field == "audio" and "id" not in fields:
                     fields["id"] = Path(held.get("path") or f"{number}").stem
         yield f"{where}, row {number}", fields
+
+
+def _undamaged(rows: Any, where: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from rows
+    except (OSError, ValueError) as error:
+        raise UserError(f"{where} is damaged ({' '.join(str(error).split())}); get it again.") from None
 
 
 def _file(held: dict[str, Any], reading: Reading) -> str | None:
