@@ -214,30 +214,13 @@ def open_input(name: str, source: Any) -> Any:
     """
     kind = FIELDS[name].file if name in FIELDS else None
     if kind == "audio" and isinstance(source, str | Path):
-        content = read_recording(Path(source).expanduser())
+        content = read_any_audio(Path(source).expanduser())
     elif kind and isinstance(source, str | Path):
         content = media.READERS[kind](Path(source).expanduser())
     else:
         content = source
     _check_content(content, kind, str(source) if isinstance(source, str | Path) else name)
     return content
-
-
-def read_recording(path: Path) -> np.ndarray:
-    """Read audio, or the sound track of a video, as mono float32 (samples,) at 16 kHz.
-
-    What libsndfile knows is read by it, which finds damage; everything else by FFmpeg.
-
-    Raises:
-        UserError: the file is missing, or damaged, or no audio can be read from it.
-    """
-    import soundfile
-
-    try:
-        soundfile.info(path)
-    except (OSError, TypeError, ValueError, soundfile.SoundFileError):
-        return read_any_audio(path)
-    return media.read_audio(path)
 
 
 def _check_equal_lengths(contents: Mapping[str, Any]) -> None:
