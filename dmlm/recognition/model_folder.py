@@ -58,6 +58,7 @@ class ModelDescription(_Record):
     ] = ()  # letters of modalities that the model was trained to do without, by an empty segment
     placement: Placement = "second_half"  # which part of a sentence was noisy in training; older folders have none
     longest_s: float | None = None  # the longest clip of training; older folders have none
+    around_s: tuple[float, float] | None = None  # silence before and after the speech of a clip of training, medians
     corpus: dict[str, Any]  # its card, with licence and language
     trial: dict[str, Any]  # every setting that the weights depend on
 

@@ -19,7 +19,7 @@ from dmlm.modalities import FIELDS, SAMPLE_RATE_HZ
 from dmlm.model import backbones
 from dmlm.recognition.device import device
 from dmlm.recognition.model_folder import EncoderDescription, ModelDescription, read_description
-from dmlm.recognition.recording import ClipTranscript, Piece, Spans, pieces_of
+from dmlm.recognition.recording import AROUND_S, ClipTranscript, Piece, Spans, pieces_of
 from dmlm.recognition.transcribe import Reading, Transcript, transcribe
 from dmlm.score.normalisers import NORMALISERS
 from dmlm.sequence.template import Template, pack
@@ -110,7 +110,7 @@ class Recogniser:
             spans = voice_activity.speech_spans(audio) if spans is None else spans
             pieces = [
                 replace(piece, speech=piece.speech and bool(np.ptp(piece.cut_from(audio, SAMPLE_RATE_HZ))))
-                for piece in pieces_of(audio, spans, self.description.used_to_s)
+                for piece in pieces_of(audio, spans, self.description.used_to_s, self.description.around_s or AROUND_S)
             ]
         streams = []
         for piece in (piece for piece in pieces if piece.speech):

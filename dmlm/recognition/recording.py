@@ -1,11 +1,14 @@
 """A recording longer than the clips of a training: where it is cut, and the transcript of all its pieces.
 
 It is cut where it is silent for a second or more; what is still too long, at its widest silence; and what has no silence,
-at its quietest place, which is recorded. The pieces follow one another without a gap, so that nothing is lost.
+at its quietest place, which is recorded. With the speech of a piece as much silence is read as clips of the training have
+around theirs, because a small model hears little where speech begins elsewhere than it is used to. All pieces, those
+without speech too, follow one another without a gap, so that nothing is lost.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -13,7 +16,8 @@ from dmlm.modalities import SAMPLE_RATE_HZ
 from dmlm.recognition.transcribe import Transcript
 
 PAUSE_S = 1.0  # a silence from which on no speech before it is read together with speech behind it
-MARGIN_S = 0.25  # of such a silence that is read with the speech beside it
+AROUND_S = (0.25, 0.25)  # of silence that is read before and after speech, where that of training is not known
+NEAR_S = 1e-3  # less silence than this is no piece of its own: times are rounded
 WINDOW_S = 0.05  # of which the power is taken, to find a quiet place
 
 Spans = Sequence[tuple[float, float]]  # start and end in seconds
@@ -74,51 +78,69 @@ class ClipTranscript:
         return self.seconds / self.audio_s if self.audio_s else None
 
 
-def pieces_of(samples: np.ndarray, spans: Spans, longest_s: float) -> list[Piece]:
+def pieces_of(
+    samples: np.ndarray, spans: Spans, longest_s: float, around_s: tuple[float, float] = AROUND_S
+) -> list[Piece]:
     """Cut a recording into pieces with speech, of at most `longest_s`, and pieces without.
 
     Args:
         samples: float32 (n,), mono, at 16 kHz
         spans: its speech; if there is none, all of it counts as speech
         longest_s: of a piece with speech
+        around_s: silence that is read before and after speech, as far as there is so much and it fits
     """
     duration_s = len(samples) / SAMPLE_RATE_HZ
-    starts_s, ends_s = zip(*(spans or [(0.0, duration_s)]), strict=True)
-    silences = list(zip((0.0, *ends_s), (*starts_s, duration_s), strict=True))
-    pauses = [
-        (before_s + MARGIN_S * (before_s > 0), after_s - MARGIN_S * (after_s < duration_s))
-        for before_s, after_s in silences
-        if after_s - before_s >= PAUSE_S
-    ]
+    speech = _speech(samples, spans or [(0.0, duration_s)], longest_s)
     pieces: list[Piece] = []
     at_s = 0.0
-    for start_s, end_s in [*pauses, (duration_s, duration_s)]:
-        if start_s > at_s:
-            pieces += _short_pieces(samples, at_s, start_s, silences, longest_s)
-        if end_s > start_s:
-            pieces.append(Piece(start_s, end_s, speech=False))
-        at_s = end_s
-    return pieces
+    for piece in _with_silence(speech, longest_s, around_s, duration_s):
+        if piece.start_s > at_s + NEAR_S:
+            pieces.append(Piece(at_s, piece.start_s, speech=False))
+            at_s = piece.start_s
+        pieces.append(replace(piece, start_s=at_s))
+        at_s = piece.end_s
+    if duration_s > at_s + NEAR_S:
+        pieces.append(Piece(at_s, duration_s, speech=False))
+    return [*pieces[:-1], replace(pieces[-1], end_s=duration_s)]
 
 
-def _short_pieces(samples: np.ndarray, start_s: float, end_s: float, silences: Spans, longest_s: float) -> list[Piece]:
-    """Cut a stretch with speech until no piece is longer than `longest_s`."""
+def _speech(samples: np.ndarray, spans: Spans, longest_s: float) -> list[Piece]:
+    """Return the speech of each piece, without the silence around it."""
     pieces: list[Piece] = []
-    waiting = [(start_s, end_s)]  # the next one last
+    waiting = [list(spans)]  # the next ones last
     while waiting:
-        start_s, end_s = waiting.pop()
-        inside = [(before, after) for before, after in silences if start_s < before and after < end_s]
-        if end_s - start_s <= longest_s:
-            pieces.append(Piece(start_s, end_s))
-        elif inside:
-            before_s, after_s = max(inside, key=lambda silence: silence[1] - silence[0])
-            middle_s = (before_s + after_s) / 2
-            waiting += [(middle_s, end_s), (start_s, middle_s)]
-        else:
+        group = waiting.pop()
+        start_s, end_s = group[0][0], group[-1][1]
+        silences_s = [after[0] - before[1] for before, after in pairwise(group)]
+        too_long = end_s - start_s > longest_s
+        if silences_s and (too_long or max(silences_s) >= PAUSE_S):
+            cut = int(np.argmax(silences_s)) + 1
+            waiting += [group[cut:], group[:cut]]
+        elif too_long:
             quiet_s = _quietest(samples, start_s + longest_s / 2, min(start_s + longest_s, end_s))
             pieces.append(Piece(start_s, quiet_s, ends_in_speech=True))
-            waiting.append((quiet_s, end_s))
+            waiting.append([(quiet_s, end_s)])
+        else:
+            pieces.append(Piece(start_s, end_s))
     return pieces
+
+
+def _with_silence(
+    speech: Sequence[Piece], longest_s: float, around_s: tuple[float, float], duration_s: float
+) -> list[Piece]:
+    """Widen pieces by the silence around them; one between two is shared in the ratio of what is read after and before."""
+    lead_s, trail_s = around_s
+    share = lead_s / ((lead_s + trail_s) or 1.0)
+    silences_s = [after.start_s - before.end_s for before, after in pairwise(speech)]
+    most_before_s = [speech[0].start_s, *(share * silence_s for silence_s in silences_s)]
+    most_after_s = [*((1 - share) * silence_s for silence_s in silences_s), duration_s - speech[-1].end_s]
+    widened = []
+    for piece, before_s, after_s in zip(speech, most_before_s, most_after_s, strict=True):
+        spare_s = longest_s - (piece.end_s - piece.start_s)
+        shrunk = min(1.0, spare_s / ((lead_s + trail_s) or 1.0))
+        start_s = piece.start_s - min(shrunk * lead_s, before_s)
+        widened.append(replace(piece, start_s=start_s, end_s=piece.end_s + min(shrunk * trail_s, after_s)))
+    return widened
 
 
 def _quietest(samples: np.ndarray, start_s: float, end_s: float) -> float:

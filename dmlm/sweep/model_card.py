@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 from dmlm import __version__, files, recipes, snr
 from dmlm.corpus.faults import describe_left_out
+from dmlm.corpus.manifest import Utterance
 from dmlm.model.pretrained import family_of
 from dmlm.recognition.model_folder import EncoderDescription, ModelDescription
 from dmlm.recognition.settings import DecodeSettings
@@ -113,9 +115,19 @@ def description_of(trial: Trial, materials: Materials) -> ModelDescription:
             if any(getattr(u, materials.sources[letter].encoder.media) is None for u in materials.corpus.split("train"))
         ),
         longest_s=max(utterance.duration_s for utterance in materials.corpus.split("train")),
+        around_s=_silence_around(materials.corpus.split("train")),
         corpus=materials.corpus.card,
         trial=trial.spec,
     )
+
+
+def _silence_around(utterances: Sequence[Utterance]) -> tuple[float, float] | None:
+    """The medians, in seconds, of the silence before and after the speech of a clip; None if no clip says where it is."""
+    known = [u for u in utterances if u.spans]
+    if not known:
+        return None
+    before_s = median(max(0.0, u.spans[0][0]) for u in known)
+    return before_s, median(max(0.0, u.duration_s - u.spans[-1][1]) for u in known)
 
 
 def _difference(decode: DecodeSettings) -> str:
