@@ -18,7 +18,17 @@ from dmlm.results.measures import (
     systems,
     wer_point,
 )
-from dmlm.results.tables import MISSING, UNDEFINED, UNTRAINED, benefit_notes, bracketed, left_out, marked, mean_benefits
+from dmlm.results.tables import (
+    MISSING,
+    UNDEFINED,
+    UNTRAINED,
+    benefit_notes,
+    bracketed,
+    folds_tested,
+    left_out,
+    marked,
+    mean_benefits,
+)
 from dmlm.score.intervals import RESAMPLES
 
 ORDER = 40
@@ -126,7 +136,7 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
     )
     cost_rows = [(system.model, system.name, *_costs(results, system)) for system in wer]
     tables: tuple[Table, ...] = (
-        _table("Word error rate (%)", results, _rate_rows(wer), notes=left_out(results)),
+        _table("Word error rate (%)", results, _rate_rows(wer), notes=[*folds_tested(results), *left_out(results)]),
         _table(
             f"Relative benefit over {results.baseline} (%)",
             *(results, benefit_rows, "mean", "pooled"),

@@ -2,6 +2,7 @@
 
 import json
 
+import fake_grid
 import numpy as np
 import pytest
 import soundfile
@@ -12,7 +13,8 @@ from dmlm.corpus.media import write_video
 from dmlm.errors import UserError
 from dmlm.plan.grid import read_grid_file
 from dmlm.recognition.recogniser import Recogniser
-from dmlm.results.measures import systems, wer_point
+from dmlm.results.grid import read_grid
+from dmlm.results.measures import benefit_point, compared_systems, systems, wer_point
 from dmlm.results.tables import terminal_tables
 from dmlm.score.normalisers import BASIC
 from dmlm.score.wer import Counts, pooled_over_folds
@@ -187,3 +189,55 @@ def test_a_corpus_is_named_by_its_name_alone_or_by_its_folder(home, tmp_path):
         read_grid_file("smoke", ["corpus=min"])
     with pytest.raises(UserError, match="has no preset and no settings"):
         api.prepare(read_grid_file("smoke", [*overrides(), "corpus.preset=tiny", "template=A -> T"]).cells[0])
+
+
+def folded(tmp_path, edit):
+    """A grid of made-up results with a cell for each seed of each template; `edit` makes folds of the seeds."""
+    folder = fake_grid.write_grid(
+        tmp_path, seeds=(0, 1, 2), utterances=6, snrs_db=("clean", 0.0), permuted_snrs_db=("clean",), draws=2
+    )
+    grid = json.loads((folder / "grid.json").read_text("utf-8"))
+    for cell in grid["cells"]:
+        cell["corpus"], cell["settings"] = {**cell["corpus"], "folds": 3}, {"corpus": {"fold": cell["seed"]}}
+        edit(cell)
+    (folder / "grid.json").write_text(json.dumps(grid), encoding="utf-8")
+    return read_grid(folder)
+
+
+def test_folds_that_leave_out_different_clips_are_one_system(tmp_path):
+    """Once the label of a fold said what it left out, so that each fold stood in the table as a system of its own."""
+
+    def edit(cell):
+        fold, cell["seed"] = cell["seed"], 0
+        cell["corpus"]["left_out"] = [{"test": {"silent": 1}}, {}, {"train": {"silent": 1}}][
+            fold
+        ]  # 1: in val, not read
+
+    grid = folded(tmp_path, edit)
+    assert len(systems(grid)) == 2
+    assert wer_point(grid, systems(grid)[0], 0.0).status == "measured"
+    assert "left out of three_equations, fold 2: train 1 (silent 1)." in terminal_tables(grid)
+
+
+def test_a_benefit_over_folds_with_a_seed_each_is_wholly_measured(tmp_path):
+    grid = folded(tmp_path, lambda cell: None)
+    (system,) = compared_systems(grid)
+    for point in (wer_point(grid, system, 0.0), benefit_point(grid, system, 0.0)):
+        assert (point.status, point.runs_done, point.runs_asked) == ("measured", 1, 1)
+
+
+def test_a_level_that_one_fold_lacks_is_missing(tmp_path):
+    """It was a traceback once."""
+
+    def edit(cell):
+        fold, cell["seed"] = cell["seed"], 0
+        cell["evaluations"] = [e for e in cell["evaluations"] if fold != 2 or e["snr_db"] != 0.0]
+
+    grid = folded(tmp_path, edit)
+    assert [wer_point(grid, systems(grid)[0], snr_db).status for snr_db in grid.snrs_db] == ["measured", "missing"]
+    assert "folds" not in terminal_tables(grid)
+
+
+def test_a_grid_of_some_folds_says_so(tmp_path):
+    grid = folded(tmp_path, lambda cell: cell["corpus"].update(folds=5))
+    assert "of the 5 folds of three_equations-abababab, only 0, 1, 2 are tested." in terminal_tables(grid)

@@ -5,7 +5,6 @@ An evaluation without a valid `result.json` is missing, whatever else its folder
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -55,12 +54,9 @@ class CorpusCard:
     def label(self) -> str:
         """A readable and unique name: `name-digest8`, and what is left out, if anything is: it is another test set then.
 
-        It is the same for all folds: what is left out of any split is left out of the test of a fold.
+        It is the same for all folds of a corpus, each of which leaves out what its own splits hold.
         """
-        counts = self.left_out
-        if self.folds and counts:
-            counts = {"all": dict(sum((Counter(rules) for rules in counts.values()), Counter()))}
-        without = f" without {describe_left_out(counts)}" if counts else ""
+        without = f" without {describe_left_out(self.left_out)}" if self.left_out and not self.folds else ""
         return f"{self.name}-{self.digest[:8]}{without}"
 
 

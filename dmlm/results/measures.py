@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 
 import numpy as np
 
@@ -108,7 +109,8 @@ def compared_systems(results: GridResults, model: str | None = None) -> list[Sys
     return compared
 
 
-Run = tuple[GridEvaluation, ...]  # one evaluation, or those of all folds, which together test each utterance once
+# one evaluation, or those of all folds, which together test each utterance once; None: the grid does not ask that of a fold
+Run = tuple[GridEvaluation | None, ...]
 
 
 def _runs(results: GridResults, system: System, snr_db: float, permuted: str | None = None) -> dict[int, list[Run]]:
@@ -122,8 +124,8 @@ def _runs(results: GridResults, system: System, snr_db: float, permuted: str | N
         by_seed.setdefault(cell.seed, {})[cell.fold] = found
     if len({frozenset(folds) for folds in by_seed.values()}) > 1:
         together = [found for folds in by_seed.values() for found in folds.values()]
-        return {min(by_seed): list(zip(*together, strict=True))}
-    return {seed: list(zip(*folds.values(), strict=True)) for seed, folds in by_seed.items()}
+        return {min(by_seed): list(zip_longest(*together))}
+    return {seed: list(zip_longest(*folds.values())) for seed, folds in by_seed.items()}
 
 
 CountsOf = Callable[[GridEvaluation], Counts | None]  # of a finished evaluation; None if it has none
@@ -142,7 +144,7 @@ def _finished(runs: dict[int, list[Run]], counts_of: CountsOf = _words) -> dict[
     finished: dict[int, list[Counts]] = {}
     for seed, of_seed in runs.items():
         for run in of_seed:
-            counts = [found for e in run if e.done and (found := counts_of(e))]
+            counts = [found for e in run if e and e.done and (found := counts_of(e))]
             if len(counts) == len(run):
                 finished.setdefault(seed, []).append(pooled_over_folds(counts))
     return finished
@@ -201,9 +203,7 @@ def seeds_of(results: GridResults, system: System, snr_db: float) -> set[int]:
 def benefit_point(results: GridResults, system: System, snr_db: float) -> Point:
     """Return the relative benefit of a system over its baseline; its runs are those of the seeds that both have."""
     baseline = baseline_of(results, system)
-    of_system, of_baseline = (
-        {c.seed for c in cells_of(results, each)} if each else set() for each in (system, baseline)
-    )
+    of_system, of_baseline = (set(_runs(results, each, snr_db)) if each else set() for each in (system, baseline))
     asked = len(of_system & of_baseline or of_system)
     pair = paired_counts(results, system, snr_db)
     if pair is None or baseline is None:

@@ -138,12 +138,30 @@ def left_out(results: GridResults) -> list[str]:
     """Return a sentence for each corpus of which utterances were left out, such as `left out of mine: test 3 (silent 3)`.
 
     And one for each of which utterances were read without a modality, such as `read with an empty segment, of mine: ...`.
+    Each fold has its own.
     """
-    cards = results.corpora
-    sentences = [f"left out of {card.name}: {describe_left_out(card.left_out)}" for card in cards if card.left_out]
-    lacking = [card for card in results.distinct(lambda cell: cell.corpus) if card.lacking]
-    sentences += [f"read with an empty segment, of {card.name}: {describe_left_out(card.lacking)}" for card in lacking]
+    parts = results.distinct(lambda cell: (cell.corpus, cell.fold))
+    named = [(card, card.name if fold is None else f"{card.name}, fold {fold}") for card, fold in parts]
+    sentences = [f"left out of {name}: {describe_left_out(card.left_out)}" for card, name in named if card.left_out]
+    sentences += [
+        f"read with an empty segment, of {name}: {describe_left_out(card.lacking)}"
+        for card, name in named
+        if card.lacking
+    ]
     return list(dict.fromkeys(sentences))
+
+
+def folds_tested(results: GridResults) -> list[str]:
+    """Return a sentence for each corpus that the grid tests on some of its folds alone."""
+    folds: dict[str, dict[int, int]] = {}  # number of folds, by corpus and fold
+    for cell in results.cells:
+        if cell.fold is not None and cell.corpus.folds:
+            folds.setdefault(cell.corpus.label, {})[cell.fold] = cell.corpus.folds
+    return [
+        f"of the {count} folds of {label}, only {', '.join(map(str, sorted(tested)))} are tested"
+        for label, tested in folds.items()
+        if len(tested) < (count := max(tested.values()))
+    ]
 
 
 def unended(results: GridResults) -> list[str]:
@@ -218,7 +236,7 @@ def terminal_tables(results: GridResults) -> str:
         ]
     if mixed := _without_baseline(results):
         parts += [mixed]
-    parts += [f"{sentence}." for sentence in (*left_out(results), *unended(results))]
+    parts += [f"{sentence}." for sentence in (*folds_tested(results), *left_out(results), *unended(results))]
     if results.has_characters:
         parts += ["Character error rates: figures/summary.md and the report."]
     if missing := len(results.missing):
