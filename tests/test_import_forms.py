@@ -224,7 +224,7 @@ def test_a_dataset_says_its_licence_and_needs_no_embedded_files(recordings, tmp_
     folder, rows = recordings
     named = [{"words": row["text"], "audio": row["audio"]} for row in rows]
     written = own.write_dataset(tmp_path / "data", named, folder, embedded=False)
-    with pytest.raises(UserError, match="has no text; name its column: --column text=NAME"):
+    with pytest.raises(UserError, match="has no text; name the column: --column text=NAME"):
         imported(written)
     corpus = imported(written, "--column", "text=words")
     assert corpus.card["licence"] == "CC-BY-4.0"

@@ -13,8 +13,10 @@ import own_recordings as own
 import pytest
 import soundfile
 from own_recordings import imported
+from typer.testing import CliRunner
 
 from dmlm import processes
+from dmlm.cli.main import app
 from dmlm.corpus import face_points
 from dmlm.corpus.imported import corpus_named
 from dmlm.errors import UserError
@@ -48,7 +50,11 @@ TABLES = {  # a file, its text, and the complaint; None: there is none
         r"line 14 \(q\): its text is empty; .* --leave-out 'no_text'",
     ),
     "an open quotation mark": ("x.csv", f'{HEADER}{ROWS}q,"one,clip-00.wav\n', "line 13: unexpected end of data"),
-    "no header": ("x.csv", ROWS, r"has no text; name its column: --column text=NAME \(there are: a0"),
+    "no header": (
+        "x.csv",
+        ROWS,
+        r"has no audio and no text; name the column: --column audio=NAME --column text=NAME \(there are: a0",
+    ),
     "header only": ("x.csv", HEADER, "describes no clip"),
     "nothing": ("x.csv", "", "describes no clip"),
     "two columns of one name": ("x.csv", f"id,text,audio,text\n{ROWS}", "has two columns 'text'"),
@@ -202,7 +208,7 @@ FOLDERS = {
     "no audio": r"clip-03.txt \(clip-03\): it has no recording beside it; .* --leave-out 'no_audio'",
     "no text": r"clip-03.wav \(clip-03\): it has no transcript beside it, clip-03.txt; .* --leave-out 'no_text'",
     "empty text": r"clip-03.txt \(clip-03\): the text is empty; .* --leave-out 'empty_text'",
-    "two recordings": r"clip-03.flac and .*clip-03.wav are both the audio of 'clip-03'",
+    "two recordings": r"\(clip-03\): clip-03.flac and clip-03.wav are both its audio; .* --leave-out 'clash'",
     "a text as recording": r"clip-03.wav \(clip-03\): cannot be read as audio \(Invalid data .*\); replace the file; or",
     "a cut recording": r"truncated 1.*clip-03.wav \(clip-03\): ends before its header says",
     "NaN": r"holds NaN or infinite samples",
@@ -255,3 +261,28 @@ def test_the_command_prints_one_sentence_and_ends_with_2(media, tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("error: mine: the source has 1 error (no_audio 1)")
     assert "Traceback" not in ended.stderr
+
+
+def test_every_mistake_of_a_table_is_told_at_once(media, tmp_path):
+    """Each once ended the import, so a table with three of them took three runs."""
+    rows = f"{HEADER.strip()},start_s,end_s\na,one,clip-00.wav,9,3\nb,two,clip-01.wav,1;5,\nc,,clip-02.wav,,\n{ROWS}"
+    (tmp_path / "x.csv").write_text(
+        "\n".join(line if line.count(",") == 4 or not line else f"{line},," for line in rows.split("\n"))
+    )
+    with pytest.raises(UserError, match=r"3 errors \(line 2, no_text 1\)") as error:
+        imported(tmp_path / "x.csv", "--media", str(media))
+    assert "audio: end_s (3.0) must be later than start_s (9.0)" in error.value.details
+    assert "start_s is '1;5', and no number of seconds" in error.value.details
+
+
+def test_columns_that_are_not_read_are_named(media, tmp_path):
+    """Stretches under other names once gave an id for the same recording many times, and no hint."""
+    (tmp_path / "x.csv").write_text("audio,text,from,to\nclip-00.wav,one,0,0.2\n")
+    words = ["corpus", "import", str(tmp_path / "x.csv"), "--to", "mine", "--media", str(media)]
+    shown = CliRunner().invoke(app, words).output
+    assert "columns that are not read: from, to (--column FIELD=NAME says what one holds)" in shown
+
+
+def test_a_rule_that_an_import_does_not_look_for_is_refused(media):
+    with pytest.raises(UserError, match=r"--leave-out repeated_recording: .* corpus.leave_out=\[repeated_recording\]"):
+        imported(media, "--leave-out", "no_text,repeated_recording")

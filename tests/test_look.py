@@ -25,7 +25,7 @@ from dmlm.results import look as looks
 from dmlm.sequence.template import unpack
 from dmlm.snr import CLEAN_DB
 from dmlm.sweep.api import load_results
-from dmlm.sweep.look import look_in_corpus, look_in_grid
+from dmlm.sweep.look import grid_named, grid_with, look_in_corpus, look_in_grid
 from dmlm.sweep.preparation import find_ready, prepare_under_lease
 
 ID = "test-00003"
@@ -52,7 +52,9 @@ def written(home, finished, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DMLM_HOME", str(home))
         printed = command(ID, "--grid", "smoke", "--to", str(folder))
-    assert printed.splitlines() == [str(folder / name) for name in NAMES]
+    *files, blank, last = printed.splitlines()
+    assert files == [str(folder / name) for name in NAMES]
+    assert (blank, last) == ("", f"Open {folder / 'look.html'} in a browser.")
     assert token_shards(home) == shards
     return folder
 
@@ -273,3 +275,16 @@ def test_a_corpus_without_a_grid(small, tmp_path) -> None:
     assert not look.streams
     (manifest.parent / "corpus.json").unlink()
     assert look_in_corpus(manifest, small.cells[0].noise, "test-2", 0.0).corpus == manifest.parent.name
+
+
+def test_without_a_grid_the_one_that_was_run_and_has_the_utterance_is_meant(
+    finished, home, tmp_path, monkeypatch
+) -> None:
+    """It once made the corpus of the quickstart, for minutes, to say that the utterance is not in it."""
+    monkeypatch.setenv("DMLM_HOME", str(home))
+    assert grid_with(ID) == "smoke"
+    assert grid_named("smoke").cells == read_grid_file("smoke").cells
+    before = sorted(path.name for path in (home / "corpora").iterdir())
+    with pytest.raises(UserError, match="No grid that was run has an utterance 'srwo6n'; no corpus here has it"):
+        command("srwo6n")
+    assert sorted(path.name for path in (home / "corpora").iterdir()) == before

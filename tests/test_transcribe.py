@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from grids import ROOT
 from typer.testing import CliRunner
 
 from dmlm.cli.main import app
@@ -216,9 +217,9 @@ def test_a_folder_without_a_recording_is_said(tmp_path, model):
         dmlm(tmp_path, "--model", model("A"))
 
 
-def test_a_finished_grid_ends_with_a_command_that_works(finished, tmp_path):
+def test_a_finished_grid_ends_with_a_command_that_works(finished):
     (line,) = (line.strip() for line in finished.stdout.splitlines() if " transcribe " in line)
-    done = subprocess.run(shlex.split(line), cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(shlex.split(line), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 1
     assert "s read in" in done.stderr

@@ -4,12 +4,15 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dmlm.errors import UserError
 from dmlm.plurals import counted
+
+if TYPE_CHECKING:
+    from dmlm.corpus.manifest import Corpus
 
 FAULTY = 2  # exit code if there is an error
 MANIFEST = "manifest.jsonl"
@@ -100,6 +103,8 @@ def import_corpus(
         try:
             found = open_source(source, Reading(columns, start, extracted), form)
             print(f"{source}: {counted(len(found.clips), 'clip')}, read as {found.form}")
+            if found.unread:
+                print(f"columns that are not read: {', '.join(found.unread)} (--column FIELD=NAME says what one holds)")
             if build.is_made(found.clips, folder, settings, found.faults):
                 corpus = read_corpus(folder)
             elif (folder / "corpus.json").is_file() and not replace:
@@ -118,7 +123,16 @@ def import_corpus(
     errors = _report(folder / MANIFEST)
     if errors:
         raise typer.Exit(FAULTY)
-    print(f"\nA grid reads it by `corpus: {to}`, for instance: dmlm grid run own:audio name={to} corpus={to}")
+    print(f"\nA grid reads it by `corpus: {to}`, for instance: {_grid_command(to, corpus)}")
+
+
+def _grid_command(name: str, corpus: "Corpus") -> str:
+    """Return the command of a first grid over a corpus: of what it has, and over its folds."""
+    has = [kind for kind in ("lips", "image") if any(getattr(u, kind) for u in corpus.utterances)]
+    part = {"lips": "lips", "image": "picture"}[has[0]] if has else "audio"
+    folds = f" 'axes.corpus.fold={list(range(corpus.card['folds']))}'" if corpus.card.get("folds") else ""
+    lacking = " corpus.lacking=empty" if has and any(getattr(u, has[0]) is None for u in corpus.utterances) else ""
+    return f"dmlm grid run own:{part} name={name} corpus={name}{folds}{lacking}"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -16,8 +16,13 @@ def look(
         list[str] | None, typer.Argument(help="Changed settings of the grid.", metavar="[KEY=VALUE]...")
     ] = None,
     grid: Annotated[
-        str, typer.Option("--grid", "-g", help="Whose corpus, noise, tokenizers and templates are shown.")
-    ] = "quickstart",
+        str | None,
+        typer.Option(
+            "--grid",
+            "-g",
+            help="Whose corpus, noise, tokenizers and templates are shown: one that was run, or a sweep file.",
+        ),
+    ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="Another corpus, without tokens: a folder, a manifest, NAME or NAME:PRESET.")
     ] = None,
@@ -30,7 +35,7 @@ def look(
     from dmlm.cli.corpus import manifest_of
     from dmlm.plan.grid import read_grid_file
     from dmlm.results.look import check_folder, write
-    from dmlm.sweep.look import look_in_corpus, look_in_grid
+    from dmlm.sweep.look import grid_named, grid_with, look_in_corpus, look_in_grid
 
     try:
         snr_db = snr.parse(snr_text)
@@ -38,15 +43,17 @@ def look(
         raise UserError(f"--snr {snr_text}: {error}.") from None
     if to:
         check_folder(to.expanduser())
-    selected = read_grid_file(grid, overrides or [])
     if corpus:
-        found = look_in_corpus(manifest_of(corpus), selected.cells[0].noise, utterance, snr_db, kind)
+        noise = (grid_named(grid, overrides or []) if grid else read_grid_file("quickstart", [])).cells[0].noise
+        found = look_in_corpus(manifest_of(corpus), noise, utterance, snr_db, kind)
     else:
+        selected = grid_named(grid or grid_with(utterance), overrides or [])
         found = look_in_grid(selected, utterance, snr_db, kind, cell)
     level = snr.with_unit(snr_db).replace(" ", "")
     corpus_name, *words = (re.sub(r"[^\w.-]+", "-", word) for word in (found.corpus, utterance, level, kind or ""))
     folder = to or paths.home() / "looks" / corpus_name / "_".join(filter(None, words))
     written = write(found, folder.expanduser().resolve())
     print("\n".join(map(str, written)))
+    print(f"\nOpen {folder / 'look.html'} in a browser.")
     for note in found.notes:
         print(note)

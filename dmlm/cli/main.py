@@ -66,7 +66,7 @@ def run(application: typer.Typer) -> None:
                 child.kill()
             os._exit(128 + number)
         stopping = True
-        os.write(2, b"\nStopping: trainings leave a checkpoint. Once more ends at once.\n")
+        os.write(2, b"\nStopping: what is done is kept, and trainings leave a checkpoint. Once more ends at once.\n")
         raise Stopped(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -74,7 +74,7 @@ def run(application: typer.Typer) -> None:
     try:
         application()
     except UserError as error:
-        print(f"{error.details}\nerror: {error}".lstrip(), file=sys.stderr)
+        print(f"{error.details}\nerror: {error}".lstrip("\n"), file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in DISK_ERRORS and paths.home().is_dir():

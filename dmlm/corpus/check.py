@@ -277,6 +277,8 @@ def _repeated_recordings(
         for number, utterance in others:
             rule = "same_recording" if utterance.split != first.split else "repeated_recording"
             what = f"its audio is that of {first.id!r} in split {first.split}"
+            if utterance.text != first.text:
+                what += f", and its text another one: {utterance.text!r:.80} here, {first.text!r:.80} there"
             yield Fault(rule, what, manifest, number, utterance.id, utterance.split)
 
 

@@ -39,6 +39,7 @@ RULES = {
         # what a corpus is imported from
         Rule("no_text", "error", "add its transcript"),
         Rule("no_audio", "error", "add its recording"),
+        Rule("clash", "error", "move one of them away, or list the clips in a table"),
         Rule("no_file", "error", "put it there, or correct its path; paths start from the source, or from --media"),
         Rule("not_spelled_out", "error", "write the numbers and signs as the words that are spoken"),
         Rule("no_face", "error", "leave it out, or crop it by hand"),

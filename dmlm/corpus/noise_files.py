@@ -154,9 +154,11 @@ def _nothing(folder: Path, part: str, kind: str) -> str:
         if at.is_dir()
         else []
     )
+    change = f", such as 'noise.kinds=[{', '.join(kinds)}]'" if kinds else ""
     return (
         f"Noise folder {folder} has no {part or 'audio'} file of kind {kind!r}; there, {at} has the sub-folders"
-        f" {named(kinds) or '(none)'}, and audio is what ends with {' '.join(ENDINGS)}. Add files or change noise.kinds."
+        f" {named(kinds) or '(none)'}, and audio is what ends with {' '.join(ENDINGS)}. Add files or change"
+        f" noise.kinds{change}."
     )
 
 

@@ -205,6 +205,9 @@ def describe(corpus: Corpus) -> list[str]:
     hours = sum(utterance.duration_s for utterance in corpus.utterances) / 3600
     sizes = ", ".join(f"{count:,} {split}" for split, count in corpus.counts.items())
     lines = [f"{counted(len(corpus.utterances), 'clip')}, {hours:.2f} h: {sizes} ({corpus.card['splits']})"]
+    for field in ("lips", "image", "ocr"):
+        if having := sum(getattr(utterance, field) is not None for utterance in corpus.utterances):
+            lines.append(f"with {field}: {'all' if having == len(corpus.utterances) else f'{having:,}'}")
     for rule, count in corpus.card["not_imported"].items():
         lines.append(f"left out: {counted(count, 'clip')} ({rule})")
     lines += [f"{counted(count, 'clip')}: {note}" for note, count in corpus.card["notes"].items()]

@@ -7,7 +7,6 @@ is the path without suffix, relative to the folder. A folder with `metadata.csv`
 from collections import defaultdict
 from pathlib import Path
 
-from dmlm.errors import UserError
 from dmlm.importing import table
 from dmlm.importing.clip import Stretch
 from dmlm.importing.source import Reading, Source, text_of
@@ -40,7 +39,7 @@ def read(folder: Path | str, reading: Reading) -> Source:
     """Read a folder.
 
     Raises:
-        UserError: two files could be the recording of one clip, or a text is not UTF-8.
+        UserError: a text is not UTF-8.
     """
     folder = Path(folder)
     for name in TABLES:
@@ -59,12 +58,10 @@ def read(folder: Path | str, reading: Reading) -> Source:
 
 
 def _add(source: Source, folder: Path, clip_id: str, files: dict[str, list[Path]]) -> None:
-    for kind, several in files.items():
-        if len(several) > 1:
-            raise UserError(
-                f"{several[0]} and {several[1]} are both the {kind} of {clip_id!r}; move one of them away, or list the clips"
-                " in a table."
-            )
+    if twice := next(((kind, several) for kind, several in files.items() if len(several) > 1), None):
+        kind, (first, second, *_) = twice
+        source.lack("clash", f"{first.name} and {second.name} are both its {kind}", first.parent, clip_id)
+        return
     text, sound, video = (files.get(kind, [None])[0] for kind in ("text", "audio", "lips"))
     recording = sound or video
     if recording is None:

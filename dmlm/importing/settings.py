@@ -5,10 +5,32 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dmlm.corpus.faults import check_rules
+from dmlm.errors import UserError
+
+# what an import itself finds; what only the check of a corpus finds, a grid leaves out
+RULES = (
+    *(
+        "no_text",
+        "empty_text",
+        "not_spelled_out",
+        "no_audio",
+        "no_file",
+        "clash",
+        "no_face",
+        "no_split",
+        "outside",
+        "lacking",
+    ),
+    *("missing", "unreadable", "truncated"),
+)
 
 
 def _known_rules(names: tuple[str, ...]) -> tuple[str, ...]:
     check_rules(names, "--leave-out")
+    if later := next((name for name in names if name not in RULES), None):
+        raise UserError(
+            f"--leave-out {later}: an import does not look for this; leave such clips out in a grid, corpus.leave_out=[{later}]."
+        )
     return names
 
 

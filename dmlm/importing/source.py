@@ -30,18 +30,15 @@ class Source:
     clips: list[Clip] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)  # what it says of itself, such as a licence
+    unread: list[str] = field(default_factory=list)  # columns that hold no field
 
     def add(self, where: str, **fields: Any) -> None:
-        """Add a clip that is described at a place, such as a line of a file.
-
-        Raises:
-            UserError: a field is wrong; names the place.
-        """
+        """Add a clip that is described at a place, such as a line of a file; a wrong field is a fault of it."""
         try:
             self.clips.append(Clip(source=where, **fields))
         except ValidationError as error:
             name, problem = first_reason(error)
-            raise UserError(f"{where}: {name}: {problem}; correct it.") from None
+            self.lack("line", f"{name.replace('audio.0', 'audio')}: {problem}", where, str(fields.get("id", "")))
 
     def lack(self, rule: str, what: str, file: object, clip_id: str) -> None:
         """Note that a clip lacks something, by a rule of `dmlm.corpus.faults`."""

@@ -41,6 +41,7 @@ def read(path: Path | str, reading: Reading) -> Source:
     source = Source("table")
     rows = list(_rows(path))
     names = columns_of(list(dict.fromkeys(key for _, row in rows for key in row)), reading, str(path)) if rows else {}
+    source.unread = [column for _, row in rows[:1] for column in row if column not in names.values()]
     for where, row in rows:
         fields = {name: row.get(column) for name, column in names.items()}
         add_row(source, where, fields, reading.media or path.parent)
@@ -59,9 +60,9 @@ def columns_of(columns: list[str], reading: Reading, where: str) -> dict[str, st
     for name in KNOWN:
         if found := next((column for column in (name, *ALSO.get(name, ())) if column in columns), None):
             names.setdefault(name, found)
-    if lacking := next((name for name in ("text", "audio") if name not in names), None):
-        have = ", ".join(columns) or "none"
-        raise UserError(f"{where} has no {lacking}; name its column: --column {lacking}=NAME (there are: {have}).")
+    if lacking := [name for name in ("audio", "text") if name not in names]:
+        have, options = ", ".join(columns) or "none", " ".join(f"--column {name}=NAME" for name in lacking)
+        raise UserError(f"{where} has no {' and no '.join(lacking)}; name the column: {options} (there are: {have}).")
     return names
 
 
@@ -80,10 +81,12 @@ def add_row(source: Source, where: str, row: Row, folder: Path) -> None:
             if name in row:
                 fields[name] = json.loads(row[name]) if isinstance(row[name], str) else row[name]
     except ValueError as error:
-        raise UserError(f"{where}: {error}; correct it.") from None
+        source.lack("line", str(error), where, clip_id)
+        return
     for name in (*PLAIN, "text", "audio", "lips", "image"):
         if not isinstance(row.get(name, ""), str | int | float):
-            raise UserError(f"{where}: {name} is {row[name]!r:.50}, and must be text; correct it.")
+            source.lack("line", f"{name} is {row[name]!r:.50}, and must be text", where, clip_id)
+            return
     fields |= {name: str(row[name]) for name in PLAIN if name in row}
     fields |= {"split": SPLIT_NAMES.get(str(row["split"]), str(row["split"]))} if "split" in row else {}
     if "image" in row:

@@ -64,20 +64,20 @@ def find_clips(sources: Sequence[Path], **others: Path | str | None) -> list[Cli
 
 
 def _of_folder(folder: Path) -> list[Clip]:
-    """Return the recordings of a folder, by name: audio files, and videos that have none beside them.
+    """Return the recordings of a folder and of those below it: audio files, and videos that have none beside them.
 
     Raises:
         UserError: there is none, or two have one name.
     """
     beside: dict[str, dict[str, list[Path]]] = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
         for kind, endings in (("audio", AUDIO), ("lips", VIDEO), ("image", IMAGE), ("text", (".txt",))):
             if path.suffix.lower() in endings:
-                beside.setdefault(path.stem, {}).setdefault(kind, []).append(path)
+                beside.setdefault(str(path.with_suffix("")), {}).setdefault(kind, []).append(path)
     clips = []
     for kinds in beside.values():
         if twice := next((paths for paths in kinds.values() if len(paths) > 1), None):
-            raise UserError(f"{folder} has both {twice[0].name} and {twice[1].name}; keep one of the two.")
+            raise UserError(f"{twice[0].parent} has both {twice[0].name} and {twice[1].name}; keep one of the two.")
         inputs: dict[str, Path | str] = {kind: path for kind, (path,) in kinds.items() if kind != "text"}
         if "lips" in inputs and "audio" not in inputs:
             inputs["audio"] = inputs["lips"]  # its sound track

@@ -38,6 +38,7 @@ class CorpusCard:
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)  # that are not, by split and rule
     lacking: dict[str, dict[str, int]] = field(default_factory=dict)  # read with an empty segment, by split and field
     folds: int | None = None  # if its folds take turns as the test
+    not_imported: dict[str, int] = field(default_factory=dict)  # clips of its source that an import left out, by rule
 
     @classmethod
     def of(cls, card: dict[str, Any]) -> "CorpusCard":
@@ -48,6 +49,7 @@ class CorpusCard:
             left_out=card.get("left_out", {}),
             lacking=card.get("lacking", {}),
             folds=card.get("folds"),
+            not_imported=card.get("not_imported") or {},
         )
 
     @property

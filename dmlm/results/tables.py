@@ -148,6 +148,11 @@ def left_out(results: GridResults) -> list[str]:
         for card, name in named
         if card.lacking
     ]
+    sentences += [
+        f"not imported into {card.name}: " + ", ".join(f"{rule} {count:,}" for rule, count in card.not_imported.items())
+        for card, _ in parts
+        if card.not_imported
+    ]
     return list(dict.fromkeys(sentences))
 
 

@@ -6,6 +6,7 @@ version goes up whenever a text can come out otherwise, and stands with every nu
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Literal
 
 from dmlm.errors import UserError
 
-Name = Literal["none", "basic", "english"]
+Name = Literal["none", "basic", "words", "english"]
 FIRST = "lower-whitespace/1"  # what results that name no normaliser were scored with: `basic` without NFC
 SPELLINGS_SHA256 = "6607f948be9824d2e1b2fa2223cd94c06c45afa4e05ea0e3d5e1f2bdffde2465"
 
@@ -45,6 +46,18 @@ class Normaliser:
             UserError: it is not; the sentence has the command that installs it.
         """
         self("")
+
+
+def _words(text: str) -> str:
+    """Return a text in lower case without punctuation; apostrophes and hyphens within a word stay.
+
+    >>> WORDS("Set red, with O'Neill's well-known 'six', now.")
+    "set red with o'neill's well-known six now"
+    """
+    text = unicodedata.normalize("NFC", text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    within = {match.start() for match in re.finditer(r"(?<=\w)['-](?=\w)", text)}
+    is_mark = [unicodedata.category(c).startswith("P") and n not in within for n, c in enumerate(text)]
+    return "".join(" " if mark else c for c, mark in zip(text, is_mark, strict=True))
 
 
 @lru_cache(maxsize=1 << 14)  # a reference comes again under every condition
@@ -78,8 +91,9 @@ def _english_normaliser() -> Callable[[str], str]:
 
 NONE = Normaliser("none", 1, lambda text: text)
 BASIC = Normaliser("basic", 2, str.lower)  # digits, signs and punctuation stay, as in the references
+WORDS = Normaliser("words", 1, _words)  # for texts written with punctuation, in any language
 ENGLISH = Normaliser("english", 1, _english)  # of Radford et al., arXiv 2212.04356, appendix C
-NORMALISERS: Mapping[str, Normaliser] = {normaliser.name: normaliser for normaliser in (NONE, BASIC, ENGLISH)}
+NORMALISERS: Mapping[str, Normaliser] = {normaliser.name: normaliser for normaliser in (NONE, BASIC, WORDS, ENGLISH)}
 
 
 def of_stored(label: str) -> Normaliser:

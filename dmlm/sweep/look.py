@@ -10,19 +10,60 @@ import numpy as np
 from dmlm import paths, snr
 from dmlm.corpus import media
 from dmlm.corpus.condition import Condition
-from dmlm.corpus.manifest import Corpus, Utterance, read_corpus, read_utterances
+from dmlm.corpus.manifest import Corpus, Utterance, read_corpus, read_lines, read_utterances
 from dmlm.corpus.noise import NoiseSettings, noisy_spans
 from dmlm.errors import UserError
 from dmlm.modalities import SAMPLE_RATE_HZ, TARGET
-from dmlm.plan.cell import Cell
-from dmlm.plan.grid import Grid
-from dmlm.results.grid import GridCell, is_grid, read_grid
+from dmlm.plan.cell import Cell, validated
+from dmlm.plan.grid import Grid, read_grid_file
+from dmlm.results.grid import GridCell, grid_folders, is_grid, read_grid
 from dmlm.results.look import Look, PackedSequence, Sound, Stream, Transcript
 from dmlm.sequence.template import Template, pack
 from dmlm.sweep.materials import Materials, materials_key
-from dmlm.sweep.parts import open_bank, open_corpus
+from dmlm.sweep.parts import corpus_folder, open_bank, open_corpus
 from dmlm.sweep.preparation import find_ready
 from dmlm.tokens.encoder import Tokenizer
+
+
+def grid_named(name: str, overrides: Sequence[str] = ()) -> Grid:
+    """Return a grid that was run, as it was run, or else that of a sweep file; with overrides always the latter.
+
+    Raises:
+        UserError: there is neither, or an override is wrong.
+    """
+    folder = paths.runs() / name
+    if overrides or "/" in name or not is_grid(folder):
+        return read_grid_file(name, overrides)
+    run = read_grid(folder)
+    cells = tuple(validated(Cell, cell.settings, str(folder)) for cell in run.cells)
+    return Grid(run.name, run.baseline, run.about, cells, tuple(cell.variant for cell in run.cells))
+
+
+def grid_with(name: str) -> str:
+    """Return the grid that was run last of those whose corpus has an utterance.
+
+    Raises:
+        UserError: there is none; says which corpora have it.
+    """
+    for folder in sorted(grid_folders(paths.runs()), key=lambda folder: -(folder / "grid.json").stat().st_mtime):
+        choices = {corpus_folder(cell.corpus)[0] for cell in grid_named(folder.name).cells}
+        if any(_holds(corpus, name) for corpus in choices):
+            return folder.name
+    having = [
+        path.parent.name for path in (paths.home() / "corpora").glob("*/corpus.json") if _holds(path.parent, name)
+    ]
+    where = (
+        f"corpus {having[0]} has it: add --corpus {paths.home() / 'corpora' / having[0]}"
+        if having
+        else ("no corpus here has it: say which with --corpus or --grid")
+    )
+    raise UserError(f"No grid that was run has an utterance {name!r}; {where}.")
+
+
+def _holds(corpus: Path, name: str) -> bool:
+    """Whether the manifest of a corpus has an utterance."""
+    manifest = corpus / "manifest.jsonl"
+    return manifest.is_file() and any(line.id == name for line in read_lines(manifest))
 
 
 def look_in_grid(grid: Grid, name: str, snr_db: float, kind: str | None = None, number: int = 0) -> Look:
