@@ -214,3 +214,45 @@ base:
   decode: {max_new_tokens: 16}
 axes: {template: [A -> T], corpus.fold: [0, 1, 2]}
 """
+
+
+def test_what_was_overwritten_is_not_taken_for_what_was_made_before(in_process, tmp_path):
+    """Importing one, then another, then the first again once kept the media of the other under the first's name."""
+    for name, number in (("mine", 3), ("other", 30)):
+        own.write_folder(tmp_path / name)
+        soundfile.write(tmp_path / name / "clip-03.wav", own.tone(number), own.RATE_HZ)
+    first = imported(tmp_path / "mine")
+    assert imported(tmp_path / "other", "--replace").digest != first.digest
+    assert imported(tmp_path / "mine", "--replace").digest == first.digest
+
+
+def test_an_import_that_was_killed_amid_another_leaves_nothing_that_is_taken_for_the_first(
+    in_process, tmp_path, monkeypatch
+):
+    for name, number in (("mine", 3), ("other", 30)):
+        own.write_folder(tmp_path / name)
+        soundfile.write(tmp_path / name / "clip-03.wav", own.tone(number), own.RATE_HZ)
+    first = imported(tmp_path / "mine")
+
+    def killed(function, jobs, *_, **__):
+        for job in jobs:
+            function(job)  # nothing of it is recorded
+        raise KeyboardInterrupt
+
+    run = processes.run
+    monkeypatch.setattr(processes, "run", killed)
+    with pytest.raises(UserError, match="did not finish"):
+        imported(tmp_path / "other", "--replace")
+    monkeypatch.setattr(processes, "run", run)
+    assert imported(tmp_path / "mine").digest == first.digest
+
+
+def test_a_clip_that_was_left_out_and_is_mended_is_noticed(in_process, tmp_path):
+    own.write_folder(tmp_path / "mine")
+    (tmp_path / "mine/clip-03.wav").write_bytes(b"no sound")
+    assert len(imported(tmp_path / "mine", "--leave-out", "unreadable").utterances) == 11
+    assert len(imported(tmp_path / "mine", "--leave-out", "unreadable").utterances) == 11  # does nothing
+    soundfile.write(tmp_path / "mine/clip-03.wav", own.tone(3), own.RATE_HZ)
+    with pytest.raises(UserError, match="of files that have changed since"):
+        imported(tmp_path / "mine", "--leave-out", "unreadable")
+    assert len(imported(tmp_path / "mine", "--leave-out", "unreadable", "--replace").utterances) == 12

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dmlm import known_files, processes, progress
+from dmlm import files, known_files, processes, progress
 from dmlm.corpus.faults import Fault, listing, summary
 from dmlm.corpus.manifest import Corpus, Utterance, read_corpus, write_corpus
 from dmlm.errors import UserError
@@ -88,9 +88,11 @@ def is_made(clips: Sequence[Clip], folder: Path, settings: ImportSettings, fault
 
 
 def described(clips: Sequence[Clip], settings: ImportSettings, faults: Sequence[Fault] = ()) -> str:
-    """Return the digest of what a source says of its clips, and lacks, and of the settings."""
+    """Return the digest of what a source says of its clips, and lacks, of their files as they are, and of the settings."""
     said = (clip.model_dump_json(exclude={"source"}) for clip in clips)
-    return known_files.digest_of([settings.model_dump_json(), *(f"{f.rule} {f.utterance}" for f in faults), *said])
+    keys = (key for _, key in _keys(clips, settings).values())
+    lacks = (f"{fault.rule} {fault.utterance}" for fault in faults)
+    return known_files.digest_of([settings.model_dump_json(), *lacks, *said, *keys])
 
 
 def _repeated(clips: Sequence[Clip]) -> Iterator[Fault]:
@@ -129,6 +131,7 @@ def _copied(
     (folder / "corpus.json").unlink(missing_ok=True)  # it describes media that are about to be replaced
     for part in folder.glob("*/.*.part"):  # of an import that was killed
         part.unlink(missing_ok=True)
+    _forget(folder, records, {name for _, name in missing})
     jobs = groups(folder, missing, settings, workers)
     with (folder / RECORDS).open("a", encoding="utf-8") as file, progress.bar("import", len(clips), "clip") as bar:
         file.write("\n")  # ends a line that a kill cut short
@@ -137,10 +140,21 @@ def _copied(
             for clip_id, made in some:
                 done[clip_id] = made
                 if "fault" not in made:
-                    file.write(json.dumps({"key": keys[clip_id][1], **made}, ensure_ascii=False) + "\n")
+                    file.write(_record(keys[clip_id][1], made))
             file.flush()
             bar.update(len(some))
     return done
+
+
+def _forget(folder: Path, records: Mapping[str, Copied], names: set[str]) -> None:
+    """Drop the records of files of these names, without suffix, which are about to be made anew: of another recording, say."""
+    kept = {key: made for key, made in records.items() if Path(made["media"]["audio"]).stem not in names}
+    if len(kept) < len(records):
+        files.write_text(folder / RECORDS, "".join(_record(key, made) for key, made in kept.items()))
+
+
+def _record(key: str, made: Copied) -> str:
+    return json.dumps({"key": key, **made}, ensure_ascii=False) + "\n"
 
 
 def _keys(clips: Sequence[Clip], settings: ImportSettings) -> dict[str, tuple[str, str]]:
