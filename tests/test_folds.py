@@ -1,6 +1,8 @@
 """Folds that take turns as the test, and utterances that lack a modality: what is trained, what is tested, what is said."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import fake_grid
 import numpy as np
@@ -18,14 +20,14 @@ from dmlm.results.measures import benefit_point, compared_systems, systems, wer_
 from dmlm.results.tables import terminal_tables
 from dmlm.score.normalisers import BASIC
 from dmlm.score.wer import Counts, pooled_over_folds
-from dmlm.sweep import api, materials
+from dmlm.sweep import api, materials, search
 from dmlm.sweep.controls import permute
 
 RATE = 16_000
 CARD = {"name": "mine", "version": "1", "licence": "CC0-1.0", "folds": 3}
 
 
-def corpus(folder, clips: int = 9, with_lips=lambda number: True):
+def corpus(folder, clips: int = 9, with_lips=lambda number: True, silent=()):
     """`clips` tones of half a second in three folds, most of them with lips."""
     for name in ("audio", "lips"):
         (folder / name).mkdir(parents=True)
@@ -33,7 +35,7 @@ def corpus(folder, clips: int = 9, with_lips=lambda number: True):
     utterances = []
     for number in range(clips):
         samples = 0.1 * np.sin(np.arange(RATE // 2) * 0.05 * (number + 1)) + 0.01 * random.standard_normal(RATE // 2)
-        soundfile.write(folder / f"audio/{number}.flac", samples, RATE)
+        soundfile.write(folder / f"audio/{number}.flac", samples * (number not in silent), RATE)
         write_video(folder / f"lips/{number}.mp4", random.integers(0, 255, (13, 96, 96)).astype(np.uint8))
         fold = number % 3
         utterances.append(
@@ -43,6 +45,7 @@ def corpus(folder, clips: int = 9, with_lips=lambda number: True):
                 text=f"one two {'abcdefghi'[number]}",
                 audio=f"audio/{number}.flac",
                 lips=f"lips/{number}.mp4" if with_lips(number) else None,
+                ocr=f"page {number}",
                 fold=fold,
                 duration_s=0.5,
                 spans=((0.0, 0.5),),
@@ -241,3 +244,22 @@ def test_a_level_that_one_fold_lacks_is_missing(tmp_path):
 def test_a_grid_of_some_folds_says_so(tmp_path):
     grid = folded(tmp_path, lambda cell: cell["corpus"].update(folds=5))
     assert "of the 5 folds of three_equations-abababab, only 0, 1, 2 are tested." in terminal_tables(grid)
+
+
+def test_what_one_fold_leaves_out_stops_no_search_in_another(home):
+    corpus(home / "corpora" / "mine", silent=[1])  # in fold 1, which is val for fold 0, and the test that nobody reads
+    settings = [*overrides(), "axes.template=[A -> T]", "axes.backbone=[opt-nano]", "corpus.leave_out=silent"]
+    cells = read_grid_file("smoke", [*settings, "axes.corpus.fold=[0, 1, 2]", "split=val"]).cells
+    engine = SimpleNamespace(map=in_this_process)
+    points = search._evaluate([(cell, {}) for cell in cells], lambda trials: {}, engine, lambda line: None, {})
+    assert len({point.trial for point in points}) == 3
+
+
+def test_a_clip_of_several_folds_is_counted_once_as_to_be_encoded(home):
+    corpus(home / "corpora" / "mine")
+    settings = [*overrides(tokenizers="{O: ocr_oracle}"), "axes.template=[O -> T]", "axes.backbone=[opt-nano]"]
+    cells = read_grid_file("smoke", [*settings, "axes.corpus.fold=[0, 1, 2]"]).cells
+    made = dict(enumerate(materials.prepare(cells, run=in_this_process)))
+    assert materials.clips_to_encode(cells, made) == 0
+    shutil.rmtree(home / "tokens")
+    assert materials.clips_to_encode(cells, made) == 9

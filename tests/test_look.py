@@ -239,7 +239,7 @@ def test_another_level_encodes_this_clip_only(small, tmp_path) -> None:
     (utterance,) = (u for u in materials.corpus.utterances if u.id == "test-2")
     noisy = look.condition.apply(utterance, media.read_audio(materials.corpus.media(utterance, "audio")), "").audio
     assert look.streams["A"].ids.tolist() == source.encoder.encode([noisy])[0].tolist()
-    assert source.count_missing("test", look.condition) == len(materials.corpus.split("test")) - 1
+    assert len(source.missing("test", look.condition)) == len(materials.corpus.split("test")) - 1
     only = look_in_grid(small, "test-2", 7.0, kind="music")
     assert only.sound.noise_file.parent.name == "music"
     assert only.condition.key != look.condition.key

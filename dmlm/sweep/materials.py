@@ -107,9 +107,14 @@ def letters_of(cells: Sequence[Cell], indices: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(letter for index in indices for letter in cells[index].letters))
 
 
+def fold_key(choice: CorpusChoice) -> str:
+    """Return a key of a corpus, and of which fold of it is tested."""
+    return f"{corpus_folder(choice)[0]} {choice.fold}"
+
+
 def corpus_key(choice: CorpusChoice) -> str:
     """Return a key of a corpus, of which fold of it is tested, and of what is left out of it."""
-    return f"{corpus_folder(choice)[0]} {choice.fold} {digest_of(sorted(choice.left_out))}"
+    return f"{fold_key(choice)} {digest_of(sorted(choice.left_out))}"
 
 
 @dataclass
@@ -256,14 +261,12 @@ def clips_to_encode(cells: Sequence[Cell], materials: dict[int, Materials]) -> i
     """
     if len(materials) < len(cells):
         return None
-    missing: dict[tuple[str, str, str], int] = {}
+    missing: set[tuple[str, str, str]] = set()  # tokenizer, condition and clip, which several folds may have
     for index, cell in enumerate(cells):
         train, test = materials[index].train_conditions, materials[index].test_conditions.values()
         for letter in cell.letters:
             source = materials[index].sources[letter]
             for split, conditions_of_split in (("train", train), (cell.split, test)):
                 for condition in dict.fromkeys(map(source.condition_for, conditions_of_split)):
-                    key = f"{source.corpus.label} {source.name}", split, condition.key
-                    if key not in missing:
-                        missing[key] = source.count_missing(split, condition)
-    return sum(missing.values())
+                    missing |= {(source.name, condition.key, key) for key in source.missing(split, condition)}
+    return len(missing)

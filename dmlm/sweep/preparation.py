@@ -1,7 +1,6 @@
 """Prepare cells as a run does: check their corpora, make their materials, and see that every sequence fits."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from dmlm import known_files, paths, processes
 from dmlm.corpus.check import Unread
@@ -13,7 +12,7 @@ from dmlm.plan.cell import Cell
 from dmlm.processes import Map
 from dmlm.sweep.examine import examine, group_by_corpus, leaving_out, of_splits, settle
 from dmlm.sweep.grid_faults import encoders_of, long_sequences, too_long
-from dmlm.sweep.materials import Materials, find_prepared, prepare
+from dmlm.sweep.materials import Materials, find_prepared, fold_key, prepare
 from dmlm.sweep.parts import corpus_folder, open_corpus
 
 Say = Callable[[str], None]
@@ -33,7 +32,7 @@ def prepare_under_lease(
     say: Say,
     run: Map = processes.run,
     failed: dict[int, Exception] | None = None,
-    left_out: Mapping[Path, Mapping[str, str]] | None = None,
+    left_out: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Materials]:
     """Check and make the materials of every cell, under a lease: no other process prepares in this home folder.
 
@@ -42,7 +41,7 @@ def prepare_under_lease(
         say: called with lines of progress and with warnings.
         run: maps a function over jobs.
         failed: if given, what is wrong with single cells is added here by index; otherwise the first error is raised.
-        left_out: utterances that are left out besides, each with its rule, by folder of the corpus.
+        left_out: utterances that are left out besides, each with its rule, by `fold_key` of the corpus.
 
     Returns:
         The materials of the cells that did not fail, in order.
@@ -53,7 +52,7 @@ def prepare_under_lease(
     with Leases().hold_when_free(paths.home() / "prepare.lease", say):
         examined = _as_before(examine(cells, say, run))
         for n, cell in enumerate(examined):
-            besides = (left_out or {}).get(corpus_folder(cell.corpus)[0], {})
+            besides = (left_out or {}).get(fold_key(cell.corpus), {})
             examined[n] = leaving_out(cell, {**cell.corpus.left_out, **besides})
         while True:
             errors: dict[int, Exception] = {}

@@ -25,6 +25,7 @@ from dmlm.plan.grid import Grid
 from dmlm.plan.space import Search, Span, with_settings
 from dmlm.results.failures import Failure, read_failures
 from dmlm.score.wer import pool
+from dmlm.sweep.materials import fold_key
 from dmlm.sweep.preparation import prepare_under_lease
 from dmlm.sweep.trial import Trial, trial_of
 
@@ -160,7 +161,7 @@ def search_grid(grid: Grid, search: Search, run: Runner, engine: Engine, say: Sa
         if search.space_of(cell)
     ]
 
-    left_out: dict[Path, dict[str, str]] = {}
+    left_out: dict[str, dict[str, str]] = {}
 
     def evaluate(candidates: list[Candidate]) -> list[SearchPoint]:
         on_val = {"split": "val", "snr_db.test": search.snr_db}
@@ -194,7 +195,7 @@ def _joined(*parts: str) -> str:
 
 
 def _evaluate(
-    candidates: list[Candidate], run: Runner, engine: Engine, say: Say, left_out: dict[Path, dict[str, str]]
+    candidates: list[Candidate], run: Runner, engine: Engine, say: Say, left_out: dict[str, dict[str, str]]
 ) -> list[SearchPoint]:
     """Train and evaluate candidates, whose cells are set to split val.
 
@@ -203,7 +204,7 @@ def _evaluate(
         run: trains and evaluates trials.
         engine: prepares their materials.
         say: called with what is left out.
-        left_out: what earlier points left out, by folder of the corpus; empty before the first ones.
+        left_out: what earlier points left out, by `fold_key` of the corpus; empty before the first ones.
 
     Raises:
         UserError: the corpus has no split val, or points leave out different clips, so that they cannot be compared.
@@ -213,10 +214,10 @@ def _evaluate(
     baseline = f"{letters} -> T"  # of all modalities: nothing is permuted
     quiet = functools.partial(_say_left_out, say)
     materials = prepare_under_lease(cells, quiet, engine.map, left_out=left_out)
-    for corpus in (cell_materials.corpus for cell_materials in materials):
+    for cell, corpus in zip(cells, (cell_materials.corpus for cell_materials in materials), strict=True):
         if not corpus.split("val"):
             raise UserError(f"{corpus.folder} has no utterance of split val, which a search is read on; add some.")
-        if left_out.setdefault(corpus.folder, corpus.left_out) != corpus.left_out:
+        if left_out.setdefault(fold_key(cell.corpus), corpus.left_out) != corpus.left_out:
             raise UserError(
                 f"{corpus.folder}: a point of the search leaves out more than those before it"
                 f" ({describe_left_out(corpus.left_out_counts)}), so that their WERs cannot be compared; do not search over what"

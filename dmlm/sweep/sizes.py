@@ -101,7 +101,7 @@ def lengths_of(cell: Cell, materials: Materials) -> Lengths | None:
     """Return the lengths of a sample of sequences; None if their tokens are not in the cache."""
     train = materials.train_conditions[0]
     sources = [materials.sources[letter] for letter in cell.letters]
-    if any(source.count_missing("train", source.condition_for(train)) for source in sources):
+    if any(source.missing("train", source.condition_for(train)) for source in sources):
         return None
     streams, _ = materials.streams(cell.letters, "train", train)
     vocabulary, template = materials.vocabulary(cell.letters), Template.parse(cell.template)

@@ -234,9 +234,9 @@ class TokenSource:
         condition = self.condition_for(condition)
         return known_files.digest_of([condition.key, *(self.key_of(u, condition) for u in self.corpus.split(split))])
 
-    def count_missing(self, split: str, condition: Condition) -> int:
-        """Count the clips whose tokens are not in the cache."""
-        return len(self._missing(self.corpus.split(split), self.condition_for(condition))[0])
+    def missing(self, split: str, condition: Condition) -> set[str]:
+        """Return the keys of the clips whose tokens are not in the cache."""
+        return set(self._missing(self.corpus.split(split), self.condition_for(condition))[0])
 
     def _folder(self, condition: Condition) -> Path:
         return self._root / self.name / condition.key
