@@ -68,6 +68,29 @@ def test_no_speaker_is_in_two_splits(speakers):
         assert {clip.split for clip in assigned} == {"train", "val", "test"}
 
 
+def clips_with(*given):
+    return [Clip(id=f"{number}", text="a", audio=[{"path": "x"}], **one) for number, one in enumerate(given)]
+
+
+def test_a_clip_without_a_split_does_not_undo_the_splits_of_the_others():
+    """Once all clips were split anew then, so that the test clips of a published split were trained on."""
+    clips = clips_with({"split": "train"}, {"split": "test"}, {})
+    with pytest.raises(UserError, match=r"^2 has no split, and other clips have one; give every clip one"):
+        assign(clips, ImportSettings())
+    assert assign(clips, ImportSettings(split="id"))[1] == "by id: test 20%, val 10%"
+
+
+def test_folds_that_are_given_without_splits_are_kept():
+    assigned, rule = assign(clips_with({"fold": 2}, {"fold": 0}, {"fold": 1}), ImportSettings())
+    assert [(clip.fold, clip.split) for clip in assigned] == [(2, "train"), (0, "test"), (1, "val")]
+    assert rule == "folds as given"
+    for folds in ((1, 2, 3), (0, 1), (0, 1, 3)):
+        with pytest.raises(UserError, match=f"The folds given are {', '.join(map(str, folds))}; number them 0, 1, 2"):
+            assign(clips_with(*({"fold": fold} for fold in folds)), ImportSettings())
+    with pytest.raises(UserError, match="3 has no fold, and other clips have one"):
+        assign(clips_with({"fold": 2}, {"fold": 0}, {"fold": 1}, {}), ImportSettings())
+
+
 tricky = st.text(st.sampled_from("aAbB01=%./\\~ é日-")) | st.text() | st.text("xX", min_size=140, max_size=170)
 safe = set(string.ascii_letters + string.digits + "_.-%= !#$&'()+,;@[]^{}~")
 

@@ -40,7 +40,7 @@ class ImportSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # which split a clip is for: as the source says; or all clips of a speaker together; or each clip by its id
-    split: Literal["given", "speaker", "id"] | None = None  # None: as given, if every clip has one, else by id
+    split: Literal["given", "speaker", "id"] | None = None  # None: as given, else by id
     test: float = Field(default=0.2, gt=0, lt=1, description="share of the clips")
     val: float = Field(default=0.1, ge=0, lt=1, description="share of the clips")
     folds: int | None = Field(default=None, ge=3, description="parts that take turns as test split")

@@ -14,9 +14,12 @@ def assign(clips: Sequence[Clip], settings: ImportSettings) -> tuple[list[Clip],
     """Return the clips with their splits, or folds, and the rule in words.
 
     Raises:
-        UserError: a clip has no speaker or split, where that decides; or there are too few clips or speakers.
+        UserError: a clip has no speaker, split or fold, where that decides; folds are not numbered from 0; or there are
+            too few clips or speakers.
     """
-    by = settings.split or ("given" if not settings.folds and all(clip.split for clip in clips) else "id")
+    by = settings.split or ("id" if settings.folds else _given(clips))
+    if by == "fold":
+        return [_in_fold(clip, clip.fold or 0) for clip in clips], "folds as given"
     if by == "given":
         if lacking := next((clip for clip in clips if clip.split is None), None):
             raise UserError(
@@ -40,6 +43,27 @@ def assign(clips: Sequence[Clip], settings: ImportSettings) -> tuple[list[Clip],
         for clip, key in zip(clips, keys, strict=True)
     ]
     return split, f"by {by}: test {settings.test:.0%}, val {settings.val:.0%}"
+
+
+def _given(clips: Sequence[Clip]) -> str:
+    """Return what decides where a user chose nothing: `given` splits, else the `fold` given, else the `id`.
+
+    Raises:
+        UserError: some clips have a split or a fold, and others do not; or folds are not numbered from 0.
+    """
+    for what in ("split", "fold"):
+        has = [getattr(clip, what) is not None for clip in clips]
+        if any(has) and not all(has):
+            without = clips[has.index(False)]
+            raise UserError(
+                f"{without.source or without.id} has no {what}, and other clips have one; give every clip one, or choose"
+                " --split speaker or id."
+            )
+    folds = {clip.fold for clip in clips} - {None}
+    if folds and (len(folds) < 3 or folds != {*range(len(folds))}):
+        numbers = ", ".join(map(str, sorted(fold for fold in folds if fold is not None)))
+        raise UserError(f"The folds given are {numbers}; number them 0, 1, 2 and so on, three at least.")
+    return "given" if clips[0].split else "fold" if folds else "id"
 
 
 def _in_fold(clip: Clip, fold: int) -> Clip:
