@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import av
+import fake_grid
 import numpy as np
 import pytest
 import soundfile
@@ -19,8 +20,10 @@ from dmlm.corpus.manifest import read_corpus
 from dmlm.corpus.media import read_audio
 from dmlm.errors import UserError
 from dmlm.modalities import SAMPLE_RATE_HZ
+from dmlm.recognition.model_folder import FILE
 from dmlm.recognition.recogniser import Recogniser
 from dmlm.score.wer import count_errors, pool
+from dmlm.sweep.models import find_models
 
 
 @pytest.fixture(autouse=True)
@@ -224,3 +227,13 @@ def test_a_finished_grid_ends_with_a_command_that_works(finished):
     assert done.stdout.count("\n") == 1
     assert "s read in" in done.stderr
     assert "A+" in line, "the model with most modalities"
+
+
+def test_models_of_two_sizes_have_each_a_label(tmp_path):
+    """Once both were called `OPT A`, and one of them was silently not read."""
+    grid = fake_grid.write_grid(tmp_path, models=("opt-tiny", "opt-small"))
+    for trial in (tmp_path / "trials").iterdir():
+        (trial / "model").mkdir()
+        (trial / "model" / FILE).write_text("{}")
+    labels = {model.label for model in find_models(str(grid))}
+    assert labels == {f"OPT {inputs} {size}" for inputs in ("A", "A+L") for size in ("opt-tiny", "opt-small")}

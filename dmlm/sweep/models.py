@@ -38,10 +38,11 @@ def find_models(name: str) -> list[NamedModel]:
     from dmlm.sweep.api import results_folder  # here: it opens everything that a grid needs
 
     grid = read_grid(results_folder(name))
+    cells = [cell for cell in grid.cells if cell.trial.result and (cell.trial.model / FILE).is_file()]
+    labels = [f"{cell.label} {cell.variant}".strip() for cell in cells]  # models of two sizes have one
     models = [
-        NamedModel(f"{cell.label} {cell.variant}".strip(), cell.trial.model)
-        for cell in grid.cells
-        if cell.trial.result and (cell.trial.model / FILE).is_file()
+        NamedModel(label if labels.count(label) == 1 else f"{label} {cell.model}", cell.trial.model)
+        for cell, label in zip(cells, labels, strict=True)
     ]
     if not models:
         raise UserError(f"Grid {grid.name} has no trained model in {paths.runs()}; run: dmlm grid run {grid.name}")
