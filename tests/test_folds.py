@@ -13,6 +13,7 @@ from small_corpus import in_this_process
 from dmlm.corpus.manifest import Utterance, in_fold, read_corpus, write_corpus
 from dmlm.corpus.media import write_video
 from dmlm.errors import UserError
+from dmlm.plan.dotted import merged
 from dmlm.plan.grid import read_grid_file
 from dmlm.recognition.recogniser import Recogniser
 from dmlm.results.grid import read_grid
@@ -263,3 +264,10 @@ def test_a_clip_of_several_folds_is_counted_once_as_to_be_encoded(home):
     assert materials.clips_to_encode(cells, made) == 0
     shutil.rmtree(home / "tokens")
     assert materials.clips_to_encode(cells, made) == 9
+
+
+def test_an_empty_section_changes_nothing_and_a_section_goes_on_a_corpus_that_is_a_name():
+    """An included `train: {}` once put all settings of training back to their defaults."""
+    base = {"train": {"steps": 7, "lambdas": {"A": 1.0}}, "corpus": "mine"}
+    assert merged(base, {"train": {}}) == merged(base, {"train": {"lambdas": {}}}) == base
+    assert merged(base, {"corpus": {"fold": 1}})["corpus"] == {"recipe": "mine", "fold": 1}

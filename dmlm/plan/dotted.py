@@ -21,7 +21,8 @@ def merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """
     result = copy.deepcopy(values)
     for key, value in more.items():
-        assign(result, key, value)
+        if value != {} or not isinstance(result.get(key), dict):  # an empty section says nothing
+            assign(result, key, value)
     return result
 
 
@@ -43,6 +44,8 @@ def assign(values: dict[str, Any], key: str, value: Any) -> None:
                 f"There is no place {key!r}: {part} is a plain value; its settings are in dmlm/plan/cell.py."
             )
     old = target.get(last)
+    if last == "corpus" and isinstance(old, str):
+        old = {"recipe": old}
     if (
         last == "corpus"
         and isinstance(old, dict)
