@@ -28,7 +28,7 @@ def home(tmp_path, monkeypatch) -> Path:
     write(trial, {"spec.json": json.dumps({"corpus": USED, "tokenizers": {"A": "11" * 32}})})
     write(trial.with_name("old"), {"spec.json": json.dumps({"corpus": OLD, "tokenizers": {"A": "22" * 32}})})
     for name, digest in (("used", USED), ("old", OLD)):
-        write(home / "corpora" / name, {"corpus.json": json.dumps({"digest": digest})})
+        write(home / "corpora" / f"{name}-tiny-1a2b3c4d", {"corpus.json": json.dumps({"digest": digest})})
     write(home / "tokens" / "audio_mfcc-11111111", {"clean/train-0000.safetensors": "1"})
     write(home / "tokens" / "audio_mfcc-22222222", {"clean/train-0000.safetensors": "1"})
     write(home / "tokens" / "codebooks", {"audio_mfcc-0123456789abcdef.safetensors": "1"})
@@ -40,7 +40,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 UNUSED = [
-    *("corpora/old", "tokens/audio_mfcc-22222222", "tokens/lips_dct-33333333", "runs/trials/old"),
+    *("corpora/old-tiny-1a2b3c4d", "tokens/audio_mfcc-22222222", "tokens/lips_dct-33333333", "runs/trials/old"),
 ]
 
 
@@ -75,6 +75,14 @@ def test_only_what_no_grid_refers_to_is_listed_and_only_on_demand_removed(home):
     assert found(home) == []
 
 
+def test_what_no_recipe_made_stays(home):
+    """A corpus that was written by a program of one's own once was removed, its recordings with it."""
+    write(home / "corpora" / "imported", {"import.jsonl": ""})
+    write(home / "corpora" / "written", {"corpus.json": json.dumps({"digest": OLD})})
+    age(home)
+    assert found(home) == UNUSED
+
+
 def test_a_trial_at_work_and_what_it_needs_stays(home):
     with Leases().hold(home / "runs" / "trials" / "old" / "train.lease"):
         age(home)
@@ -93,12 +101,12 @@ def test_tokens_of_a_trial_that_has_not_begun_stay(home):
 
 
 def test_what_was_written_just_now_stays(home):
-    write(home / "corpora" / "old", {"audio/a.wav": ""})
-    assert "corpora/old" not in found(home)
+    write(home / "corpora" / "old-tiny-1a2b3c4d", {"audio/a.wav": ""})
+    assert "corpora/old-tiny-1a2b3c4d" not in found(home)
 
 
 def test_what_was_written_within_the_hour_is_counted(home):
-    (home / "corpora" / "old" / "new.wav").write_text("1" * 2_000_000)
+    (home / "corpora" / "old-tiny-1a2b3c4d" / "new.wav").write_text("1" * 2_000_000)
     listed = CliRunner().invoke(app, ["clean"]).output
     assert "left alone: 1 folder, 2.0 MB, because a run may need what was written within the last hour" in listed
     assert "3 folders" in listed.splitlines()[-1]
@@ -122,7 +130,7 @@ def test_links_are_left_alone(home, tmp_path):
     (home / "runs" / "trials" / "old" / "link").symlink_to(tmp_path / "outside" / "mine")
     before = everything(tmp_path / "outside")
     age(home)
-    assert found(home) == ["corpora/old", "runs/trials/old"]
+    assert found(home) == ["corpora/old-tiny-1a2b3c4d", "runs/trials/old"]
     clean.remove(clean.unused())
     assert everything(tmp_path / "outside") == before
     assert (home / "corpora" / "link").is_symlink()

@@ -137,8 +137,8 @@ def _in_use() -> InUse:
 
 
 def _corpus_in_use(folder: Path, in_use: InUse) -> bool:
-    """Whether a corpus is used; an imported one always counts as used, since its source may be gone."""
-    if (folder / RECORDS).is_file() and not OF_A_RECIPE.fullmatch(folder.name):
+    """Whether a corpus is used; one that no recipe made always counts as used, since its source may be gone."""
+    if not OF_A_RECIPE.fullmatch(folder.name) and any((folder / name).is_file() for name in (RECORDS, "corpus.json")):
         return True
     card = read_object_if_written(folder / "corpus.json") or {}
     return folder in in_use.corpora or card.get("digest") in in_use.corpus_digests
