@@ -109,3 +109,15 @@ def test_the_list_of_noise_sources_is_relative_to_its_file(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (cell,) = read_grid_file(str(path)).cells
     assert cell.noise.sources == str(tmp_path / "deep" / "sources.txt")
+
+
+def test_where_recordings_lie_is_a_path_also_without_a_slash(tmp_path, monkeypatch):
+    """A bare name once gave one corpus to the folders of this name in two places."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "base: {corpus: {recipe: fsdd, preset: seen, settings: {folder: digits}}, tokenizers: {A: audio_mfcc},"
+        " template: A -> T, backbone: opt-nano}"
+    )
+    for changes, folder in (([], "digits"), (["corpus.settings.folder=others"], "others")):
+        (cell,) = read_grid_file(str(tmp_path / "mine.yaml"), changes).cells
+        assert cell.corpus.settings["folder"] == str(tmp_path / folder)

@@ -3,6 +3,7 @@
 A cell holds absolute paths, so that every process finds what the user named. How a path is told from a name:
 
 * recipes and imported corpora (`corpus`, `corpus.recipe`, `tokenizers.A`): a slash, or the suffix `.py`, as in `dmlm.recipes.find`;
+* `corpus.settings.folder`, where recordings lie: anything;
 * `noise.set`: anything but `builtin` and the name of noise that was made;
 * elsewhere (`backbone`, `text.tokenizer`, `noise.sources`, settings of recipes), where an id of the Hub has a slash too: what begins with
   `./`, `../` or `~`, and what has a slash and lies in that folder.
@@ -43,6 +44,8 @@ def absolute(values: Any, folder: Path, keys: Sequence[str] = ()) -> Any:
 def _is_path(text: str, folder: Path, keys: Sequence[str]) -> bool:
     """Whether the value of a key is a path."""
     section, last = ["", "", *keys][-2:]
+    if [*keys[-3:]] == ["corpus", "settings", "folder"]:  # a bare name would be another folder in another place
+        return True
     if "settings" in keys or last == "backbone" or (section, last) in (("text", "tokenizer"), ("noise", "sources")):
         if text.startswith(RELATIVE) or "/" not in text or (folder / text).exists():
             return text.startswith(RELATIVE) or "/" in text
