@@ -57,6 +57,20 @@ def names(kind: str) -> list[str]:
     return sorted(_files(kind))
 
 
+def first_line(kind: str, name: str) -> str:
+    """Return what a recipe says that it is: the first line of its docstring, or the question of a sweep file.
+
+    >>> first_line("sweeps", "smoke")
+    'Does every part work on this machine?'
+    """
+    text = find(kind, name).read_text("utf-8")
+    if kind == "sweeps":
+        return next(
+            (line.removeprefix("about:").strip() for line in text.splitlines() if line.startswith("about:")), ""
+        )
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
 def _files(kind: str) -> dict[str, Path]:
     """Paths of the recipes of a kind, by name. Those of `analysis` may also lie in sub-folders, one per paper."""
     pattern = f"{'**/' if kind == 'analysis' else ''}*{SUFFIXES[kind]}"

@@ -92,11 +92,13 @@ def names(
     kind: Annotated[str, typer.Argument(help="tokenizers, datasets, sweeps or analysis")],
     recipe: Annotated[str | None, typer.Argument(help="A tokenizer or a corpus; lists its settings.")] = None,
 ) -> None:
-    """List the recipes of one folder, or the settings of a tokenizer or a corpus, and where its recordings come from."""
+    """List the recipes of one folder, each with its first line, or the settings of a tokenizer or a corpus, and where its recordings come from."""
     if kind not in recipes.SUFFIXES:
         raise UserError(f"There is no recipe folder {kind!r}; choose one of {', '.join(recipes.SUFFIXES)}.")
     if recipe is None:
-        print("\n".join(recipes.names(kind)))
+        width = max(map(len, recipes.names(kind)))
+        for name in recipes.names(kind):
+            print(f"{name:<{width}}  {recipes.first_line(kind, name)}".rstrip())
     elif kind == "tokenizers":
         from dmlm.tokens.encoder import Encoder
 

@@ -63,7 +63,8 @@ def _examine_corpus(cells: Sequence[Cell], say: Say, run: Map | None) -> dict[st
     settle(rest, splits := of_splits(rest, used), ())
     if counts := Counter(fault.rule for fault in (*faults, *splits)):
         what = ", ".join(f"{rule} {count:,}" for rule, count in counts.items())
-        say(f"warning  {what}; see: dmlm corpus check {corpus.folder}")
+        where = "" if choice.fold is None else f" (fold {choice.fold})"
+        say(f"warning  {what}{where}; see: dmlm corpus check {corpus.folder}")
     return left_out
 
 

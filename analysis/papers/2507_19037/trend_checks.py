@@ -276,5 +276,7 @@ def draw(results: GridResults, folder: Path) -> Exhibit:
             " lost anyway: a fall at the lowest SNR is not by itself a failure."
         ),
         files=(write_csv(folder / f"{NAME}.csv", head, rows),),
-        tables=(Table("Trends of the paper", head, rows, words=4),),
+        tables=(Table("Trends of the paper", head, rows, words=4),)
+        if any(row[2] != UNMEASURED for row in rows)
+        else (),
     )
