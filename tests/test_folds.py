@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from small_corpus import in_this_process
 
+from dmlm.corpus.condition import CLEAN
 from dmlm.corpus.manifest import Utterance, in_fold, read_corpus, write_corpus
 from dmlm.corpus.media import write_video
 from dmlm.errors import UserError
@@ -23,6 +24,7 @@ from dmlm.score.normalisers import BASIC
 from dmlm.score.wer import Counts, pooled_over_folds
 from dmlm.sweep import api, materials, search
 from dmlm.sweep.controls import permute
+from dmlm.tokens.shards import TokenSource
 
 RATE = 16_000
 CARD = {"name": "mine", "version": "1", "licence": "CC0-1.0", "folds": 3}
@@ -271,3 +273,23 @@ def test_an_empty_section_changes_nothing_and_a_section_goes_on_a_corpus_that_is
     base = {"train": {"steps": 7, "lambdas": {"A": 1.0}}, "corpus": "mine"}
     assert merged(base, {"train": {}}) == merged(base, {"train": {"lambdas": {}}}) == base
     assert merged(base, {"corpus": {"fold": 1}})["corpus"] == {"recipe": "mine", "fold": 1}
+
+
+def test_what_is_lacking_is_what_the_encoder_reads(home):
+    """A reader of pages once was said to lack the texts of all pages, and the corpus was listed once more for it."""
+    made = corpus(home / "corpora" / "mine", with_lips=lambda number: number > 2)
+    (cell,) = read_grid_file(
+        "smoke", [*overrides(tokenizers="{L: lips_dct, O: ocr_tesseract}"), "template=L+O -> T"]
+    ).cells
+    sources = {letter: TokenSource(made, cell.tokenizers[letter].recipe, {}, CLEAN) for letter in cell.letters}
+    of_cell = materials.Materials(made, sources, None, [], {})
+    lacking = {"train": {"lips": 1, "image": 3}, "val": {"lips": 1, "image": 3}, "test": {"lips": 1, "image": 3}}
+    assert api._counts(of_cell, cell)["lacking"] == lacking
+
+
+def test_a_corpus_of_which_cells_lack_different_things_is_listed_once(tmp_path):
+    def edit(cell):
+        cell["settings"], cell["corpus"]["folds"] = {}, None
+        cell["corpus"]["lacking"] = {"test": {"lips": 1}} if "L" in cell["template"] else {}
+
+    assert len(folded(tmp_path, edit).corpora) == 1

@@ -6,7 +6,7 @@ An evaluation without a valid `result.json` is missing, whatever else its folder
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,8 @@ class GridResults:
         """Every corpus of the grid; the folds of one are one, with the sizes of the first."""
         cards: dict[object, CorpusCard] = {}
         for cell in self.cells:
-            cards.setdefault(repr(cell.corpus) if cell.fold is None else cell.corpus.label, cell.corpus)
+            of_all = repr(replace(cell.corpus, lacking={}))  # what is lacking depends on what a cell reads
+            cards.setdefault(of_all if cell.fold is None else cell.corpus.label, cell.corpus)
         return list(cards.values())
 
     def tokenizers_of(self, letter: str) -> list[str]:

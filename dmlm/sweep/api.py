@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dmlm import paths, recipes
-from dmlm.corpus.manifest import Corpus
 from dmlm.engines.base import Engine
 from dmlm.engines.choice import open_engine
 from dmlm.errors import UserError, did_you_mean
-from dmlm.modalities import INPUTS
 from dmlm.plan.cell import Cell
 from dmlm.plan.grid import Grid, read_grid_file
 from dmlm.results.failures import Failure
@@ -164,7 +162,7 @@ def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]
                 seed=cell.seed,
                 label=cell.label,
                 variant=variant,
-                corpus=CorpusCard.of(corpus.card | _counts(corpus, cell)),
+                corpus=CorpusCard.of(corpus.card | _counts(cell_materials, cell)),
                 normaliser=str(NORMALISERS[cell.corpus.normaliser]),
                 tokenizers={letter: cell.tokenizers[letter].recipe for letter in cell.letters},
                 noise=cell.noise.model_dump(mode="json"),
@@ -185,11 +183,14 @@ def index_of(grid: Grid, materials: Sequence[Materials], trials: Sequence[Trial]
     )
 
 
-def _counts(corpus: Corpus, cell: Cell) -> dict[str, Any]:
+def _counts(materials: Materials, cell: Cell) -> dict[str, Any]:
     """Return how many utterances of a corpus a cell uses, leaves out, and reads with an empty segment."""
+    corpus = materials.corpus
     counts: dict[str, Any] = {"utterances": corpus.counts, "left_out": corpus.left_out_counts}
     counts["folds"] = corpus.card.get("folds") if cell.corpus.fold is not None else None
-    return counts | {"lacking": corpus.lacking_counts([INPUTS[letter].field for letter in cell.letters])}
+    return counts | {
+        "lacking": corpus.lacking_counts([materials.sources[letter].encoder.media for letter in cell.letters])
+    }
 
 
 def prepare(cell: Cell, baseline: str = "A -> T", say: Say = lambda line: None) -> tuple[Trial, Materials]:
