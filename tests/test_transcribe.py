@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -23,7 +24,7 @@ from dmlm.modalities import SAMPLE_RATE_HZ
 from dmlm.recognition.model_folder import FILE
 from dmlm.recognition.recogniser import Recogniser
 from dmlm.score.wer import count_errors, pool
-from dmlm.sweep.models import find_models
+from dmlm.sweep.models import NamedModel, find_models
 
 
 @pytest.fixture(autouse=True)
@@ -237,3 +238,19 @@ def test_models_of_two_sizes_have_each_a_label(tmp_path):
         (trial / "model" / FILE).write_text("{}")
     labels = {model.label for model in find_models(str(grid))}
     assert labels == {f"OPT {inputs} {size}" for inputs in ("A", "A+L") for size in ("opt-tiny", "opt-small")}
+
+
+def test_a_recording_that_no_model_reads_is_said_and_the_others_are_read(tmp_path, corpus, home, monkeypatch):
+    """Of several models, it once ended in a traceback, or was left out of the JSON in silence."""
+    for utterance, names in zip(corpus.split("test")[:2], (("audio",), ("audio", "lips")), strict=True):
+        for name in names:
+            path = corpus.media(utterance, name)
+            shutil.copy(path, tmp_path / f"{utterance.id}{path.suffix}")
+    of_lips = [NamedModel(str(n), path) for n, path in enumerate((home / "runs/trials").glob("opt-nano_A+L_*/model"))]
+    monkeypatch.setattr("dmlm.sweep.models.find_models", lambda name: [*of_lips, replace(of_lips[0], label="again")])
+    result = dmlm(tmp_path, "-m", "two", "--json")
+    assert result.exit_code == 2
+    lacking, *read = json.loads(result.stdout)
+    assert re.search(r" reads audio and lips; give --lips FILE\.$", lacking["error"])
+    assert [record["model"] for record in read] == [*(model.label for model in of_lips), "again"]
+    assert dmlm(tmp_path, "-m", "two").exit_code == 2

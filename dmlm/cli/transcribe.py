@@ -95,6 +95,8 @@ def _run(
     for clip in clips:
         usable = {label: one for label, one in models.items() if len(models) == 1 or not one.lacks(clip.inputs)}
         try:
+            if not usable:
+                raise UserError(_needed(models, clip))
             of_clip = read_clip(clip, usable, conditions, first_pass)
         except UserError as error:
             sentence = _in_words_of_the_command(str(error)).replace(str(clip.inputs.get("audio", clip.name)), clip.name)
@@ -134,13 +136,20 @@ def _models(name: str, clips: Sequence["Clip"]) -> dict[str, "Recogniser"]:
     opened = {label or recogniser.description.label: recogniser for label, recogniser in loaded}
     lacking = {label: min((one.lacks(clip.inputs) for clip in clips), key=len) for label, one in opened.items()}
     if all(lacking.values()):
-        label, missing = next(iter(lacking.items()))
-        wanted = " and ".join(opened[label].needs)
-        raise UserError(f"{label} reads {wanted}; give {' and '.join(map(_option, missing))}.")
+        raise UserError(
+            _needed(opened, min(clips, key=lambda clip: len(next(iter(opened.values())).lacks(clip.inputs))))
+        )
     for label, missing in lacking.items():
         if missing:
             print(f"{label} is left out: it needs {' and '.join(map(_option, missing))} too.", file=sys.stderr)
     return {label: recogniser for label, recogniser in opened.items() if not lacking[label]}
+
+
+def _needed(models: dict[str, "Recogniser"], clip: "Clip") -> str:
+    """Return a sentence on what the first model lacks to read a clip."""
+    label, first = next(iter(models.items()))
+    missing = " and ".join(map(_option, first.lacks(clip.inputs)))
+    return f"{label} reads {' and '.join(first.needs)}; give {missing}."
 
 
 @contextmanager
