@@ -256,6 +256,10 @@ def test_what_one_fold_leaves_out_stops_no_search_in_another(home):
     engine = SimpleNamespace(map=in_this_process)
     points = search._evaluate([(cell, {}) for cell in cells], lambda trials: {}, engine, lambda line: None, {})
     assert len({point.trial for point in points}) == 3
+    found = [search.CellSearch(cell, "", None, [point]) for cell, point in zip(cells, points, strict=True)]
+    search._report(found, SimpleNamespace(space={}, point_count=lambda cell: 1), home, lambda line: None)
+    rows = (home / "search.csv").read_text("utf-8").splitlines()[1:]
+    assert [row.split(",")[3] for row in rows] == ["fold 0", "fold 1", "fold 2"]
 
 
 def test_a_clip_of_several_folds_is_counted_once_as_to_be_encoded(home):

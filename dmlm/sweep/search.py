@@ -252,7 +252,8 @@ def _report(searches: Sequence[CellSearch], search: Search, folder: Path, say: S
         for number, point in enumerate(cell_search.points):
             wer = "" if point.wer is None else f"{point.wer:.6f}"
             status = "best" if point is best else "done" if wer else f"failed: {point.failure}"
-            row = [cell.backbone, cell.template, cell.seed, cell_search.variant, number]
+            fold = "" if cell.corpus.fold is None else f"fold {cell.corpus.fold}"
+            row = [cell.backbone, cell.template, cell.seed, _joined(fold, cell_search.variant), number]
             row += [point.values.get(key, "") for key in search.space]
             writer.writerow([*row, wer, status, f"../trials/{point.trial}"])
         facts = [*(f"{key} {value}" for key, value in best.values.items()), f"WER {best.wer:.1%}"] if best else ["none"]
