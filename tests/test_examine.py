@@ -17,7 +17,7 @@ from dmlm.score.normalisers import Normaliser
 from dmlm.sweep import preparation
 from dmlm.sweep.examine import leaving_out
 from dmlm.sweep.grid_faults import long_sequences
-from dmlm.sweep.materials import prepare
+from dmlm.sweep.materials import fold_key, prepare
 from dmlm.sweep.parts import corpus_folder
 from dmlm.sweep.preparation import _key, find_ready, prepare_under_lease
 from dmlm.sweep.trial import trial_of
@@ -146,8 +146,8 @@ def test_the_points_of_a_search_are_scored_on_the_same_clips(cell, tmp_path, cho
 def test_what_was_left_out_before_stays_out_this_time_only(cell):
     """Of a search; what is asked later, in the same home, is not decided by it."""
     asked = cell("long", "too_long", model={"context": 2000})
-    folder = corpus_folder(asked.corpus)[0]
-    (materials,) = prepare_under_lease([asked], print, in_this_process, left_out={folder: {"clip-7": "too_long"}})
+    before = {fold_key(asked.corpus): {"clip-7": "too_long"}}
+    (materials,) = prepare_under_lease([asked], print, in_this_process, left_out=before)
     assert materials.corpus.left_out == {"clip-7": "too_long"}
     (materials,) = prepared(asked)
     assert materials.corpus.left_out == {}

@@ -256,3 +256,13 @@ def test_a_clip_that_was_left_out_and_is_mended_is_noticed(in_process, tmp_path)
     with pytest.raises(UserError, match="of files that have changed since"):
         imported(tmp_path / "mine", "--leave-out", "unreadable")
     assert len(imported(tmp_path / "mine", "--leave-out", "unreadable", "--replace").utterances) == 12
+
+
+def test_a_recording_that_was_withdrawn_is_removed(tmp_path):
+    own.write_folder(tmp_path / "mine")
+    first = imported(tmp_path / "mine")
+    (tmp_path / "mine" / "clip-03.wav").unlink()
+    (tmp_path / "mine" / "clip-03.txt").unlink()
+    again = imported(tmp_path / "mine", "--replace")
+    assert len(again.utterances) == len(first.utterances) - 1
+    assert {f"audio/{path.name}" for path in (again.folder / "audio").iterdir()} == {u.audio for u in again.utterances}

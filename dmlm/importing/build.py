@@ -22,6 +22,7 @@ from dmlm.importing.clip import Clip
 from dmlm.importing.copying import Copied, copy_clips, groups
 from dmlm.importing.settings import ImportSettings
 from dmlm.importing.splits import assign
+from dmlm.modalities import FILES
 from dmlm.plurals import counted
 
 RECORDS = "import.jsonl"
@@ -73,7 +74,18 @@ def make_corpus(
     facts |= {"import": settings.model_dump(mode="json"), "not_imported": dict(left_out)}
     facts["notes"] = dict(Counter(note for clip in kept for note in copied[clip.id]["notes"]))
     (folder / "corpus.json").unlink(missing_ok=True)  # it describes a manifest that is about to be replaced
-    return write_corpus(folder, [_utterance(clip, copied[clip.id]) for clip in assigned], facts)
+    corpus = write_corpus(folder, [_utterance(clip, copied[clip.id]) for clip in assigned], facts)
+    _remove_others(corpus)
+    return corpus
+
+
+def _remove_others(corpus: Corpus) -> None:
+    """Remove the media of clips that are not in the corpus any more: somebody may have withdrawn a recording."""
+    named = {name for utterance in corpus.utterances for name in utterance.media.values()}
+    for kind in FILES:
+        for path in (corpus.folder / kind).glob("*"):
+            if path.is_file() and f"{kind}/{path.name}" not in named:
+                path.unlink()
 
 
 def is_made(clips: Sequence[Clip], folder: Path, settings: ImportSettings, faults: Sequence[Fault] = ()) -> bool:
