@@ -81,7 +81,7 @@ def plant(path: Path) -> tuple[Path, dict[str, str]]:
     soundfile.write(folder.add("odd", rule="odd_rate"), speech(7, rate_hz=17_123), 17_123)
     for name, rule in (
         ("film-30", "frame_rate"), ("film-turned", "rotated"), ("film-gaps", "frame_rate"), ("film-short", "lips_length"),
-        ("film-black", "blank"), ("film-cut", "truncated"),
+        ("film-face", "uncropped"), ("film-black", "blank"), ("film-cut", "truncated"),
     ):  # fmt: skip
         film = folder.path / f"{name}.{'mkv' if name == 'film-gaps' else 'mp4'}"
         folder.add(name, rule=rule, lips=film.name)
@@ -110,6 +110,8 @@ def write_film(path: Path, name: str) -> None:
     pictures = frames(1, {"film-30": 60, "film-short": 30}.get(name, 50))
     if name == "film-black":
         pictures = np.zeros_like(pictures)
+    if name == "film-face":
+        pictures = pictures.repeat(8, axis=1).repeat(8, axis=2)
     if name in ("film-30", "film-gaps", "film-turned"):
         with av.open(str(path), "w") as container:
             stream = container.add_stream("mpeg4", rate=30 if name == "film-30" else 25)

@@ -22,6 +22,7 @@ from dmlm.processes import Map
 SHORTEST_S = 0.05  # of audio; every audio tokenizer gives a token for this length
 DURATION_OFF_S = 0.06  # largest accepted difference of `duration_s` and the audio: one frame of video, and rounding
 LIPS_OFF_S = 0.2  # largest accepted difference of lips and audio
+MOUTH_PX = 224  # the largest picture that an encoder of mouths reads; they are cropped to 96
 QUIET_RMS = 1e-3  # of full scale, -60 dB
 CLIPPED_SHARE = 1e-3
 OFFSET = 0.01  # of full scale
@@ -228,6 +229,8 @@ def _video_faults(facts: Mapping[str, Any]) -> Found:
         yield "rotated", f"it is to be shown turned by {facts['rotation']} degrees"
     if facts["constant"]:
         yield "blank", "every frame is the same"
+    if min(facts["width"], facts["height"]) > MOUTH_PX:
+        yield "uncropped", f"its pictures are {facts['width']} x {facts['height']} pixels, as of a face"
 
 
 def _image_faults(facts: Mapping[str, Any]) -> Found:

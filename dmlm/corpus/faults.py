@@ -61,6 +61,7 @@ RULES = {
         Rule("odd_rate", "warning", "see whether the rate in the header is the true one"),
         Rule("frame_rate", "warning", "nothing: frames are taken by time, 25 a second"),
         Rule("rotated", "warning", "nothing: the rotation is applied"),
+        Rule("uncropped", "warning", "crop the mouth: dmlm mouths, or dmlm corpus import --crop mouth"),
         Rule("blank", "warning", "look at it; every pixel is the same"),
         # lengths
         Rule("duration", "error", "give the length of the audio as duration_s"),
