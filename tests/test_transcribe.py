@@ -23,6 +23,7 @@ from dmlm.errors import UserError
 from dmlm.modalities import SAMPLE_RATE_HZ
 from dmlm.recognition.model_folder import FILE
 from dmlm.recognition.recogniser import Recogniser
+from dmlm.results.grid import read_grid
 from dmlm.score.wer import count_errors, pool
 from dmlm.sweep.models import NamedModel, find_models
 
@@ -34,15 +35,16 @@ def here(home, monkeypatch):
 
 @pytest.fixture(scope="module")
 def corpus(finished, home):
-    (folder,) = (home / "corpora").glob("*-smoke-*")
-    return read_corpus(folder)
+    digest = read_grid(home / "runs" / "smoke").cells[0].corpus.digest
+    found = (read_corpus(path.parent) for path in (home / "corpora").glob("*/corpus.json"))
+    return next(corpus for corpus in found if corpus.digest == digest)
 
 
 @pytest.fixture(scope="module")
 def model(finished, home):
     def folder(inputs: str) -> Path:
-        (trial,) = (home / "runs" / "trials").glob(f"opt-nano_{inputs}_seed0-*")
-        return trial / "model"
+        cells = read_grid(home / "runs" / "smoke").cells  # other tests leave more trials there
+        return next(c.trial.model for c in cells if (c.model, c.template) == ("opt-nano", f"{inputs} -> T"))
 
     return folder
 
