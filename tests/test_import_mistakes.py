@@ -108,7 +108,7 @@ OPTIONS = {
     ("--form", "kaldy"): "did you mean 'kaldi'",
     ("--form", "kaldi"): "has no wav.scp",
     ("--media", "no/such"): "there is no such folder",
-    ("--crop", "mouths"): "'as_given', 'mouth' or 'face'",
+    ("--crop", "mouths"): "--crop mouths: did you mean 'mouth'",
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dmlm.errors import UserError
+from dmlm.errors import UserError, did_you_mean
 from dmlm.plurals import counted
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FAULTY = 2  # exit code if there is an error
 MANIFEST = "manifest.jsonl"
+CROPS = ("mouth", "face")
 SHOWN = 20  # faults of a rule that are printed unless all are asked for
 
 
@@ -90,6 +91,8 @@ def import_corpus(
     from dmlm.plan.cell import validated
 
     columns = dict(_pair(text) for text in column or ())
+    if crop and crop not in CROPS:
+        raise UserError(f"--crop {crop}: {did_you_mean(crop, CROPS)}.")
     lips = {"lips": crop} if crop else {}
     rules = tuple(rule.strip() for text in leave_out or () for rule in text.split(",") if rule.strip())
     choice = {"split": split, "test": test, "val": val, "folds": folds, "spans": spans, "landmarks": landmarks}
