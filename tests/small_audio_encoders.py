@@ -10,8 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModel, Wav2Vec2Config, Wav2Vec2Model
 
 from dmlm import paths, recipes
+from dmlm.tokens.encoder import Tokenizer
+from dmlm.tokens.encoding import EncoderSpec
 from dmlm.weights import published
 
+RATE = 16_000
 TINY_WAV2VEC = {
     "hidden_size": 64,
     "num_attention_heads": 4,
@@ -199,3 +202,15 @@ def audio_seamless() -> dict[str, Any]:
 
 
 SMALL = {"audio_seamless": audio_seamless, "audio_ssl_kmeans": audio_ssl_kmeans, "audio_codec": audio_codec}
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    """Noise whose level and mean change, so that it matters over what a clip is scaled."""
+    x = np.random.default_rng(seed).normal(0.1, 0.05, samples)
+    return (x * np.linspace(0.2, 1.5, samples)).astype(np.float32)
+
+
+def build(recipe: str, **settings) -> Tokenizer:
+    encoder = EncoderSpec(recipe, {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}).build()
+    assert isinstance(encoder, Tokenizer)
+    return encoder

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FAULTY = 2  # exit code if there is an error
 MANIFEST = "manifest.jsonl"
-CROPS = ("mouth", "face")
 SHOWN = 20  # faults of a rule that are printed unless all are asked for
 
 
@@ -84,6 +83,7 @@ def import_corpus(
     Mostly, --to is all that is needed: dmlm corpus import recordings --to mine
     """
     from dmlm.corpus.manifest import read_corpus
+    from dmlm.corpus.mouth_roi import REGIONS
     from dmlm.engines.lease import Leases
     from dmlm.importing import build
     from dmlm.importing.settings import ImportSettings
@@ -91,8 +91,8 @@ def import_corpus(
     from dmlm.plan.cell import validated
 
     columns = dict(_pair(text) for text in column or ())
-    if crop and crop not in CROPS:
-        raise UserError(f"--crop {crop}: {did_you_mean(crop, CROPS)}.")
+    if crop and crop not in REGIONS:
+        raise UserError(f"--crop {crop}: {did_you_mean(crop, REGIONS)}.")
     lips = {"lips": crop} if crop else {}
     rules = tuple(rule.strip() for text in leave_out or () for rule in text.split(",") if rule.strip())
     choice = {"split": split, "test": test, "val": val, "folds": folds, "spans": spans, "landmarks": landmarks}

@@ -14,7 +14,7 @@ from dmlm import files
 from dmlm.corpus import media, mouth_roi
 from dmlm.corpus.face_points import Detector, detector
 from dmlm.corpus.recordings import Cut, Outside, read_any_audio
-from dmlm.corpus.voice_activity import speech_spans
+from dmlm.corpus.voice_activity import sentences, speech_spans
 from dmlm.errors import UserError
 from dmlm.importing.clip import Clip, Stretch
 from dmlm.importing.settings import ImportSettings
@@ -109,13 +109,8 @@ def _spans(clip: Clip, samples: np.ndarray, settings: ImportSettings) -> tuple[l
         return list(clip.spans), []
     if settings.spans == "whole":
         return whole, []
-    sentences: list[tuple[float, float]] = []
-    for start_s, end_s in speech_spans(samples):
-        if sentences and start_s - sentences[-1][1] < PAUSE_S:
-            sentences[-1] = sentences[-1][0], end_s
-        else:
-            sentences.append((start_s, end_s))
-    return (sentences, []) if sentences else (whole, ["no speech was found: its span is the whole clip"])
+    spoken = sentences(speech_spans(samples), PAUSE_S)
+    return (spoken, []) if spoken else (whole, ["no speech was found: its span is the whole clip"])
 
 
 def _video_suffix(video: Stretch, find: Detector | None) -> str:

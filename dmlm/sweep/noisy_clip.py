@@ -15,7 +15,7 @@ from dmlm.modalities import SAMPLE_RATE_HZ
 from dmlm.plan.cell import validated
 from dmlm.sweep.parts import open_bank
 
-BUILTIN_KINDS = ("noise", "music", "babble")
+BUILTIN_KINDS = NoiseSettings().kinds
 
 
 def noise_condition(kinds: str, snr_db: float, folder: Path | None, placement: str) -> Condition:
